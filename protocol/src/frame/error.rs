@@ -1,0 +1,21 @@
+//! `error`: the reply to a request that failed.
+
+use super::macros::frame;
+use crate::error::{Retry, WireErrorCode};
+use crate::id::RequestId;
+
+frame! {
+    /// The request failed and changed nothing, unless the code says that its outcome is unknown.
+    Error = 39 "error" {
+        /// The request it answers; nil where none could be read.
+        request: Option<RequestId>,
+        /// Which error.
+        code: WireErrorCode,
+        /// One sentence for people, without anything secret.
+        text: String,
+        /// What to do next.
+        retry: Retry,
+        /// How long to wait first, in milliseconds.
+        after_ms: Option<u64> = None,
+    }
+}

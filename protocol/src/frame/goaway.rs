@@ -1,0 +1,13 @@
+//! `goaway`: the server will close this connection.
+
+use super::macros::frame;
+
+frame! {
+    /// The close frame follows. The client comes back after the given time and resumes.
+    Goaway = 43 "goaway" {
+        /// How long to wait before connecting again, in milliseconds.
+        reconnect_after_ms: u64,
+        /// The resume token to bring.
+        resume: String,
+    }
+}

@@ -1,0 +1,140 @@
+//! How a frame is declared: its number, its name and its fields in wire order; reading and writing follow from that.
+//!
+//! A field with `= default` may be left out by the sender, together with everything after it.
+
+/// Declares a frame: a struct, and its place on the wire as `[type, field, …]`.
+macro_rules! frame {
+    (
+        $(#[$meta:meta])*
+        $name:ident = $code:literal $text:literal
+        { $( $(#[$fmeta:meta])* $field:ident : $ty:ty $(= $default:expr)?, )* }
+    ) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct $name { $( $(#[$fmeta])* pub $field: $ty, )* }
+
+        impl $crate::frame::Fields for $name {
+            const CODE: u8 = $code;
+            const NAME: &'static str = $text;
+            const COUNT: usize = [$( stringify!($field) ),*].len();
+
+            fn write<S: serde::ser::SerializeTuple>(&self, tuple: &mut S) -> Result<(), S::Error> {
+                $( tuple.serialize_element(&self.$field)?; )*
+                Ok(())
+            }
+
+            fn read<'de, A: serde::de::SeqAccess<'de>>(seq: &mut A) -> Result<Self, A::Error> {
+                $( let $field: $ty = $crate::frame::macros::field!(seq, $field $(, $default)?); )*
+                Ok(Self { $( $field, )* })
+            }
+        }
+    };
+}
+
+/// Declares a part of a frame: a struct written as `[field, …]`.
+macro_rules! record {
+    (
+        $(#[$meta:meta])*
+        $name:ident { $( $(#[$fmeta:meta])* $field:ident : $ty:ty $(= $default:expr)?, )* }
+    ) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct $name { $( $(#[$fmeta])* pub $field: $ty, )* }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                use serde::ser::SerializeTuple as _;
+                let mut tuple = serializer.serialize_tuple([$( stringify!($field) ),*].len())?;
+                $( tuple.serialize_element(&self.$field)?; )*
+                tuple.end()
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Fields;
+                impl<'de> serde::de::Visitor<'de> for Fields {
+                    type Value = $name;
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.write_str(concat!("an array: ", stringify!($name)))
+                    }
+                    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<$name, A::Error> {
+                        $( let $field: $ty = $crate::frame::macros::field!(&mut seq, $field $(, $default)?); )*
+                        $crate::frame::skip_rest(&mut seq)?;
+                        Ok($name { $( $field, )* })
+                    }
+                }
+                deserializer.deserialize_seq(Fields)
+            }
+        }
+    };
+}
+
+macro_rules! field {
+    ($seq:expr, $field:ident) => {
+        $crate::frame::next($seq, stringify!($field))?
+            .ok_or_else(|| <A::Error as serde::de::Error>::custom(concat!("missing field ", stringify!($field))))?
+    };
+    ($seq:expr, $field:ident, $default:expr) => {
+        $crate::frame::next($seq, stringify!($field))?.unwrap_or_else(|| $default)
+    };
+}
+
+/// Declares the closed list of a direction's frames.
+macro_rules! frames {
+    ($(#[$meta:meta])* $name:ident { $( $(#[$vmeta:meta])* $variant:ident, )* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub enum $name { $( $(#[$vmeta])* $variant($variant), )* }
+
+        impl $name {
+            /// Number and name of every frame of this direction.
+            pub const TYPES: &[(u8, &str)] =
+                &[$( (<$variant as $crate::frame::Fields>::CODE, <$variant as $crate::frame::Fields>::NAME), )*];
+
+            /// The frame's name.
+            #[must_use]
+            pub const fn name(&self) -> &'static str {
+                match self { $( Self::$variant(_) => <$variant as $crate::frame::Fields>::NAME, )* }
+            }
+        }
+
+        $( impl From<$variant> for $name {
+            fn from(frame: $variant) -> Self {
+                Self::$variant(frame)
+            }
+        } )*
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                match self { $( Self::$variant(frame) => $crate::frame::write_frame(frame, serializer), )* }
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Frames { human: bool }
+                impl<'de> serde::de::Visitor<'de> for Frames {
+                    type Value = $name;
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.write_str("a frame: [type, field, …]")
+                    }
+                    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<$name, A::Error> {
+                        let code = $crate::frame::read_type(&mut seq, self.human, $name::TYPES)?;
+                        let frame = $( if code == <$variant as $crate::frame::Fields>::CODE {
+                            $name::$variant($crate::frame::Fields::read(&mut seq)?)
+                        } else )* {
+                            return Err(serde::de::Error::custom("unknown frame type"));
+                        };
+                        $crate::frame::skip_rest(&mut seq)?;
+                        Ok(frame)
+                    }
+                }
+                let human = deserializer.is_human_readable();
+                deserializer.deserialize_seq(Frames { human })
+            }
+        }
+    };
+}
+
+pub(crate) use {field, frame, frames, record};

@@ -1,0 +1,239 @@
+//! The frames: one file each, and the two closed lists of them, one for each direction.
+//!
+//! A frame is an array `[type, field, …]` in fixed order. This module knows the fields' order and ranges;
+//! [`crate::codec`] turns frames into messages and back, and is the only caller of what is here. A frame that was read is well-formed in every field;
+//! whether it is allowed is the server's business.
+
+pub(crate) mod macros;
+
+mod advance;
+mod batch;
+mod caught_up;
+mod error;
+mod event;
+mod goaway;
+mod hello;
+mod history;
+mod join;
+mod joined;
+mod leave;
+mod left;
+mod ok;
+mod ping;
+mod pong;
+mod presence;
+mod presence_delta;
+mod publish;
+mod refresh;
+mod signal;
+mod signalled;
+mod token_expiring;
+mod welcome;
+
+use std::borrow::Cow;
+
+use serde::de::{self, Deserialize, IgnoredAny, SeqAccess};
+use serde::ser::{SerializeTuple, Serializer};
+
+pub use advance::Advance;
+pub use batch::{ClientBatch, Frames, ServerBatch};
+pub use caught_up::CaughtUp;
+pub use error::Error;
+pub use event::{Entry, EntryKind, Event};
+pub use goaway::Goaway;
+pub use hello::Hello;
+pub use history::{Direction, History};
+pub use join::{Join, JoinProducer, RoomText, Watch};
+pub use joined::{Durability, Joined, Recovery};
+pub use leave::Leave;
+pub use left::Left;
+pub(crate) use macros::record;
+pub use ok::{HistoryPage, MemberInfo, MembersPage, Ok, Published, Reply};
+pub use ping::Ping;
+pub use pong::Pong;
+pub use presence::{Presence, PresenceRequest};
+pub use presence_delta::{ChangeKind, PresenceChange, PresenceDelta};
+pub use publish::{OpId, Publish};
+pub use refresh::Refresh;
+pub use signal::Signal;
+pub use signalled::Signalled;
+pub use token_expiring::TokenExpiring;
+pub use welcome::Welcome;
+
+use crate::id::RequestId;
+use macros::frames;
+
+frames! {
+    /// A frame from a client.
+    ClientFrame {
+        /// Says who connects; the first frame.
+        Hello,
+        /// Enters a room.
+        Join,
+        /// Leaves a room.
+        Leave,
+        /// Appends to a room's log.
+        Publish,
+        /// Sends something ephemeral.
+        Signal,
+        /// Reads members, sets the own value, or changes what is watched.
+        Presence,
+        /// Reads a page of the log.
+        History,
+        /// Brings a fresh token.
+        Refresh,
+        /// Asks for a `pong`.
+        Ping,
+        /// Several frames in one message.
+        ClientBatch,
+    }
+}
+
+frames! {
+    /// A frame from the server.
+    ServerFrame {
+        /// The reply to `hello`.
+        Welcome,
+        /// The reply to `join`.
+        Joined,
+        /// An entry of a room's log.
+        Event,
+        /// A position moved without an event.
+        Advance,
+        /// Something ephemeral from another member.
+        Signalled,
+        /// Who came, changed and went.
+        PresenceDelta,
+        /// The reply to a request that succeeded.
+        Ok,
+        /// The reply to a request that failed, or a complaint about a frame that carried no request id.
+        Error,
+        /// Recovery is complete; what follows is live.
+        CaughtUp,
+        /// A membership ended, and not by `leave`.
+        Left,
+        /// The token will expire soon.
+        TokenExpiring,
+        /// The server will close this connection.
+        Goaway,
+        /// The reply to `ping`.
+        Pong,
+        /// Several frames in one message.
+        ServerBatch,
+    }
+}
+
+impl ClientFrame {
+    /// The frame's request id, where it has one.
+    #[must_use]
+    pub const fn request(&self) -> Option<RequestId> {
+        match self {
+            Self::Hello(Hello { request, .. })
+            | Self::Join(Join { request, .. })
+            | Self::Leave(Leave { request, .. })
+            | Self::Publish(Publish { request, .. })
+            | Self::Presence(Presence { request, .. })
+            | Self::History(History { request, .. })
+            | Self::Refresh(Refresh { request, .. })
+            | Self::Ping(Ping { request, .. }) => Some(*request),
+            Self::Signal(Signal { request, .. }) => *request,
+            Self::ClientBatch(_) => None,
+        }
+    }
+}
+
+/// A frame's place on the wire; written by the `frame!` macro alone.
+pub(crate) trait Fields: Sized {
+    /// The type's number, the first element in MessagePack.
+    const CODE: u8;
+    /// The type's name, the first element in JSON.
+    const NAME: &'static str;
+    /// How many fields follow it.
+    const COUNT: usize;
+
+    /// Writes the fields in order.
+    fn write<S: SerializeTuple>(&self, tuple: &mut S) -> Result<(), S::Error>;
+
+    /// Reads the fields in order, and leaves what follows them.
+    fn read<'de, A: SeqAccess<'de>>(seq: &mut A) -> Result<Self, A::Error>;
+}
+
+pub(crate) fn write_frame<F: Fields, S: Serializer>(frame: &F, serializer: S) -> Result<S::Ok, S::Error> {
+    let human = serializer.is_human_readable();
+    let mut tuple = serializer.serialize_tuple(F::COUNT + 1)?;
+    if human {
+        tuple.serialize_element(F::NAME)?;
+    } else {
+        tuple.serialize_element(&F::CODE)?;
+    }
+    frame.write(&mut tuple)?;
+    tuple.end()
+}
+
+fn read_type<'de, A: SeqAccess<'de>>(seq: &mut A, human: bool, types: &[(u8, &str)]) -> Result<u8, A::Error> {
+    if human {
+        let name: Cow<'de, str> = next(seq, "type")?.ok_or_else(|| de::Error::custom("an empty array"))?;
+        let found = types.iter().find(|(_, known)| *known == name).map(|(code, _)| *code);
+        found.ok_or_else(|| de::Error::custom(UNKNOWN_TYPE))
+    } else {
+        let code: u64 = next(seq, "type")?.ok_or_else(|| de::Error::custom("an empty array"))?;
+        let found = types.iter().find(|(known, _)| u64::from(*known) == code).map(|(code, _)| *code);
+        found.ok_or_else(|| de::Error::custom(UNKNOWN_TYPE))
+    }
+}
+
+/// The next element, with its name in the error.
+pub(crate) fn next<'de, A: SeqAccess<'de>, T: Deserialize<'de>>(seq: &mut A, name: &str) -> Result<Option<T>, A::Error> {
+    seq.next_element().map_err(|error| de::Error::custom(format_args!("field {name}: {error}")))
+}
+
+/// Fields that a later version appended are read over.
+pub(crate) fn skip_rest<'de, A: SeqAccess<'de>>(seq: &mut A) -> Result<(), A::Error> {
+    while seq.next_element::<IgnoredAny>()?.is_some() {}
+    Ok(())
+}
+
+/// The text by which the codec tells an unknown type from a malformed frame.
+pub(crate) const UNKNOWN_TYPE: &str = "unknown frame type";
+
+/// Declares an enum that is a small number in MessagePack and a name in JSON.
+macro_rules! wire_enum {
+    ($(#[$meta:meta])* $name:ident { $( $(#[$vmeta:meta])* $variant:ident = $code:literal $text:literal, )* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum $name { $( $(#[$vmeta])* $variant = $code, )* }
+
+        impl $name {
+            /// The name, as in JSON.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $( Self::$variant => $text, )* }
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                if serializer.is_human_readable() {
+                    serializer.serialize_str(self.name())
+                } else {
+                    serializer.serialize_u8(*self as u8)
+                }
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let unknown = || serde::de::Error::custom(concat!("one of", $( " ", $text, )*));
+                if deserializer.is_human_readable() {
+                    let name = String::deserialize(deserializer)?;
+                    [$( Self::$variant ),*].into_iter().find(|row| row.name() == name).ok_or_else(unknown)
+                } else {
+                    let code = u8::deserialize(deserializer)?;
+                    [$( Self::$variant ),*].into_iter().find(|row| *row as u8 == code).ok_or_else(unknown)
+                }
+            }
+        }
+    };
+}
+pub(crate) use wire_enum;

@@ -1,0 +1,11 @@
+//! `token_expiring`: time to refresh.
+
+use super::macros::frame;
+
+frame! {
+    /// The token expires soon; without a `refresh` the connection closes then with 4410.
+    TokenExpiring = 42 "token_expiring" {
+        /// When, in milliseconds since 1970.
+        expires_ms: u64,
+    }
+}

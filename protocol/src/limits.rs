@@ -1,0 +1,31 @@
+//! Bounds that belong to the protocol itself, whatever a server's configuration says.
+//!
+//! A server announces its own, configurable bounds in `welcome` as [`Limits`].
+
+use crate::frame::record;
+
+/// Deepest nesting of arrays and maps in a message, and in a `json` payload.
+pub const DEPTH_MAX: usize = 32;
+
+/// Most frames in one `batch`.
+pub const BATCH_FRAMES_MAX: usize = 256;
+
+/// Most entries, members or changes in one page. A page holds whole entries, so its bytes are bounded by the message limit first.
+pub const PAGE_MAX: usize = 1_000;
+
+/// Longest token in `hello` and `refresh`, in bytes.
+pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+
+record! {
+    /// What a connection may do, as `welcome` tells it. Zero never means "unlimited".
+    Limits {
+        /// Longest message from the client, in bytes; a longer one closes with 1009.
+        message_bytes_max: u64,
+        /// Longest payload of a publish, a signal or a presence value, in bytes.
+        payload_bytes_max: u64,
+        /// Rooms joined at a time.
+        rooms_max: u64,
+        /// Requests without a reply at a time; beyond it the server stops reading until one is answered.
+        requests_max: u64,
+    }
+}
