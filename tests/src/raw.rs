@@ -11,7 +11,7 @@ use roomful_protocol::frame::{
     Advance, ClientFrame, Error, Event, Hello, Join, Joined, Ok as OkFrame, OpId, Ping, Publish,
     Published, Reply, ServerFrame, Watch, Welcome,
 };
-use roomful_protocol::id::{RequestId, RoomAlias};
+use roomful_protocol::id::{PlacementKey, RequestId, RoomAlias, RoomName};
 use roomful_protocol::payload::Payload;
 use roomful_protocol::text::Text;
 use tokio::net::{TcpSocket, TcpStream};
@@ -61,7 +61,7 @@ impl Connect {
 
     /// With a placement key.
     #[must_use]
-    pub fn placement(mut self, key: impl ToString) -> Self {
+    pub fn placement(mut self, key: PlacementKey) -> Self {
         self.placement = Some(key.to_string());
         self
     }
@@ -360,6 +360,14 @@ impl RawClient {
         within("sending", self.socket.send(message)).await
     }
 
+    /// Sends bytes below the WebSocket, as they are.
+    ///
+    /// # Panics
+    /// They don't fit the socket's buffer, or the connection is gone.
+    pub fn send_below(&self, bytes: &[u8]) {
+        assert_eq!(self.stream().try_write(bytes).unwrap(), bytes.len());
+    }
+
     /// The next frame.
     ///
     /// # Panics
@@ -497,6 +505,15 @@ impl RawClient {
             .unwrap();
         drop(self);
     }
+}
+
+/// Placement keys of which a few dozen are sure to meet every shard.
+pub fn placements() -> impl Iterator<Item = PlacementKey> {
+    (0..).map(|number| {
+        RoomName::parse(format!("chat:{number}").as_bytes())
+            .unwrap()
+            .placement_key()
+    })
 }
 
 /// A join from now on, with everything else at its default.

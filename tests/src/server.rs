@@ -10,6 +10,9 @@ use crate::http;
 use crate::metrics::Metrics;
 use crate::process::{Ended, Process};
 
+/// Limits that a test with a rate of its own must not meet: to be put before any other section.
+pub const UNLIMITED: &str = "[connection]\nmessages_per_s = 1000000\nmessages_burst = 1000000\njoins_per_s = 1000000\njoins_burst = 1000000\n";
+
 /// A running server. Dropping it kills it and removes its directory.
 #[derive(Debug)]
 pub struct Server {
@@ -89,6 +92,14 @@ impl Server {
     /// It is down, or doesn't end in time.
     pub async fn terminate(&mut self) -> Ended {
         self.process().signal("TERM").await;
+        self.ended().await
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Panics
+    /// It is down already, or doesn't end in time.
+    pub async fn ended(&mut self) -> Ended {
         self.process.take().unwrap().ended().await
     }
 
@@ -135,8 +146,13 @@ pub fn listening_address(line: &str) -> Option<SocketAddr> {
 /// Every test runs with two shards, so that crossing one is never the rare path.
 async fn listen(dir: &Path, config: &str, address: SocketAddr) -> (Process, SocketAddr) {
     std::fs::write(dir.join("roomful.toml"), config).unwrap();
-    let listen = address.to_string();
-    let mut process = Process::start(dir, &["serve", "--listen", &listen, "--shards", "2"], &[]);
+    let address = address.to_string();
+    let environment = [
+        ("ROOMFUL_SHARDS", "2"),
+        ("ROOMFUL_LISTEN__PUBLIC", &address),
+        ("ROOMFUL_LISTEN__ADMIN", "127.0.0.1:0"),
+    ];
+    let mut process = Process::start(dir, &["serve"], &environment);
     let address = process.line("the server listens", listening_address).await;
     (process, address)
 }

@@ -30,8 +30,9 @@ pub fn claims(user: &str) -> Value {
     json!({
         "sub": user,
         "aud": AUDIENCE,
+        "iat": now(),
         "exp": now() + 300,
-        "grants": [{ "rooms": "chat:*", "verbs": ["join", "publish", "signal", "presence", "history"] }],
+        "grants": [{ "rooms": "chat:*", "verbs": "*" }],
     })
 }
 
@@ -51,3 +52,22 @@ pub fn sign_with(algorithm: Algorithm, key: &str, claims: &Value) -> String {
     )
     .unwrap()
 }
+
+/// A token of these claims under [`PRIVATE_KEY`].
+#[must_use]
+pub fn sign_eddsa(claims: &Value) -> String {
+    let key = EncodingKey::from_ed_pem(PRIVATE_KEY.as_bytes()).unwrap();
+    encode(&Header::new(Algorithm::EdDSA), claims, &key).unwrap()
+}
+
+/// An Ed25519 key, for these tests alone.
+pub const PRIVATE_KEY: &str = "-----BEGIN PRIVATE KEY-----
+MC4CAQAwBQYDK2VwBCIEIJyo8LRs72X6NNAFq1HuNCA0hElDh3frDM2OPxUvHrLi
+-----END PRIVATE KEY-----
+";
+
+/// The public half of [`PRIVATE_KEY`].
+pub const PUBLIC_KEY: &str = "-----BEGIN PUBLIC KEY-----
+MCowBQYDK2VwAyEALXiKDrXuWR+n8+pSgLRVAuqi4nDhuZ7gnHWE0Y6pbnc=
+-----END PUBLIC KEY-----
+";
