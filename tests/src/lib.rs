@@ -10,6 +10,7 @@
     reason = "a harness reports by panicking, and its caller is a test"
 )]
 
+pub mod follower;
 pub mod http;
 pub mod metrics;
 pub mod process;
@@ -19,6 +20,7 @@ pub mod server;
 pub mod tokens;
 pub mod wait;
 
+pub use follower::Follower;
 pub use metrics::Metrics;
 pub use raw::{Connect, RawClient};
 pub use server::Server;
