@@ -18,13 +18,15 @@ async fn the_page_and_all_it_needs_is_served() {
         page.headers
     );
     let html = page.text();
-    let named: Vec<&str> = html
-        .split(['"', '\''])
-        .filter(|word| word.starts_with('/') && word.contains('.'))
-        .collect();
+    let values = ["href=\"", "src=\""]
+        .into_iter()
+        .flat_map(|name| html.split(name).skip(1));
+    let values = values.filter_map(|rest| rest.split('"').next());
+    let named: Vec<&str> = values.filter(|value| !value.starts_with('#')).collect();
     assert!(!named.is_empty(), "{html}");
     for path in named {
-        let part = get(server.address(), path, &[]).await;
+        let path = format!("/{}", path.trim_start_matches(['.', '/']));
+        let part = get(server.address(), &path, &[]).await;
         assert_eq!(part.status, 200, "{path}");
         assert!(!part.body.is_empty(), "{path}");
     }
