@@ -1,1 +1,6 @@
-//! server
+//! The Roomful server.
+//!
+//! What the process itself needs comes first ([`tasks`], [`shutdown`]).
+
+pub mod shutdown;
+pub mod tasks;
