@@ -34,7 +34,7 @@ pub(crate) fn line_with(context: &Context, line: &str, env: &[(&str, &str)]) -> 
 pub(crate) fn counted(context: &Context, line: &str, env: &[(&str, &str)]) -> (Counts, Result<()>) {
     let mut counts = Counts::default();
     let outcome =
-        command(context, line, env).and_then(|command| stream(command, line, &mut counts));
+        command(context, line, env).and_then(|command| stream(context, command, line, &mut counts));
     (counts, outcome)
 }
 
@@ -56,8 +56,8 @@ fn command(context: &Context, line: &str, env: &[(&str, &str)]) -> Result<Comman
 }
 
 /// Passes the output on line by line, so that a long run shows that it lives.
-fn stream(mut command: Command, line: &str, counts: &mut Counts) -> Result<()> {
-    console::say(&format!("$ {line}"));
+fn stream(context: &Context, mut command: Command, line: &str, counts: &mut Counts) -> Result<()> {
+    console::say(&format!("$ {}", context.expand(line)));
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()
