@@ -96,23 +96,26 @@ async fn a_wide_address_without_keys_needs_the_flag() {
 /// What `print-config` prints is a configuration that gives the same again, and every key has its words.
 #[tokio::test]
 async fn print_config_reads_back() {
-    let first = run(
-        &["print-config"],
-        "shards = 3\n[namespaces.chess]\nmembers_max = 2\n",
-        &[],
-    )
-    .await;
+    let defaults = run(&["print-config"], "", &[]).await;
+    assert!(
+        defaults.status.success() && defaults.output.contains("# "),
+        "{}",
+        defaults.output
+    );
+    let file = "shards = 3\n[namespaces.chess]\nmembers_max = 2\n";
+    let first = run(&["print-config", "--effective"], file, &[]).await;
     assert!(first.status.success(), "{}", first.output);
     assert!(
         first.output.contains("shards = 3") && first.output.contains("members_max = 2"),
         "{}",
         first.output
     );
-    assert!(first.output.contains('#'));
-    let checked = run(&["check-config"], &first.output, &[]).await;
-    assert!(checked.status.success(), "{}", checked.output);
-    let second = run(&["print-config"], &first.output, &[]).await;
-    assert_eq!(second.output, first.output);
+    for printed in [&defaults, &first] {
+        let checked = run(&["check-config"], &printed.output, &[]).await;
+        assert!(checked.status.success(), "{}", checked.output);
+        let second = run(&["print-config", "--effective"], &printed.output, &[]).await;
+        assert_eq!(second.output, printed.output);
+    }
 }
 
 /// Ctrl-C and SIGTERM alike: who is connected hears `goaway` and 1012, who connects is turned away, and the process ends within its limit.
