@@ -1,1 +1,3 @@
-//! server
+//! The Roomful server as a library; `main.rs` is its command line.
+
+pub mod clock;
