@@ -16,6 +16,7 @@ use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
 use roomful_protocol::error::{CloseCode, ErrorCode};
 
+use crate::auth::AuthError;
 use crate::tasks::Tasks;
 
 /// The metrics of a process; a cheap handle.
@@ -142,6 +143,8 @@ labels! {
         Claims = "claims",
         /// It names another user or tenant than the connection's.
         Mismatch = "mismatch",
+        /// The queue of tokens to check was full.
+        Busy = "busy",
     }
 
     /// Why a connection got no WebSocket, or no answer to a request at all.
@@ -176,6 +179,24 @@ labels! {
         Full = "full",
         /// The server is about to end.
         Draining = "draining",
+    }
+}
+
+impl From<AuthError> for AuthFailure {
+    fn from(error: AuthError) -> Self {
+        match error {
+            AuthError::Missing => Self::Missing,
+            AuthError::Busy => Self::Busy,
+            AuthError::TooLong | AuthError::Malformed | AuthError::CriticalHeader => Self::Malformed,
+            AuthError::UnknownKey => Self::UnknownKey,
+            AuthError::WrongAlgorithm => Self::Algorithm,
+            AuthError::BadSignature => Self::Signature,
+            AuthError::Expired => Self::Expired,
+            AuthError::NotYetValid => Self::NotYetValid,
+            AuthError::WrongAudience => Self::Audience,
+            AuthError::WrongIssuer => Self::Issuer,
+            AuthError::MissingClaim(_) | AuthError::BadClaim(_) | AuthError::LifetimeTooLong => Self::Claims,
+        }
     }
 }
 
