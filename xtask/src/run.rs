@@ -51,6 +51,8 @@ fn command(context: &Context, line: &str, env: &[(&str, &str)]) -> Result<Comman
     command.env("CARGO_TARGET_DIR", &context.target);
     command.env("ROOMFUL_BIN", context.server_binary());
     command.env("PATH", path_with(&context.own_node_dir().join("bin")));
+    // Into a pipe Node would write TAP, five lines a test.
+    command.env("NODE_OPTIONS", "--test-reporter=spec");
     command.envs(env.iter().copied());
     Ok(command)
 }
