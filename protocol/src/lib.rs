@@ -25,3 +25,6 @@ pub mod error;
 pub mod limits;
 
 pub mod websocket;
+
+#[cfg(test)]
+mod specification;

@@ -19,6 +19,7 @@ pub mod shard;
 pub mod wire;
 
 pub mod http;
+pub mod transport;
 
 pub mod clock;
 pub mod console;

@@ -22,6 +22,8 @@ section! {
         data_dir: PathBuf = PathBuf::from("./roomful-data");
         /// Threads that hold connections and rooms. 0 takes one per core, at most 64.
         shards: usize = 0, 0..=64;
+        /// Rooms that are open on the node at a time.
+        rooms_max: usize = 100_000, 1..=100_000_000;
     }
 }
 
@@ -75,8 +77,6 @@ section! {
     pub struct ConnectionConfig {
         /// Connections at a time.
         connections_max: usize = 100_000, 1..=10_000_000;
-        /// Connections at a time from one IP address.
-        connections_per_address_max: usize = 1_000, 1..=10_000_000;
         /// Time from the first byte to a complete `hello`, in milliseconds.
         hello_timeout_ms: u64 = 10_000, 10..=600_000;
         /// Bytes that are read before a `hello` is answered, `hello` and the frames right behind it together.
@@ -169,8 +169,6 @@ section! {
         turn_budget_us: u64 = 2_000, 100..=1_000_000;
         /// Bytes that wait in a shard's mailbox. A room whose messages don't fit is fetched from its history instead.
         mailbox_bytes_max: usize = 67_108_864, 65_536..=17_179_869_184;
-        /// Rooms that are open on a shard at a time.
-        rooms_max: usize = 100_000, 1..=100_000_000;
     }
 }
 

@@ -193,6 +193,36 @@ pub enum Request {
     },
 }
 
+impl Message {
+    /// About how many bytes of payload it keeps alive.
+    #[must_use]
+    pub fn payload_bytes(&self) -> usize {
+        let batch = |batch: &Option<Arc<Batch>>| batch.as_ref().map_or(0, |batch| batch.payload_bytes());
+        match self {
+            Self::Turn(turn) => {
+                let signals = turn.signals.iter().flat_map(|signals| &signals.signals);
+                let signals: usize = signals.map(|signal| signal.payload.bytes.len()).sum();
+                batch(&turn.log) + signals
+            }
+            Self::Chunk(chunk) => batch(&chunk.batch),
+            Self::Direct { signal, .. } => signal.payload.bytes.len(),
+            Self::Request { request: Request::Publish { payload, .. } | Request::Signal { payload, .. }, .. } => {
+                payload.bytes.len()
+            }
+            Self::Reply { outcome: Ok(frame::Reply::History(page)), .. } => {
+                page.entries.iter().map(|entry| entry.payload.bytes.len()).sum()
+            }
+            Self::Join(_)
+            | Self::Request { .. }
+            | Self::Reply { .. }
+            | Self::Joined { .. }
+            | Self::Presence { .. }
+            | Self::Ended { .. }
+            | Self::Evict(_) => 0,
+        }
+    }
+}
+
 impl Request {
     /// Where its reply goes, if it has one.
     #[must_use]
@@ -332,6 +362,10 @@ impl Turn {
 }
 
 impl Batch {
+    fn payload_bytes(&self) -> usize {
+        self.entries.iter().map(|entry| entry.payload.bytes.len()).sum()
+    }
+
     /// The offset of the last entry.
     #[must_use]
     pub fn last(&self) -> Offset {
