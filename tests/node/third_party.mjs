@@ -65,8 +65,8 @@ class Peer {
   }
 
   /** Enters a room; gives the reply's fields by name. */
-  async join(room, { since = null, watch = "none", presence = null } = {}) {
-    const fields = await this.ask("join", room, since, null, true, this.wire.word("watch", watch), presence);
+  async join(room, { since = null, producer = null, watch = "none", presence = null } = {}) {
+    const fields = await this.ask("join", room, since, producer, true, this.wire.word("watch", watch), presence);
     const [, alias, member, position, head, recovery, , revision, occupancy] = fields;
     return { alias, member, position, head, recovery, revision, occupancy };
   }
@@ -146,8 +146,8 @@ const cases = {
   async "an op id takes effect once"(wire) {
     const room = newRoom();
     const peer = await Peer.connect(wire, room);
-    const { alias } = await peer.join(room);
     const op = [randomInt(2 ** 47), 1];
+    const { alias } = await peer.join(room, { producer: op });
     const first = await peer.publish(alias, "text", "once", op);
     const second = await peer.publish(alias, "text", "once", op);
     assert.deepEqual([first.duplicate, second.duplicate, second.position], [false, true, first.position]);

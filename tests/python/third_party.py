@@ -133,8 +133,8 @@ class Peer:
             raise Refused(answer)
         return answer
 
-    def join(self, room, since=None, watch="none", presence=None):
-        fields = self.ask("join", room, since, None, True, self.wire.word("watch", watch), presence)
+    def join(self, room, since=None, producer=None, watch="none", presence=None):
+        fields = self.ask("join", room, since, producer, True, self.wire.word("watch", watch), presence)
         names = ["request", "alias", "member", "position", "head", "recovery", "durability", "revision", "occupancy"]
         return dict(zip(names, fields))
 
@@ -215,8 +215,8 @@ def a_join_since_a_position_recovers_all_after_it(wire):
 def an_op_id_takes_effect_once(wire):
     room = new_room()
     peer = Peer(wire, room)
-    alias = peer.join(room)["alias"]
     op = [secrets.randbelow(2**53), 1]
+    alias = peer.join(room, producer=op)["alias"]
     first, again = peer.publish(alias, "text", "once", op), peer.publish(alias, "text", "once", op)
     assert again == (first[0], True), again
     refused(401, lambda: peer.publish(alias, "text", "other", op))
