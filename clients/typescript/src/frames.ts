@@ -196,9 +196,12 @@ function frames<F extends { type: string }>(types: readonly FrameType[], batchCo
 
   function read(wire: unknown, encoding: Encoding): F | undefined {
     const elements = array(wire);
-    const head = elements[0];
-    if (head === (encoding === "json" ? "batch" : batchCode)) return readBatch(elements[1], encoding);
+    if (isBatch(elements[0], encoding)) return readBatch(elements[1], encoding);
     return readPlain(elements, encoding);
+  }
+
+  function isBatch(head: unknown, encoding: Encoding): boolean {
+    return head === (encoding === "json" ? "batch" : batchCode);
   }
 
   function readPlain(elements: readonly unknown[], encoding: Encoding): F | undefined {
@@ -210,9 +213,10 @@ function frames<F extends { type: string }>(types: readonly FrameType[], batchCo
   }
 
   function readBatch(wire: unknown, encoding: Encoding): F {
-    const inner = array(wire);
+    const inner = array(wire).map(array);
     if (inner.length > BATCH_FRAMES_MAX) throw new DecodeError(`a batch holds at most ${BATCH_FRAMES_MAX} frames`);
-    const read = inner.map((one) => readPlain(array(one), encoding));
+    if (inner.some(([head]) => isBatch(head, encoding))) throw new DecodeError("a batch inside a batch");
+    const read = inner.map((elements) => readPlain(elements, encoding));
     return { type: "batch", frames: read.filter((frame) => frame !== undefined) } as unknown as F;
   }
 

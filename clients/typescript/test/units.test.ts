@@ -1,10 +1,10 @@
-// The small parts alone: waits, placement keys, positions, payloads.
+// The small parts alone: waits, hashes, positions, payloads.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { Backoff } from "../src/backoff.js";
-import { comparePositions, formatPosition, parsePosition, Payload, placementKey } from "../src/index.js";
+import { comparePositions, formatPosition, parsePosition, Payload } from "../src/index.js";
 import { sha256 } from "../src/placement.js";
 
 test("waits double up to the cap, and jitter goes from nothing to all of them", () => {
@@ -27,12 +27,6 @@ test("the class now waits for nothing once; after a while of working it may agai
   assert.equal(backoff.nextAfterFirst(), 400);
   backoff.worked(5_000);
   assert.equal(backoff.nextAfterFirst(), 0);
-});
-
-test("placement keys match the vectors of the specification", () => {
-  assert.equal(placementKey("chat:lobby"), "1bc5c3481e8d9d9c");
-  assert.equal(placementKey("doc:spec"), "54fe5dffa460f9c9");
-  assert.equal(placementKey("auction:lot-42"), "c8a0a72888a45e6d");
 });
 
 test("SHA-256 agrees with the platform's for every length around the block borders", async () => {
