@@ -3,6 +3,7 @@
 export { Client, type ClientEvents, type ClientOptions, type ClientState, type Session, type TokenReason } from "./client.js";
 export {
   Room,
+  type CaughtUp,
   type Content,
   type HistoryOptions,
   type HistoryPage,

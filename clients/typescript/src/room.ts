@@ -121,6 +121,18 @@ export interface HistoryOptions {
   readonly limit?: number;
 }
 
+/** What a recovery brought. */
+export interface CaughtUp {
+  /** Where it began. */
+  readonly from: Position;
+  /** Where the stream stands now. */
+  readonly position: Position;
+  /** How many events came. */
+  readonly events: number;
+  /** How many offsets in between are not for this client. */
+  readonly skipped: number;
+}
+
 export type RoomEvents = {
   /** Joined, for the first time or again. */
   joined: Joined;
@@ -128,8 +140,8 @@ export type RoomEvents = {
   event: RoomEvent;
   /** The position moved without an event: over entries that are not for this client. */
   advance: Position;
-  /** After a join with a position: everything that was missed has come. `from` is where it began, `events` how many there were. */
-  caughtUp: { readonly from: Position; readonly position: Position; readonly events: number };
+  /** After a join with a position: everything that was missed has come, or nothing was. */
+  caughtUp: CaughtUp;
   /** What is held from before is void; the stream goes on from `position`, and `history` has what comes before it. */
   reset: { readonly position: Position; readonly previous: Position };
   signal: Signal;
@@ -170,8 +182,8 @@ export class Room extends Emitter<RoomEvents> {
   /** Exists from `joined` to the end of that membership. */
   #membership: Membership | undefined;
   #position: Position | undefined;
-  /** The recovery that is going on: where it began, and how many events it has brought. */
-  #recovery: { from: Position; events: number } | undefined;
+  /** The recovery that is going on, and what it has brought so far. */
+  #recovery: { from: Position; events: number; skipped: number } | undefined;
   #watch: Watch;
   #presence: Payload | null;
   /** The value that the server has been told on this membership. */
@@ -427,11 +439,11 @@ export class Room extends Emitter<RoomEvents> {
     this.#membership = { alias, info, sinceMs: performance.now() };
     this.#context.routes.set(alias, this);
     this.#position = info.position;
-    this.#recovery = info.recovery === "recovering" ? { from: info.position, events: 0 } : undefined;
+    this.#recovery = info.recovery === "recovering" ? { from: info.position, events: 0, skipped: 0 } : undefined;
     this.#become(this.#recovery ? "recovering" : "live");
     this.emit("joined", info);
     if (info.recovery === "reset") this.emit("reset", { position: info.position, previous: previous ?? info.position });
-    if (info.recovery === "live" && previous) this.emit("caughtUp", { from: previous, position: info.position, events: 0 });
+    if (info.recovery === "live" && previous) this.emit("caughtUp", { from: previous, position: info.position, events: 0, skipped: 0 });
     this.#flush();
   }
 
@@ -454,6 +466,7 @@ export class Room extends Emitter<RoomEvents> {
     const position = this.#position!;
     if (offset <= position.offset) return this.#broken(`advance to ${offset} came after ${formatPosition(position)}`);
     this.#position = { epoch: position.epoch, offset };
+    if (this.#recovery) this.#recovery.skipped += offset - position.offset;
     this.emit("advance", this.#position);
   }
 

@@ -27,7 +27,7 @@ test("recovered events are marked, and caughtUp says how many there were", withS
   peer.send(event(4), { type: "advance", room: 1, offset: 5 }, event(6), { type: "caught_up", room: 1, offset: 6 }, event(7));
   const seen = [await events.take("event"), await events.take("event"), await events.take("event")];
   assert.deepEqual(seen.map(({ position, recovered }) => [position.offset, recovered]), [[4, true], [6, true], [7, false]]);
-  assert.deepEqual(await caughtUp.take("caughtUp"), { from: { epoch: 7, offset: 3 }, position: { epoch: 7, offset: 6 }, events: 2 });
+  assert.deepEqual(await caughtUp.take("caughtUp"), { from: { epoch: 7, offset: 3 }, position: { epoch: 7, offset: 6 }, events: 2, skipped: 1 });
   assert.equal(room.state, "live");
 }));
 
