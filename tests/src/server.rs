@@ -132,12 +132,12 @@ impl Server {
     }
 }
 
-/// The address in a log line that says so: `"address":"127.0.0.1:7400"` beside the message `listening`.
+/// The address in the log line of the public listener: `"address":"127.0.0.1:7400"` beside the message `listening`.
 #[must_use]
 pub fn listening_address(line: &str) -> Option<SocketAddr> {
     let line: Value = serde_json::from_str(line).ok()?;
     let fields = line.get("fields").unwrap_or(&line);
-    if fields.get("message")? != "listening" {
+    if fields.get("message")? != "listening" || fields.get("listener")? != "public" {
         return None;
     }
     fields.get("address")?.as_str()?.parse().ok()

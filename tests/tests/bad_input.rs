@@ -224,7 +224,7 @@ async fn deep_nesting_is_refused() {
     }
 }
 
-/// A connection may err sixteen times a minute; then it is closed, with the code that says so.
+/// A connection may err sixteen times a minute; the next error is its last, and the close has the code that says so.
 #[tokio::test]
 async fn the_error_budget_ends_a_connection_that_sends_nothing_else() {
     let server = Server::start().await;
@@ -249,7 +249,7 @@ async fn the_error_budget_ends_a_connection_that_sends_nothing_else() {
         };
         assert_eq!(
             (closed.code, errors),
-            (Some(CloseCode::PolicyViolation.code()), 16),
+            (Some(CloseCode::PolicyViolation.code()), 17),
             "{closed:?}"
         );
     }

@@ -137,10 +137,10 @@ async fn a_signal_says_goodbye_and_ends_in_time() {
                 }
             })
             .await;
+        assert!(goaway.reconnect_after_ms > 0, "{goaway:?}");
         assert!(
-            goaway.reconnect_after_ms > 0
-                && !goaway.resume.is_empty()
-                && goaway.resume != welcome.resume
+            !goaway.resume.is_empty() && goaway.resume != welcome.resume,
+            "{goaway:?}"
         );
         assert_eq!(client.closed().await.code, Some(CloseCode::Restart.code()));
         let ended = server.ended().await;

@@ -52,7 +52,7 @@ async fn epochs_grow_over_every_restart() {
     }
 }
 
-/// The resume token is a signed statement: the process that gave it may be gone, its bearer is still the same user.
+/// The resume token is a signed statement: the process that gave it may be gone, its bearer is still the same user, in the same session.
 #[tokio::test]
 async fn a_resume_token_outlives_the_process() {
     let mut server = Server::start().await;
@@ -61,8 +61,10 @@ async fn a_resume_token_outlives_the_process() {
     server.kill().await;
     server.start_again().await;
     let after = resumed(&server, &before).await;
-    // The session is a new one, since nobody kept the old; the user is not.
-    assert_eq!((after.resumed, &after.user), (false, &before.user));
+    assert_eq!(
+        (after.resumed, after.session, &after.user),
+        (true, before.session, &before.user)
+    );
     // And the next one too: each welcome brings a token of its own.
     server.kill().await;
     server.start_again().await;

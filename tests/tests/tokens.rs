@@ -59,7 +59,7 @@ async fn a_token_that_cannot_be_believed_is_refused() {
 /// A good token gives its user and its expiry, and what is published is its user's.
 #[tokio::test]
 async fn a_good_token_names_the_user() {
-    let server = Server::with_config(&keyed("")).await;
+    let server = Server::with_config(&keyed("leeway_s = 0\n")).await;
     let claims = tokens::claims("ada");
     let mut client = Connect::to(&server).open().await.unwrap();
     let welcome = client
