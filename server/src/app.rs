@@ -305,6 +305,7 @@ fn shard_settings(config: &Config, resume_key: ResumeKey) -> ShardSettings {
         outbox_bytes_max: connection.outbox_bytes_max,
         outbox_messages_max: connection.outbox_messages_max,
         write_stall_ms: connection.write_stall_ms,
+        members_per_look: MEMBERS_PER_LOOK,
     }
 }
 
@@ -349,6 +350,9 @@ const CONTROL_THREADS: usize = 2;
 
 /// Within which time the connections of a stopping server are told to come back.
 const RECONNECT_SPREAD: Duration = Duration::from_secs(1);
+
+/// A look at the clock is cheap beside the system call that a member costs, and a turn of 64 members is far below any budget.
+const MEMBERS_PER_LOOK: usize = 64;
 
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 

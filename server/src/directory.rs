@@ -68,6 +68,9 @@ impl Directory {
     }
 
     /// The shard of a placement key.
+    ///
+    /// # Panics
+    /// Never: there are at most 2^16 shards.
     #[must_use]
     pub fn shard_of(&self, key: PlacementKey) -> ShardId {
         let shard = key.0 % u64::from(self.inner.shards);

@@ -281,7 +281,7 @@ impl Room {
             LogState::Failed => return refuse(&request, self.alias, context),
         }
         match request {
-            Request::Join(join) => self.join(*join, context),
+            Request::Join(join) => self.join(&join, context),
             Request::Leave {
                 member,
                 attachment,
@@ -306,7 +306,7 @@ impl Room {
                 payload,
             } => self.signal(member, reply, to, key, payload, context),
             Request::SetPresence { member, to, value } => {
-                self.set_presence(member, to, value, context)
+                self.set_presence(member, to, value, context);
             }
             Request::Members { to, after, limit } => {
                 context.reply(to, Ok(Reply::Members(self.members.page(after, limit))));
@@ -459,9 +459,9 @@ impl Room {
         }
     }
 
-    fn join(&mut self, join: Join, context: &mut Context<'_>) {
+    fn join(&mut self, join: &Join, context: &mut Context<'_>) {
         let known = self.members.of_session(join.session);
-        if let Err(refusal) = self.may_join(&join, known) {
+        if let Err(refusal) = self.may_join(join, known) {
             context.send(
                 join.to.shard,
                 Message::Joined {
@@ -473,7 +473,7 @@ impl Room {
             return;
         }
         let number = match known {
-            Some(number) => self.come_back(number, &join, context),
+            Some(number) => self.come_back(number, join, context),
             None => {
                 let location = (join.to.shard, join.to.connection);
                 let value = join.value.clone();
@@ -486,7 +486,7 @@ impl Room {
                 )
             }
         };
-        self.bind_producer(number, &join, context.now);
+        self.bind_producer(number, join, context.now);
         self.attach_downstream(join.to.shard, (number, join.attachment), context);
         self.presence_changed(context);
         let (position, recovery) = self.recovery(join.since, context);

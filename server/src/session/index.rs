@@ -121,7 +121,6 @@ impl Sessions {
     }
 
     /// The retention after a detachment is over: forgets the session, unless it was resumed. Whether it did.
-    #[must_use]
     pub fn forget(&self, session: SessionId, attachment: Attachment) -> bool {
         let unchanged = |held: &Held| held.attachment == attachment && held.holder.is_none();
         self.sessions

@@ -147,7 +147,9 @@ impl Shard {
         let (mut behind, mut blocked) = (Vec::new(), Vec::new());
         let mut flush = Flush::Done;
         while hub.cursor < hub.end() {
-            if hub.cursor % MEMBERS_PER_LOOK == MEMBERS_PER_LOOK - 1 && host.turn_is_spent() {
+            let looks =
+                hub.cursor % self.settings.members_per_look == self.settings.members_per_look - 1;
+            if looks && host.turn_is_spent() {
                 flush = Flush::More;
             }
             let index = u32::try_from(hub.cursor).expect("connections are counted in 32 bits");
@@ -474,9 +476,7 @@ impl Shard {
         if let Some(outbox) = &connection.outbox {
             track(&self.counters, outbox.sizes(), Sizes::default());
         }
-        self.counters
-            .connections
-            .set(self.counters.connections.get() - 1);
+        self.counters.connections.sub(1);
         self.counters.connections_closed.of(code).add(1);
         let Phase::Open(open) = connection.phase else {
             return;
@@ -494,7 +494,7 @@ impl Shard {
             self.wheel
                 .set(due_ms, Timer::Session(open.session, open.attachment));
         } else {
-            self.counters.sessions.set(self.counters.sessions.get() - 1);
+            self.counters.sessions.sub(1);
         }
     }
 
@@ -511,9 +511,7 @@ impl Shard {
         };
         let home = hub.home;
         if hub.remove(index).is_some() {
-            self.counters
-                .subscribers
-                .set(self.counters.subscribers.get() - 1);
+            self.counters.subscribers.sub(1);
         }
         if hub.is_empty() {
             self.hubs.remove(&room);
@@ -785,8 +783,7 @@ fn write_now(
     if written == total {
         return Written::All;
     }
-    let parts =
-        std::iter::once(Bytes::from(staged)).chain(parts.iter().map(|part| Bytes::clone(part)));
+    let parts = std::iter::once(Bytes::from(staged)).chain(parts.iter().copied().cloned());
     let outbox = Outbox::with_rest(after(parts, written));
     track(counters, Sizes::default(), outbox.sizes());
     connection.outbox = Some(Box::new(outbox));
@@ -833,6 +830,3 @@ pub(super) fn track(counters: &ShardCounters, before: Sizes, after: Sizes) {
 
 /// Parts of a turn: log, presence, signals.
 const PARTS_MAX: usize = 3;
-
-/// Members between two looks at the turn's time: a look costs about as much as a write to memory, a member a system call.
-const MEMBERS_PER_LOOK: usize = 64;

@@ -39,9 +39,7 @@ impl Shard {
         }
         let connection = Connection::new(id, encoding, now.monotonic_ms, &self.settings.rates);
         self.connections[slot] = Some(Box::new(connection));
-        self.counters
-            .connections
-            .set(self.counters.connections.get() + 1);
+        self.counters.connections.add(1);
         self.counters.connections_opened.add(1);
         self.wheel.set(
             now.monotonic_ms + self.settings.hello_timeout_ms,
@@ -290,7 +288,7 @@ impl Shard {
             let session = SessionId(host.random());
             (session, self.sessions.create(session, holder, now.unix_ms))
         });
-        self.counters.sessions.set(self.counters.sessions.get() + 1);
+        self.counters.sessions.add(1);
         if attached.resumed {
             self.counters.sessions_resumed.add(1);
         }
@@ -476,7 +474,7 @@ impl Shard {
         self.returned(to.connection, host);
         match (outcome, joining, to.request) {
             (Ok(admitted), Some(id), Some(request)) => {
-                self.subscribe(to.connection, request, room, id, &admitted, host)
+                self.subscribe(to.connection, request, room, id, &admitted, host);
             }
             (Ok(admitted), ..) => {
                 // The connection went away meanwhile: the owner holds a member for nobody.
@@ -521,9 +519,7 @@ impl Shard {
             recovering,
         });
         let pull = hub.want(index);
-        self.counters
-            .subscribers
-            .set(self.counters.subscribers.get() + 1);
+        self.counters.subscribers.add(1);
         if let Some(open) = self.connection_mut(id).and_then(Connection::open_mut) {
             open.memberships.push(Membership {
                 room: alias,
@@ -881,7 +877,7 @@ impl Shard {
         self.returned(to.connection, host);
         match (outcome, to.request) {
             (Ok(reply), Some(request)) => {
-                self.stage(to.connection, &frame::Ok { request, reply }.into())
+                self.stage(to.connection, &frame::Ok { request, reply }.into());
             }
             (Ok(_), None) => {}
             (Err(refusal), request) => self.refuse(to.connection, request, refusal),
@@ -1031,10 +1027,10 @@ impl Shard {
         self.connection(id)?.open()?.identity.expires_ms
     }
 
-    pub(super) fn session_over(&mut self, session: SessionId, attachment: Attachment) {
-        if self.sessions.forget(session, attachment) {
-            self.counters.sessions.set(self.counters.sessions.get() - 1);
-        }
+    pub(super) fn session_over(&self, session: SessionId, attachment: Attachment) {
+        // Whoever resumed it is counted where it is now.
+        self.sessions.forget(session, attachment);
+        self.counters.sessions.sub(1);
     }
 }
 

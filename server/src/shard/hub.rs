@@ -123,6 +123,9 @@ impl Hub {
     }
 
     /// Adds a member and gives its index.
+    ///
+    /// # Panics
+    /// With 2^32 members, which is more than there are connections.
     pub fn insert(&mut self, subscriber: Subscriber) -> u32 {
         if let Some(index) = self.vacant.pop() {
             self.subscribers[index as usize] = Some(subscriber);

@@ -202,6 +202,8 @@ pub struct ShardSettings {
     pub outbox_messages_max: usize,
     /// How long a connection may take no byte while some wait, in milliseconds.
     pub write_stall_ms: u64,
+    /// Members that fan-out serves between two looks at the turn's time.
+    pub members_per_look: usize,
 }
 
 impl ShardSettings {
@@ -393,7 +395,7 @@ impl Shard {
             Message::Chunk(chunk) => self.receive_chunk(&chunk, now, host),
             Message::Direct { to, signal } => self.deliver_direct(to, &signal, now, host),
             Message::Presence { to, delta, room } => {
-                self.deliver_presence(to, room, delta, now, host)
+                self.deliver_presence(to, room, delta, now, host);
             }
             Message::Ended {
                 room,

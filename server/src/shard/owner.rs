@@ -20,7 +20,7 @@ impl Shard {
             Ok(alias) => {
                 let request = Request::Join(Box::new(join));
                 self.with_room(alias, now, host, |room, context| {
-                    room.handle(request, context)
+                    room.handle(request, context);
                 });
             }
             Err(refusal) => {
@@ -45,7 +45,7 @@ impl Shard {
     ) {
         if self.rooms.contains_key(&alias) {
             self.with_room(alias, now, host, |room, context| {
-                room.handle(request, context)
+                room.handle(request, context);
             });
         } else if let Some(to) = request.reply_to() {
             let refusal = Refusal::new(ErrorCode::NotJoined, "the room has closed; join again");
@@ -70,7 +70,7 @@ impl Shard {
         let Completion { ticket, result } = completion;
         if let Some(alias) = self.tickets.remove(&ticket) {
             self.with_room(alias, now, host, |room, context| {
-                room.complete(ticket, result, context)
+                room.complete(ticket, result, context);
             });
         }
     }
@@ -84,7 +84,7 @@ impl Shard {
     ) {
         let mut after = After::Open;
         self.with_room(alias, now, host, |room, context| {
-            after = room.timer(timer, context)
+            after = room.timer(timer, context);
         });
         if after == After::Close {
             self.close_room(alias);

@@ -117,10 +117,7 @@ impl<T> Wheel<T> {
         let current = slot(self.now_ms, level);
         let ahead = occupied.rotate_right(u32::try_from(current).unwrap_or(0));
         // Slot 0 of the rotated word is the current one, which is a whole round away once it has been visited.
-        let distance = match (ahead & !1).trailing_zeros() {
-            64 => 64,
-            distance => distance,
-        };
+        let distance = (ahead & !1).trailing_zeros();
         let start = self.now_ms >> span_bits;
         Some((start + u64::from(distance)) << span_bits)
     }
@@ -183,7 +180,7 @@ mod tests {
                 wheel.set(start_ms + due_ms, due_ms);
                 assert_eq!(
                     fire(&mut wheel, start_ms + due_ms - 1),
-                    [],
+                    Vec::<u64>::new(),
                     "due in {due_ms} from {start_ms}"
                 );
                 assert_eq!(
@@ -210,7 +207,8 @@ mod tests {
         let mut expected: Vec<u64> = Vec::new();
         let mut now_ms = 777;
         for _ in 0..20_000 {
-            let due_ms = now_ms + 1 + next(1 << next(20));
+            let range = 1 << next(20);
+            let due_ms = now_ms + 1 + next(range);
             wheel.set(due_ms, due_ms);
             expected.push(due_ms);
             now_ms += next(200);

@@ -56,7 +56,10 @@ pub struct Rejection {
 }
 
 /// The names of all kinds, and how each begins.
-pub const REGISTRY: &[(&str, fn() -> Box<dyn RoomKind>)] = &[("relay", || Box::new(Relay))];
+pub const REGISTRY: &[(&str, Create)] = &[("relay", || Box::new(Relay))];
+
+/// Begins a room of a kind.
+pub type Create = fn() -> Box<dyn RoomKind>;
 
 /// A new room of the named kind.
 #[must_use]
