@@ -12,6 +12,7 @@ use roomful_protocol::id::{Offset, ProducerId, RequestId, RoomAlias, Sequence};
 use roomful_protocol::payload::Payload;
 use roomful_tests::raw::{Incoming, join, placements, reply_to};
 use roomful_tests::seed::seeded;
+use roomful_tests::wait::PATIENCE;
 use roomful_tests::{Connect, Follower, RawClient, Server};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -180,6 +181,7 @@ async fn follow(
                 next_cut = Instant::now() + cut_after(&mut random);
             }
             changed = goal.changed() => changed.unwrap(),
+            () = sleep(PATIENCE), if head.is_some() => unreachable!("{} of {head:?}", follower.at()),
         }
     }
 }
@@ -222,6 +224,10 @@ impl Publisher {
                     Incoming::Frame(frame) => self.take(&frame),
                     Incoming::Closed(closed) => unreachable!("the server closed a publisher: {closed:?}"),
                 },
+                () = sleep_until(end), if Instant::now() < end => {}
+                () = sleep_until(end + PATIENCE) => {
+                    unreachable!("never acknowledged: {:?}", self.unacknowledged);
+                }
                 () = sleep_until(next_publish), if next_publish < end => {
                     self.publish(&mut client, room).await;
                     next_publish = Instant::now() + Duration::from_millis(random.random_range(20..180));
