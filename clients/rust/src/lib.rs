@@ -45,3 +45,8 @@ pub use roomful_protocol::id::{
 };
 pub use roomful_protocol::payload::{Payload, PayloadFormat};
 pub use roomful_protocol::position::Position;
+
+/// Compiles the README's example.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

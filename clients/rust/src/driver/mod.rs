@@ -18,12 +18,13 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::error::{CloseReason, Error};
 use crate::machine::{
-    Answer, At, CallId, Command, ConnectionState, Identity, Input, JoinInfo, Machine, Output, RoomEvent, RoomKey,
+    Answer, At, CallId, Command, ConnectionState, Identity, Input, JoinInfo, Machine, Output,
+    RoomEvent, RoomKey,
 };
 use crate::options::Options;
+use roomful_protocol::position::Position;
 pub(crate) use socket::Address;
 use socket::{Arrival, Socket};
-use roomful_protocol::position::Position;
 
 /// A command on its way to the driver.
 #[derive(Debug)]
@@ -74,7 +75,10 @@ impl Shared {
     }
 
     pub(crate) fn abandon(&self, key: RoomKey) {
-        self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).push(key);
+        self.abandoned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(key);
         self.abandoned_now.notify_one();
     }
 
@@ -170,15 +174,23 @@ impl Driver {
 
     /// Waits for the next happening. Cancel safe: every part is.
     async fn next(&mut self) -> Happening {
-        let deadline = self.machine.deadline().map(|deadline| self.started + deadline);
+        let deadline = self
+            .machine
+            .deadline()
+            .map(|deadline| self.started + deadline);
         let reading = self.blocked.is_empty();
         let (mut opening, mut socket) = match &mut self.link {
             Link::None => (None, None),
             Link::Opening(opening) => (Some(opening), None),
             Link::Open(socket) => (None, Some(socket)),
         };
-        let writable = socket.as_ref().is_none_or(|socket| socket.backlog() < BACKLOG_MAX);
-        let blocked = self.blocked.front().and_then(|delivery| self.readers.get(&delivery.key()));
+        let writable = socket
+            .as_ref()
+            .is_none_or(|socket| socket.backlog() < BACKLOG_MAX);
+        let blocked = self
+            .blocked
+            .front()
+            .and_then(|delivery| self.readers.get(&delivery.key()));
         tokio::select! {
             command = self.commands.recv(), if writable => Happening::Command(command),
             () = self.shared.abandoned_now.notified() => Happening::Abandoned,
@@ -233,20 +245,36 @@ impl Driver {
     fn take_all(&mut self, first: Envelope) {
         self.take(first);
         for _ in 1..BATCH_MAX {
-            let Ok(envelope) = self.commands.try_recv() else { return };
+            let Ok(envelope) = self.commands.try_recv() else {
+                return;
+            };
             self.take(envelope);
         }
     }
 
-    fn take(&mut self, Envelope { command, reply, reader }: Envelope) {
+    fn take(
+        &mut self,
+        Envelope {
+            command,
+            reply,
+            reader,
+        }: Envelope,
+    ) {
         self.calls.extend(reply);
         self.readers.extend(reader);
         self.step(Input::Command(command));
     }
 
     fn leave_abandoned(&mut self) {
-        let keys = std::mem::take(&mut *self.shared.abandoned.lock().unwrap_or_else(PoisonError::into_inner));
-        keys.into_iter().for_each(|key| self.step(Input::Command(Command::Abandon(key))));
+        let keys = std::mem::take(
+            &mut *self
+                .shared
+                .abandoned
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        keys.into_iter()
+            .for_each(|key| self.step(Input::Command(Command::Abandon(key))));
     }
 
     fn arrived(&mut self, arrival: Arrival) {
@@ -273,11 +301,18 @@ impl Driver {
     /// One input, and everything that follows from it.
     fn step(&mut self, input: Input) {
         let was_reading = self.blocked.is_empty();
-        let at = At { now: self.started.elapsed(), random: self.random.next_u64() };
+        let at = At {
+            now: self.started.elapsed(),
+            random: self.random.next_u64(),
+        };
         let mut outputs = Vec::new();
         self.machine.step(input, at, &mut outputs);
-        outputs.into_iter().for_each(|output| self.do_output(output));
-        self.shared.gaps.send_if_modified(|gaps| std::mem::replace(gaps, self.machine.gaps()) != *gaps);
+        outputs
+            .into_iter()
+            .for_each(|output| self.do_output(output));
+        self.shared
+            .gaps
+            .send_if_modified(|gaps| std::mem::replace(gaps, self.machine.gaps()) != *gaps);
         if was_reading && !self.blocked.is_empty() {
             self.machine.step(Input::ReadingPaused, at, &mut Vec::new());
         }
@@ -285,9 +320,18 @@ impl Driver {
 
     fn do_output(&mut self, output: Output) {
         match output {
-            Output::FetchToken => self.token = self.options.token_source.as_ref().map(crate::TokenSource::fetch),
+            Output::FetchToken => {
+                self.token = self
+                    .options
+                    .token_source
+                    .as_ref()
+                    .map(crate::TokenSource::fetch);
+            }
             Output::Open => {
-                self.link = Link::Opening(Box::pin(Socket::open(self.address.clone(), self.options.clone())));
+                self.link = Link::Opening(Box::pin(Socket::open(
+                    self.address.clone(),
+                    self.options.clone(),
+                )));
             }
             Output::Send(frame) => {
                 if let Link::Open(socket) = &mut self.link {
@@ -307,7 +351,9 @@ impl Driver {
                 self.note(key, &event);
                 self.deliver(Delivery::Event(key, event));
             }
-            Output::Position(key, position) => self.look(key, |view| view.position = Some(position)),
+            Output::Position(key, position) => {
+                self.look(key, |view| view.position = Some(position));
+            }
             Output::Ended(key) => self.deliver(Delivery::End(key)),
         }
     }
@@ -320,9 +366,11 @@ impl Driver {
     }
 
     /// Keeps what the room's handle shows up to date.
-    fn note(&mut self, key: RoomKey, event: &RoomEvent) {
+    fn note(&self, key: RoomKey, event: &RoomEvent) {
         match event {
-            RoomEvent::Event { position, .. } => self.look(key, |view| view.position = Some(*position)),
+            RoomEvent::Event { position, .. } => {
+                self.look(key, |view| view.position = Some(*position));
+            }
             RoomEvent::Joined(info) => self.look(key, |view| {
                 view.position = Some(info.position);
                 view.info = Some(info.clone());
@@ -335,7 +383,7 @@ impl Driver {
         }
     }
 
-    fn look(&mut self, key: RoomKey, change: impl FnOnce(&mut View)) {
+    fn look(&self, key: RoomKey, change: impl FnOnce(&mut View)) {
         if let Some(reader) = self.readers.get(&key) {
             change(&mut reader.view.lock().unwrap_or_else(PoisonError::into_inner));
         }
@@ -348,7 +396,9 @@ impl Driver {
         match delivery {
             Delivery::End(key) => drop(self.readers.remove(&key)),
             Delivery::Event(key, event) => {
-                let Some(reader) = self.readers.get(&key) else { return };
+                let Some(reader) = self.readers.get(&key) else {
+                    return;
+                };
                 // Without a reader an event has nowhere to go: the application may publish alone.
                 if let Err(mpsc::error::TrySendError::Full(event)) = reader.events.try_send(event) {
                     self.blocked.push_back(Delivery::Event(key, event));

@@ -60,13 +60,18 @@ impl Publishes {
 
     /// The reply came.
     pub(super) fn take(&mut self, request: RequestId) -> Option<Queued> {
-        let index = self.in_flight.iter().position(|(sent, _)| *sent == request)?;
+        let index = self
+            .in_flight
+            .iter()
+            .position(|(sent, _)| *sent == request)?;
         self.in_flight.remove(index).map(|(_, queued)| queued)
     }
 
     /// To be sent again, at its old place.
     pub(super) fn put_back(&mut self, queued: Queued) {
-        let index = self.waiting.partition_point(|other| other.order < queued.order);
+        let index = self
+            .waiting
+            .partition_point(|other| other.order < queued.order);
         self.waiting.insert(index, queued);
     }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use roomful_protocol::error::WireErrorCode;
 use roomful_protocol::frame::{
-    ClientFrame, Direction, Durability, Entry, HistoryPage, MembersPage, OpId, PresenceChange, Published, Recovery,
-    ServerFrame, Watch,
+    ClientFrame, Direction, Durability, Entry, HistoryPage, MembersPage, OpId, PresenceChange,
+    Published, Recovery, ServerFrame, Watch,
 };
 use roomful_protocol::id::{MemberId, RoomAlias, SessionId, SignalKey, UserId};
 use roomful_protocol::payload::Payload;
@@ -158,7 +158,12 @@ pub struct JoinOptions {
 
 impl Default for JoinOptions {
     fn default() -> Self {
-        Self { since: None, echo: true, watch: Watch::None, presence: None }
+        Self {
+            since: None,
+            echo: true,
+            watch: Watch::None,
+            presence: None,
+        }
     }
 }
 
@@ -177,19 +182,29 @@ impl Signal {
     /// A signal to all others, without a key.
     #[must_use]
     pub const fn new(payload: Payload) -> Self {
-        Self { to: None, key: None, payload }
+        Self {
+            to: None,
+            key: None,
+            payload,
+        }
     }
 
     /// To one member alone.
     #[must_use]
     pub fn to(self, member: MemberId) -> Self {
-        Self { to: Some(member), ..self }
+        Self {
+            to: Some(member),
+            ..self
+        }
     }
 
     /// Replacing an older one of the same key.
     #[must_use]
     pub fn key(self, key: SignalKey) -> Self {
-        Self { key: Some(key), ..self }
+        Self {
+            key: Some(key),
+            ..self
+        }
     }
 }
 
@@ -338,6 +353,11 @@ impl Refusal {
         retry: roomful_protocol::error::Retry,
         after_ms: Option<u64>,
     ) -> Self {
-        Self { code, text, retry, after: after_ms.map(Duration::from_millis) }
+        Self {
+            code,
+            text,
+            retry,
+            after: after_ms.map(Duration::from_millis),
+        }
     }
 }
