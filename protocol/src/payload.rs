@@ -15,7 +15,7 @@ use serde::ser::{self, SerializeTuple};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use crate::limits::DEPTH_MAX;
+use crate::limits::PAYLOAD_DEPTH_MAX;
 
 /// Bytes of the application and what they are.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -32,7 +32,7 @@ pub struct Payload {
 pub enum PayloadFormat {
     /// Anything.
     Binary = 0,
-    /// One JSON text (RFC 8259), at most 32 levels deep.
+    /// One JSON text (RFC 8259), at most 24 levels deep.
     Json = 1,
     /// UTF-8.
     Text = 2,
@@ -49,8 +49,8 @@ pub enum PayloadError {
     /// `json` that is not one JSON text.
     #[error("the payload is tagged json but is not one JSON text")]
     NotJson,
-    /// `json` deeper than 32 levels.
-    #[error("the payload is tagged json and nests deeper than {DEPTH_MAX} levels")]
+    /// `json` deeper than 24 levels.
+    #[error("the payload is tagged json and nests deeper than {PAYLOAD_DEPTH_MAX} levels")]
     TooDeep,
 }
 
@@ -58,19 +58,28 @@ impl Payload {
     /// Bytes of any kind.
     #[must_use]
     pub fn binary(bytes: impl Into<Bytes>) -> Self {
-        Self { format: PayloadFormat::Binary, bytes: bytes.into() }
+        Self {
+            format: PayloadFormat::Binary,
+            bytes: bytes.into(),
+        }
     }
 
     /// A text.
     #[must_use]
     pub fn text(text: impl Into<String>) -> Self {
-        Self { format: PayloadFormat::Text, bytes: text.into().into() }
+        Self {
+            format: PayloadFormat::Text,
+            bytes: text.into().into(),
+        }
     }
 
     /// A JSON text; [`Payload::check`] tells whether it is one.
     #[must_use]
     pub fn json(text: impl Into<String>) -> Self {
-        Self { format: PayloadFormat::Json, bytes: text.into().into() }
+        Self {
+            format: PayloadFormat::Json,
+            bytes: text.into().into(),
+        }
     }
 
     /// Whether the bytes are what the tag says. `binary` and `msgpack` always are.
@@ -83,8 +92,12 @@ impl Payload {
             PayloadFormat::Text => self.utf8().map(|_| ()),
             PayloadFormat::Json => {
                 let text = self.utf8().map_err(|_| PayloadError::NotJson)?;
-                json_depth_within(text.as_bytes(), DEPTH_MAX).then_some(()).ok_or(PayloadError::TooDeep)?;
-                serde_json::from_str::<IgnoredAny>(text).map(|_| ()).map_err(|_| PayloadError::NotJson)
+                json_depth_within(text.as_bytes(), PAYLOAD_DEPTH_MAX)
+                    .then_some(())
+                    .ok_or(PayloadError::TooDeep)?;
+                serde_json::from_str::<IgnoredAny>(text)
+                    .map(|_| ())
+                    .map_err(|_| PayloadError::NotJson)
             }
         }
     }
@@ -101,7 +114,7 @@ impl fmt::Debug for Payload {
 }
 
 impl PayloadFormat {
-    const ALL: [Self; 4] = [Self::Binary, Self::Json, Self::Text, Self::MessagePack];
+    pub(crate) const ALL: [Self; 4] = [Self::Binary, Self::Json, Self::Text, Self::MessagePack];
 
     /// The name in the JSON form.
     #[must_use]
@@ -131,10 +144,13 @@ impl Serialize for Payload {
             pair.serialize_element(self.format.name())?;
             match self.format {
                 PayloadFormat::Json => {
-                    let value: &RawValue = serde_json::from_slice(&self.bytes).map_err(ser::Error::custom)?;
+                    let value: &RawValue =
+                        serde_json::from_slice(&self.bytes).map_err(ser::Error::custom)?;
                     pair.serialize_element(value)?;
                 }
-                PayloadFormat::Text => pair.serialize_element(self.utf8().map_err(ser::Error::custom)?)?,
+                PayloadFormat::Text => {
+                    pair.serialize_element(self.utf8().map_err(ser::Error::custom)?)?;
+                }
                 PayloadFormat::Binary | PayloadFormat::MessagePack => {
                     pair.serialize_element(&BASE64.encode(&self.bytes))?;
                 }
@@ -149,8 +165,10 @@ impl Serialize for Payload {
 
 impl<'de> Deserialize<'de> for Payload {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let visitor = PayloadVisitor { human: deserializer.is_human_readable() };
-        deserializer.deserialize_tuple(2, visitor)
+        let visitor = PayloadVisitor {
+            human: deserializer.is_human_readable(),
+        };
+        deserializer.deserialize_any(visitor)
     }
 }
 
@@ -166,7 +184,11 @@ impl<'de> Visitor<'de> for PayloadVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Payload, A::Error> {
-        let payload = if self.human { human_payload(&mut seq)? } else { binary_payload(&mut seq)? };
+        let payload = if self.human {
+            human_payload(&mut seq)?
+        } else {
+            binary_payload(&mut seq)?
+        };
         while seq.next_element::<IgnoredAny>()?.is_some() {}
         Ok(payload)
     }
@@ -174,9 +196,13 @@ impl<'de> Visitor<'de> for PayloadVisitor {
 
 fn binary_payload<'de, A: SeqAccess<'de>>(seq: &mut A) -> Result<Payload, A::Error> {
     let tag: u8 = element(seq, "format")?;
-    let format = PayloadFormat::from_tag(tag)
-        .ok_or_else(|| de::Error::custom(format_args!("{tag} is no payload format; they are 0 to 3")))?;
-    Ok(Payload { format, bytes: element::<_, BinBuf>(seq, "bytes")?.0 })
+    let format = PayloadFormat::from_tag(tag).ok_or_else(|| {
+        de::Error::custom(format_args!("{tag} is no payload format; they are 0 to 3"))
+    })?;
+    Ok(Payload {
+        format,
+        bytes: element::<_, BinBuf>(seq, "bytes")?.0,
+    })
 }
 
 fn human_payload<'de, A: SeqAccess<'de>>(seq: &mut A) -> Result<Payload, A::Error> {
@@ -185,19 +211,28 @@ fn human_payload<'de, A: SeqAccess<'de>>(seq: &mut A) -> Result<Payload, A::Erro
         de::Error::custom("a payload format is one of \"binary\", \"json\", \"text\", \"msgpack\"")
     })?;
     let bytes = match format {
-        PayloadFormat::Json => element::<_, Box<RawValue>>(seq, "value")?.get().to_owned().into(),
+        PayloadFormat::Json => {
+            let text: Box<str> = element::<_, Box<RawValue>>(seq, "value")?.into();
+            text.into_boxed_bytes().into()
+        }
         PayloadFormat::Text => element::<_, String>(seq, "text")?.into(),
         PayloadFormat::Binary | PayloadFormat::MessagePack => {
             let text: Cow<'de, str> = element(seq, "base64")?;
             let bytes = BASE64.decode(text.as_bytes());
-            bytes.map_err(|_| de::Error::custom("the payload is not padded base64"))?.into()
+            bytes
+                .map_err(|_| de::Error::custom("the payload is not padded base64"))?
+                .into()
         }
     };
     Ok(Payload { format, bytes })
 }
 
-fn element<'de, A: SeqAccess<'de>, T: Deserialize<'de>>(seq: &mut A, name: &str) -> Result<T, A::Error> {
-    seq.next_element()?.ok_or_else(|| de::Error::custom(format_args!("a payload without its {name}")))
+fn element<'de, A: SeqAccess<'de>, T: Deserialize<'de>>(
+    seq: &mut A,
+    name: &str,
+) -> Result<T, A::Error> {
+    seq.next_element()?
+        .ok_or_else(|| de::Error::custom(format_args!("a payload without its {name}")))
 }
 
 /// A MessagePack `bin`, written from a slice.
@@ -258,20 +293,29 @@ mod tests {
     fn a_payload_is_what_its_tag_says_or_is_refused() {
         assert_eq!(Payload::text("grüezi").check(), Ok(()));
         assert_eq!(Payload::json("{\"a\": [1, 2]}").check(), Ok(()));
-        assert_eq!(Payload::json("{\"a\": NaN}").check(), Err(PayloadError::NotJson));
+        assert_eq!(
+            Payload::json("{\"a\": NaN}").check(),
+            Err(PayloadError::NotJson)
+        );
         assert_eq!(Payload::json("1 2").check(), Err(PayloadError::NotJson));
         assert_eq!(Payload::json("").check(), Err(PayloadError::NotJson));
-        let bad = Payload { format: PayloadFormat::Text, bytes: Bytes::from_static(b"\xff") };
+        let bad = Payload {
+            format: PayloadFormat::Text,
+            bytes: Bytes::from_static(b"\xff"),
+        };
         assert_eq!(bad.check(), Err(PayloadError::NotUtf8));
         assert_eq!(Payload::binary(&b"\xff"[..]).check(), Ok(()));
     }
 
     #[test]
-    fn json_nests_32_levels_and_no_deeper() {
+    fn json_nests_24_levels_and_no_deeper() {
         let nested = |levels: usize| Payload::json("[".repeat(levels) + &"]".repeat(levels));
-        assert_eq!(nested(32).check(), Ok(()));
-        assert_eq!(nested(33).check(), Err(PayloadError::TooDeep));
+        assert_eq!(nested(24).check(), Ok(()));
+        assert_eq!(nested(25).check(), Err(PayloadError::TooDeep));
         assert_eq!(nested(1_000_000).check(), Err(PayloadError::TooDeep));
-        assert_eq!(Payload::json(format!("\"{}\"", "[".repeat(100))).check(), Ok(()));
+        assert_eq!(
+            Payload::json(format!("\"{}\"", "[".repeat(100))).check(),
+            Ok(())
+        );
     }
 }

@@ -5,17 +5,18 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
+use crate::frame::record;
 use crate::id::{Epoch, INTEGER_MAX, Offset};
 
-/// `(epoch, offset)`, ordered; on the wire `[epoch, offset]`, as text `epoch-offset`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Position {
-    /// Generation of the history.
-    pub epoch: Epoch,
-    /// Place in it.
-    pub offset: Offset,
+record! {
+    /// `(epoch, offset)`, ordered; on the wire `[epoch, offset]`, as text `epoch-offset`.
+    #[derive(Copy, Hash, PartialOrd, Ord)]
+    Position {
+        /// Generation of the history.
+        epoch: Epoch,
+        /// Place in it.
+        offset: Offset,
+    }
 }
 
 impl Position {
@@ -64,7 +65,17 @@ mod tests {
         let position = Position::new(Epoch(7), Offset(42));
         assert_eq!(position.to_string(), "7-42");
         assert_eq!("7-42".parse(), Ok(position));
-        for bad in ["", "7", "7-", "-42", "7-42-1", "07-42", "+7-42", "7-9007199254740992", "7 -42"] {
+        for bad in [
+            "",
+            "7",
+            "7-",
+            "-42",
+            "7-42-1",
+            "07-42",
+            "+7-42",
+            "7-9007199254740992",
+            "7 -42",
+        ] {
             assert_eq!(bad.parse::<Position>(), Err(ParsePositionError), "{bad:?}");
         }
     }

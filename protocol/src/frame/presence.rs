@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::join::Watch;
 use super::macros::frame;
+use super::wire::Integer;
 use super::{next, skip_rest, wire_enum};
 use crate::id::{MemberId, RequestId, RoomAlias};
 use crate::payload::Payload;
@@ -52,9 +53,17 @@ wire_enum! {
     }
 }
 
+/// The requests, as the specification lists them.
+#[cfg(test)]
+pub(crate) const ACTIONS: &str = Action::LIST;
+
 impl Serialize for PresenceRequest {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let elements = if matches!(self, Self::Get { .. }) { 3 } else { 2 };
+        let elements = if matches!(self, Self::Get { .. }) {
+            3
+        } else {
+            2
+        };
         let mut tuple = serializer.serialize_tuple(elements)?;
         match self {
             Self::Get { after, limit } => {
@@ -84,21 +93,23 @@ impl<'de> Deserialize<'de> for PresenceRequest {
                 f.write_str("[get, after, limit], [set, value] or [watch, level]")
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<PresenceRequest, A::Error> {
-                let action = next(&mut seq, "action")?.ok_or_else(|| de::Error::custom("missing field action"))?;
+                let action = next(&mut seq, "action")?
+                    .ok_or_else(|| de::Error::custom("missing field action"))?;
                 let request = match action {
                     Action::Get => PresenceRequest::Get {
                         after: next(&mut seq, "after")?.unwrap_or(None),
-                        limit: next(&mut seq, "limit")?.unwrap_or(100),
+                        limit: next::<_, Integer>(&mut seq, "limit")?.map_or(100, u64::from),
                     },
                     Action::Set => PresenceRequest::Set(next(&mut seq, "value")?.unwrap_or(None)),
                     Action::Watch => PresenceRequest::Watch(
-                        next(&mut seq, "level")?.ok_or_else(|| de::Error::custom("missing field level"))?,
+                        next(&mut seq, "level")?
+                            .ok_or_else(|| de::Error::custom("missing field level"))?,
                     ),
                 };
                 skip_rest(&mut seq)?;
                 Ok(request)
             }
         }
-        deserializer.deserialize_seq(Parts)
+        deserializer.deserialize_any(Parts)
     }
 }
