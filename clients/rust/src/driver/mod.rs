@@ -24,7 +24,7 @@ use crate::machine::{
 use crate::options::Options;
 use roomful_protocol::position::Position;
 pub(crate) use socket::Address;
-use socket::{Arrival, Socket};
+use socket::{Arrival, NotOpened, Socket};
 
 /// A command on its way to the driver.
 #[derive(Debug)]
@@ -112,7 +112,7 @@ pub(crate) struct Driver {
 
 enum Link {
     None,
-    Opening(BoxFuture<'static, Result<Socket, String>>),
+    Opening(BoxFuture<'static, Result<Socket, NotOpened>>),
     Open(Box<Socket>),
 }
 
@@ -128,7 +128,7 @@ enum Happening {
     Command(Option<Envelope>),
     Abandoned,
     Token(Result<String, String>),
-    Opened(Result<Socket, String>),
+    Opened(Result<Socket, NotOpened>),
     Arrived(Arrival),
     /// The first blocked reader has room, or is gone.
     Unblocked,
@@ -231,9 +231,9 @@ impl Driver {
                 self.link = Link::Open(Box::new(socket));
                 self.step(Input::Opened);
             }
-            Happening::Opened(Err(text)) => {
+            Happening::Opened(Err(NotOpened { text, after })) => {
                 self.link = Link::None;
-                self.step(Input::OpenFailed(text));
+                self.step(Input::OpenFailed { text, after });
             }
             Happening::Arrived(arrival) => self.arrived(arrival),
             Happening::Unblocked => self.unblock(),

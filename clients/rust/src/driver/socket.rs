@@ -2,8 +2,10 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use futures_util::{Sink, Stream};
 use roomful_protocol::codec::Encoding;
@@ -11,7 +13,7 @@ use roomful_protocol::frame::{ClientFrame, ServerFrame};
 use tokio_tungstenite::tungstenite::http::Uri;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{ClientRequestBuilder, Message};
+use tokio_tungstenite::tungstenite::{self, ClientRequestBuilder, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::error::Error;
@@ -73,6 +75,37 @@ pub(crate) struct Socket {
     dirty: bool,
 }
 
+/// Why a socket could not be opened.
+#[derive(Debug)]
+pub(crate) struct NotOpened {
+    pub(crate) text: String,
+    /// The server's `Retry-After`, which comes with status 503.
+    pub(crate) after: Option<Duration>,
+}
+
+impl From<io::Error> for NotOpened {
+    fn from(error: io::Error) -> Self {
+        Self {
+            text: error.to_string(),
+            after: None,
+        }
+    }
+}
+
+impl From<tungstenite::Error> for NotOpened {
+    fn from(error: tungstenite::Error) -> Self {
+        let after = match &error {
+            tungstenite::Error::Http(response) => response.headers().get("retry-after"),
+            _ => None,
+        };
+        let seconds = after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        Self {
+            text: error.to_string(),
+            after: seconds.map(Duration::from_secs),
+        }
+    }
+}
+
 /// What comes out of a socket.
 #[derive(Debug)]
 pub(crate) enum Arrival {
@@ -87,13 +120,9 @@ pub(crate) enum Arrival {
 
 impl Socket {
     /// Opens the socket and does the handshake.
-    pub(crate) async fn open(address: Address, options: Options) -> Result<Self, String> {
+    pub(crate) async fn open(address: Address, options: Options) -> Result<Self, NotOpened> {
         let connector = options.connector.unwrap_or_else(Connector::tcp);
-        let text = |error: &dyn fmt::Display| error.to_string();
-        let stream = connector
-            .open(&address.host, address.port)
-            .await
-            .map_err(|error| text(&error))?;
+        let stream = connector.open(&address.host, address.port).await?;
         let request = ClientRequestBuilder::new(address.uri)
             .with_sub_protocol(options.encoding.subprotocol());
         let config = WebSocketConfig::default()
@@ -102,7 +131,7 @@ impl Socket {
             .max_message_size(Some(options.message_bytes_max))
             .max_frame_size(Some(options.message_bytes_max));
         let handshake = client_async_with_config(request, stream, Some(config));
-        let (stream, _) = handshake.await.map_err(|error| text(&error))?;
+        let (stream, _) = handshake.await?;
         Ok(Self {
             stream,
             encoding: options.encoding,

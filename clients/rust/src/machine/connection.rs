@@ -68,6 +68,10 @@ impl Token {
 #[derive(Debug)]
 pub(super) enum Cause {
     Network(String),
+    NotOpened {
+        text: String,
+        after: Option<Duration>,
+    },
     Token(String),
     Timeout(&'static str),
     /// Nothing came for two heartbeats.
@@ -377,9 +381,13 @@ impl Machine {
     fn verdict(&mut self, cause: Cause, random: u64) -> Result<Duration, CloseReason> {
         let hint = self.reconnect_after.take();
         match cause {
-            Cause::Network(_) | Cause::Timeout(_) | Cause::Token(_) => {
-                Ok(self.backoff.next(random))
-            }
+            Cause::NotOpened {
+                after: Some(after), ..
+            } => Ok(self.backoff.next_after(after, random)),
+            Cause::Network(_)
+            | Cause::NotOpened { after: None, .. }
+            | Cause::Timeout(_)
+            | Cause::Token(_) => Ok(self.backoff.next(random)),
             Cause::Silence | Cause::Gap => Ok(self.backoff.next_after_now(random)),
             Cause::HelloRefused(refusal) => {
                 let text = refusal.text.clone();
@@ -547,7 +555,7 @@ const fn escaped_bytes(byte: u8) -> usize {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Network(text) => f.write_str(text),
+            Self::Network(text) | Self::NotOpened { text, .. } => f.write_str(text),
             Self::Token(text) => write!(f, "the token source failed: {text}"),
             Self::Timeout(what) => write!(f, "{what} didn't answer in time"),
             Self::Silence => f.write_str("nothing was heard for two heartbeats"),

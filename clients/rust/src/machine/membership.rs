@@ -14,7 +14,7 @@ use roomful_protocol::position::Position;
 
 use super::backoff::Backoff;
 use super::connection::Cause;
-use super::publishes::{Publishes, Queued, Stamp};
+use super::publishes::{Publishes, Queued};
 use super::requests::{Expects, Request};
 use super::step::{
     Answer, CallId, JoinInfo, JoinOptions, Output, RoomEvent, RoomKey, RoomRequest, Signal,
@@ -32,6 +32,8 @@ pub(super) struct Membership {
     standing: Standing,
     /// The application's call, until the first `joined`.
     joining: Option<CallId>,
+    /// Whether a presence value was ever wanted. A member that comes back without one keeps the one it had, so taking it away has to be said.
+    had_presence: bool,
     /// What was asked while the room was being joined again.
     parked: Vec<(CallId, RoomRequest)>,
     publishes: Publishes,
@@ -69,6 +71,24 @@ impl Membership {
         }
     }
 
+    /// Keeps for the next join what can be kept.
+    fn remember(&mut self, request: RoomRequest) -> bool {
+        match request {
+            RoomRequest::SetPresence(value) => {
+                self.want_presence(value);
+            }
+            RoomRequest::Watch(level) => self.options.watch = level,
+            _ => return false,
+        }
+        true
+    }
+
+    /// The value to have from now on; gives the one before.
+    fn want_presence(&mut self, value: Option<Payload>) -> Option<Payload> {
+        self.had_presence |= value.is_some();
+        std::mem::replace(&mut self.options.presence, value)
+    }
+
     /// When the room wants a tick.
     pub(super) fn deadline(&self, open: bool) -> Option<Duration> {
         match self.standing {
@@ -104,6 +124,7 @@ impl Machine {
         }
         let membership = Membership {
             name,
+            had_presence: options.presence.is_some(),
             options,
             standing: Standing::Out,
             joining: Some(call),
@@ -178,7 +199,6 @@ impl Machine {
         room.standing = Standing::In { alias };
         room.joined_at = turn.at.now;
         room.options.since = Some(info.position);
-        room.publishes.enter_epoch(info.position.epoch);
         let (position, recovery) = (info.position, info.recovery);
         match room.joining.take() {
             Some(call) => turn.reply(call, Ok(Answer::Joined(info))),
@@ -188,7 +208,19 @@ impl Machine {
             turn.out
                 .push(Output::Event(key, RoomEvent::Reset(position)));
         }
-        for (call, request) in std::mem::take(&mut room.parked) {
+        let parked = std::mem::take(&mut room.parked);
+        if room.had_presence && room.options.presence.is_none() {
+            let what = PresenceRequest::Set(None);
+            self.request(Request::Quiet, turn, |request| {
+                Presence {
+                    request,
+                    room: alias,
+                    what,
+                }
+                .into()
+            });
+        }
+        for (call, request) in parked {
             self.room_request(call, key, request, turn);
         }
         self.pump(turn);
@@ -342,7 +374,7 @@ impl Machine {
             room.standing = Standing::Out;
             room.publishes.recall();
             for (call, request) in std::mem::take(&mut room.parked) {
-                let remembered = remember(&mut room.options, request);
+                let remembered = room.remember(request);
                 turn.reply(
                     call,
                     remembered
@@ -378,7 +410,7 @@ impl Machine {
             .for_each(|(call, _)| turn.reply(call, Err(error.clone())));
         for queued in room.publishes.drain() {
             self.unload(&queued);
-            let outcome = if queued.stamp.is_some() {
+            let outcome = if queued.sequence.is_some() {
                 Error::OutcomeUnknown
             } else {
                 error.clone()
@@ -520,7 +552,7 @@ impl Machine {
                 room.parked.push((call, request));
             }
             (request, None) => {
-                let remembered = remember(&mut room.options, request);
+                let remembered = room.remember(request);
                 turn.reply(
                     call,
                     remembered
@@ -613,7 +645,7 @@ impl Machine {
         };
         let (pending, what) = match request {
             RoomRequest::SetPresence(value) => {
-                let before = std::mem::replace(&mut room.options.presence, value.clone());
+                let before = room.want_presence(value.clone());
                 (
                     Request::SetPresence { call, key, before },
                     PresenceRequest::Set(value),
@@ -668,7 +700,7 @@ impl Machine {
             order: self.next_order,
             call,
             payload,
-            stamp: None,
+            sequence: None,
         });
         self.next_order += 1;
         self.pump(turn);
@@ -711,7 +743,7 @@ impl Machine {
         let Some(room) = self.rooms.get_mut(&key) else {
             return;
         };
-        let (Some(alias), Some(position)) = (room.alias(), room.options.since) else {
+        let Some(alias) = room.alias() else {
             return;
         };
         let Some(mut queued) = room.publishes.next() else {
@@ -722,17 +754,12 @@ impl Machine {
             self.unload(&queued);
             return turn.reply(queued.call, Err(error));
         }
-        let op = match queued.stamp {
-            Some(stamp) => OpId {
-                producer: self.config.producer,
-                sequence: stamp.sequence,
-            },
-            None => self.next_op(),
+        let sequence = queued.sequence.unwrap_or_else(|| self.next_sequence());
+        queued.sequence = Some(sequence);
+        let op = OpId {
+            producer: self.config.producer,
+            sequence,
         };
-        queued.stamp = Some(Stamp {
-            sequence: op.sequence,
-            epoch: position.epoch,
-        });
         let payload = queued.payload.clone();
         let request = self.request(Request::Publish(key), turn, |request| {
             Publish {
@@ -814,16 +841,6 @@ impl Machine {
     }
 }
 
-/// Keeps for the next join what can be kept.
-fn remember(options: &mut JoinOptions, request: RoomRequest) -> bool {
-    match request {
-        RoomRequest::SetPresence(value) => options.presence = value,
-        RoomRequest::Watch(level) => options.watch = level,
-        _ => return false,
-    }
-    true
-}
-
 fn signal_frame(request: Option<RequestId>, room: RoomAlias, signal: Signal) -> SignalFrame {
     let Signal { to, key, payload } = signal;
     SignalFrame {
@@ -848,8 +865,9 @@ fn join_info(joined: &Joined) -> JoinInfo {
     }
 }
 
-/// Publishes in flight at a time, whatever the server would allow: what is written but not acknowledged stays small.
-const WINDOW_MAX: usize = 128;
+/// Publishes in flight at a time, whatever the server would allow: fewer than the results that it keeps for a producer, so that all of them may be
+/// sent again.
+const WINDOW_MAX: usize = 64;
 
 /// Requests that wait for a room to be joined again; each is a call that somebody awaits.
 const PARKED_MAX: usize = 256;

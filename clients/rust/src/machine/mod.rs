@@ -142,7 +142,7 @@ impl Machine {
             Input::Command(command) => self.command(command, turn),
             Input::Token(outcome) => self.token_arrived(outcome, turn),
             Input::Opened => self.opened(turn),
-            Input::OpenFailed(text) => self.lost(Cause::Network(text), turn),
+            Input::OpenFailed { text, after } => self.lost(Cause::NotOpened { text, after }, turn),
             Input::Frame(frame) => {
                 self.heard(at.now);
                 self.frame(frame, turn);
@@ -351,14 +351,11 @@ impl Machine {
         }
     }
 
-    /// The op id for a publish that is sent for the first time.
-    fn next_op(&mut self) -> OpId {
+    /// The sequence for a publish that is sent for the first time.
+    const fn next_sequence(&mut self) -> Sequence {
         let sequence = Sequence(self.next_sequence);
         self.next_sequence += 1;
-        OpId {
-            producer: self.config.producer,
-            sequence,
-        }
+        sequence
     }
 }
 

@@ -40,7 +40,12 @@ pub enum Input {
     /// The socket that [`Output::Open`] asked for is open.
     Opened,
     /// It could not be opened.
-    OpenFailed(String),
+    OpenFailed {
+        /// Why.
+        text: String,
+        /// How long to stay away, where the server said so.
+        after: Option<Duration>,
+    },
     /// A message arrived and was decoded.
     Frame(ServerFrame),
     /// A message arrived that is no frame.

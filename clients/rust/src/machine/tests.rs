@@ -5,8 +5,8 @@ use std::time::Duration;
 use roomful_protocol::error::{ErrorCode, Retry};
 use roomful_protocol::frame::{
     Advance, CaughtUp, ClientFrame, Durability, Entry, EntryKind, Error as ErrorFrame, Event,
-    Frames, Goaway, Join, Joined, Left, Ok as OkFrame, OpId, Published, Recovery, Reply,
-    ServerBatch, ServerFrame, TokenExpiring, Watch, Welcome,
+    Frames, Goaway, Join, Joined, Left, Ok as OkFrame, OpId, PresenceRequest, Published, Recovery,
+    Reply, ServerBatch, ServerFrame, TokenExpiring, Watch, Welcome,
 };
 use roomful_protocol::id::{
     Epoch, MemberId, Offset, ProducerId, RequestId, RoomAlias, SessionId, UserId,
@@ -491,13 +491,40 @@ fn unacknowledged_publishes_are_sent_again_in_order_under_their_ids_before_new_o
 }
 
 #[test]
-fn in_a_new_epoch_unacknowledged_publishes_get_new_ids() {
+fn in_a_new_epoch_unacknowledged_publishes_are_sent_again_too() {
     let mut bench = Bench::joined();
     bench.publish("a");
     bench.publish("b");
     bench.cut_and_reopen();
     bench.answer_join(position(2, 0), Recovery::Reset);
-    assert_eq!(bench.sent_texts(), texts(&[(3, "a"), (4, "b")]));
+    assert_eq!(bench.sent_texts(), texts(&[(1, "a"), (2, "b")]));
+}
+
+#[test]
+fn a_full_server_is_given_the_time_that_it_asks_for() {
+    let mut bench = Bench::new();
+    bench.command(Command::Resume);
+    let after = Some(Duration::from_secs(7));
+    bench.step(Input::OpenFailed {
+        text: "503".to_owned(),
+        after,
+    });
+    assert_eq!(bench.wait(), Duration::from_secs(7));
+    assert!(bench.has(|output| matches!(output, Output::Open)));
+}
+
+#[test]
+fn a_value_taken_away_while_offline_is_taken_away_after_the_join() {
+    let mut bench = Bench::joined();
+    bench.request(RoomRequest::SetPresence(Some(Payload::text("here"))));
+    bench.step(Input::Closed(None));
+    bench.request(RoomRequest::SetPresence(None));
+    bench.wait();
+    bench.outputs.clear();
+    bench.open();
+    bench.answer_join(position(1, 0), Recovery::Live);
+    let takes_away = |frame: &ClientFrame| matches!(frame, ClientFrame::Presence(presence) if presence.what == PresenceRequest::Set(None));
+    assert!(bench.sent().iter().any(takes_away));
 }
 
 #[test]

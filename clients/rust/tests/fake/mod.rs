@@ -51,7 +51,10 @@ impl Server {
     }
 
     /// The next connection, after the handshake.
-    #[expect(clippy::result_large_err, reason = "the engine's callback is declared so")]
+    #[expect(
+        clippy::result_large_err,
+        reason = "the engine's callback is declared so"
+    )]
     pub(crate) async fn accept(&mut self) -> Peer {
         let socket = self.sockets.recv().await.expect("a client connects");
         let mut encoding = None;
