@@ -60,7 +60,10 @@ impl Clock {
     /// Both sides at once.
     #[must_use]
     pub fn now(&self) -> Now {
-        Now { monotonic_ms: self.monotonic_ms(), unix_ms: self.unix_ms() }
+        Now {
+            monotonic_ms: self.monotonic_ms(),
+            unix_ms: self.unix_ms(),
+        }
     }
 
     /// Milliseconds since 1970 (UTC). May step in both directions.

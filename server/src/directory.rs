@@ -53,13 +53,18 @@ impl Directory {
             rooms_max,
             shards: shards.max(1),
         };
-        Self { inner: Arc::new(inner) }
+        Self {
+            inner: Arc::new(inner),
+        }
     }
 
     /// The shard that orders a room, open or not.
     #[must_use]
     pub fn home(&self, room: &RoomId) -> ShardId {
-        self.inner.rooms.get(room).map_or_else(|| self.shard_of(room.name.placement_key()), |handle| handle.home)
+        self.inner.rooms.get(room).map_or_else(
+            || self.shard_of(room.name.placement_key()),
+            |handle| handle.home,
+        )
     }
 
     /// The shard of a placement key.
@@ -82,7 +87,10 @@ impl Directory {
                     inner.open.fetch_sub(1, Ordering::Relaxed);
                     return Err(TooManyRooms(inner.rooms_max));
                 }
-                let handle = RoomHandle { alias: RoomAlias(inner.next_alias.fetch_add(1, Ordering::Relaxed)), home };
+                let handle = RoomHandle {
+                    alias: RoomAlias(inner.next_alias.fetch_add(1, Ordering::Relaxed)),
+                    home,
+                };
                 entry.insert(handle);
                 Ok(handle)
             }
@@ -107,7 +115,10 @@ mod tests {
     use super::*;
 
     fn room(name: &str) -> RoomId {
-        RoomId { tenant: TenantId::default_tenant(), name: RoomName::parse(name.as_bytes()).unwrap() }
+        RoomId {
+            tenant: TenantId::default_tenant(),
+            name: RoomName::parse(name.as_bytes()).unwrap(),
+        }
     }
 
     #[test]
@@ -115,15 +126,24 @@ mod tests {
         let directory = Directory::new(2, 1);
         let first = directory.open(&room("chat:a"), ShardId(0)).unwrap();
         assert_eq!(directory.open(&room("chat:a"), ShardId(0)), Ok(first));
-        assert_eq!(directory.open(&room("chat:b"), ShardId(0)), Err(TooManyRooms(1)));
+        assert_eq!(
+            directory.open(&room("chat:b"), ShardId(0)),
+            Err(TooManyRooms(1))
+        );
         directory.close(&room("chat:a"));
-        assert_ne!(directory.open(&room("chat:a"), ShardId(0)).unwrap().alias, first.alias);
+        assert_ne!(
+            directory.open(&room("chat:a"), ShardId(0)).unwrap().alias,
+            first.alias
+        );
     }
 
     #[test]
     fn a_room_has_one_home_and_its_placement_key_leads_there() {
         let directory = Directory::new(7, 10);
         let home = directory.home(&room("chat:lobby"));
-        assert_eq!(home, directory.shard_of(PlacementKey::parse("1bc5c3481e8d9d9c").unwrap()));
+        assert_eq!(
+            home,
+            directory.shard_of(PlacementKey::parse("1bc5c3481e8d9d9c").unwrap())
+        );
     }
 }

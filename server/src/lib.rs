@@ -21,6 +21,8 @@ pub mod wire;
 pub mod http;
 pub mod transport;
 
+pub mod app;
+
 pub mod clock;
 pub mod console;
 pub mod logging;

@@ -143,7 +143,7 @@ fn serve(args: ConfigArgs) -> Result<(), CommandError> {
         .warnings()
         .iter()
         .for_each(|warning| tracing::warn!("{warning}"));
-    Ok(app::run(config)?)
+    Ok(app::run(&config)?)
 }
 
 fn check_config(args: ConfigArgs) -> Result<(), CommandError> {

@@ -187,7 +187,9 @@ impl From<AuthError> for AuthFailure {
         match error {
             AuthError::Missing => Self::Missing,
             AuthError::Busy => Self::Busy,
-            AuthError::TooLong | AuthError::Malformed | AuthError::CriticalHeader => Self::Malformed,
+            AuthError::TooLong | AuthError::Malformed | AuthError::CriticalHeader => {
+                Self::Malformed
+            }
             AuthError::UnknownKey => Self::UnknownKey,
             AuthError::WrongAlgorithm => Self::Algorithm,
             AuthError::BadSignature => Self::Signature,
@@ -195,7 +197,9 @@ impl From<AuthError> for AuthFailure {
             AuthError::NotYetValid => Self::NotYetValid,
             AuthError::WrongAudience => Self::Audience,
             AuthError::WrongIssuer => Self::Issuer,
-            AuthError::MissingClaim(_) | AuthError::BadClaim(_) | AuthError::LifetimeTooLong => Self::Claims,
+            AuthError::MissingClaim(_) | AuthError::BadClaim(_) | AuthError::LifetimeTooLong => {
+                Self::Claims
+            }
         }
     }
 }

@@ -33,7 +33,11 @@ pub fn message(encoding: Encoding, frame: &ServerFrame) -> Bytes {
 #[must_use]
 pub fn close(code: CloseCode) -> Bytes {
     let mut out = Vec::new();
-    frame_into(OpCode::Close, &close_payload(code.code(), code.name()), &mut out);
+    frame_into(
+        OpCode::Close,
+        &close_payload(code.code(), code.name()),
+        &mut out,
+    );
     out.into()
 }
 
@@ -61,7 +65,13 @@ pub fn batch_without_own(batch: &Batch, encoding: Encoding, own: ProducerId) -> 
         let is_own = entry.op.is_some_and(|op| op.producer == own);
         match frames.last_mut() {
             Some(ServerFrame::Advance(advance)) if is_own => advance.offset = entry.offset,
-            _ if is_own => frames.push(Advance { room: batch.room, offset: entry.offset }.into()),
+            _ if is_own => frames.push(
+                Advance {
+                    room: batch.room,
+                    offset: entry.offset,
+                }
+                .into(),
+            ),
             _ => frames.push(event(batch.room, entry)),
         }
     }
@@ -72,14 +82,19 @@ pub fn batch_without_own(batch: &Batch, encoding: Encoding, own: ProducerId) -> 
 pub fn signals(signals: &Signals, encoding: Encoding) -> &Bytes {
     signals.wire.get(encoding, || {
         let mut out = Vec::new();
-        signals.signals.iter().for_each(|signal| message_into(encoding, &signal.clone().into(), &mut out));
+        signals
+            .signals
+            .iter()
+            .for_each(|signal| message_into(encoding, &signal.clone().into(), &mut out));
         out.into()
     })
 }
 
 /// A presence delta, whole.
 pub fn delta(delta: &Delta, encoding: Encoding) -> &Bytes {
-    delta.wire.get(encoding, || message(encoding, &delta.delta.clone().into()))
+    delta
+        .wire
+        .get(encoding, || message(encoding, &delta.delta.clone().into()))
 }
 
 /// A presence delta's occupancy.
@@ -98,7 +113,11 @@ pub fn advance(encoding: Encoding, room: RoomAlias, offset: Offset) -> Bytes {
 }
 
 fn event(room: RoomAlias, entry: &Arc<Entry>) -> ServerFrame {
-    Event { room, entry: Entry::clone(entry) }.into()
+    Event {
+        room,
+        entry: Entry::clone(entry),
+    }
+    .into()
 }
 
 /// Frames as messages of at most [`BATCH_FRAMES_MAX`] frames and about [`MESSAGE_BYTES_MAX`] bytes.
@@ -123,7 +142,10 @@ fn flush(encoding: Encoding, encoded: &mut Vec<u8>, ends: &mut Vec<usize>, out: 
         1 => frame_into(op_code(encoding), encoded, out),
         _ => {
             let starts = std::iter::once(0).chain(ends.iter().copied());
-            let frames: Vec<&[u8]> = starts.zip(&*ends).map(|(start, end)| &encoded[start..*end]).collect();
+            let frames: Vec<&[u8]> = starts
+                .zip(&*ends)
+                .map(|(start, end)| &encoded[start..*end])
+                .collect();
             let mut payload = Vec::with_capacity(encoded.len() + 16);
             encoding.encode_batch(frames.into_iter(), &mut payload);
             frame_into(op_code(encoding), &payload, out);

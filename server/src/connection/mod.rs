@@ -143,12 +143,17 @@ impl Open {
     /// The membership in a room.
     #[must_use]
     pub fn membership(&self, room: RoomAlias) -> Option<&Membership> {
-        self.memberships.iter().find(|membership| membership.room == room)
+        self.memberships
+            .iter()
+            .find(|membership| membership.room == room)
     }
 
     /// Ends the membership in a room.
     pub fn remove(&mut self, room: RoomAlias) -> Option<Membership> {
-        let index = self.memberships.iter().position(|membership| membership.room == room)?;
+        let index = self
+            .memberships
+            .iter()
+            .position(|membership| membership.room == room)?;
         Some(self.memberships.swap_remove(index))
     }
 }

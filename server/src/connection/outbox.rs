@@ -107,7 +107,10 @@ impl Outbox {
         lane_bytes_max: usize,
     ) -> SignalFate {
         let same = |waiting: &&mut WaitingSignal| {
-            key.is_some() && waiting.key.as_ref() == key && waiting.from == from && waiting.room == room
+            key.is_some()
+                && waiting.key.as_ref() == key
+                && waiting.from == from
+                && waiting.room == room
         };
         if let Some(waiting) = self.signals.iter_mut().find(same) {
             self.sizes.remove(&waiting.bytes);
@@ -121,13 +124,19 @@ impl Outbox {
         }
         self.sizes.add(&bytes);
         self.signal_bytes += bytes.len();
-        self.signals.push_back(WaitingSignal { room, from, key: key.cloned(), bytes });
+        self.signals.push_back(WaitingSignal {
+            room,
+            from,
+            key: key.cloned(),
+            bytes,
+        });
         SignalFate::Queued
     }
 
     /// Forgets what waits for a room that the connection has left.
     pub fn forget_room(&mut self, room: RoomAlias) {
-        let (sizes, log_bytes, signal_bytes) = (&mut self.sizes, &mut self.log_bytes, &mut self.signal_bytes);
+        let (sizes, log_bytes, signal_bytes) =
+            (&mut self.sizes, &mut self.log_bytes, &mut self.signal_bytes);
         self.log.retain(|(of, bytes)| {
             let keep = *of != room;
             if !keep {
@@ -149,7 +158,11 @@ impl Outbox {
     /// Chooses what goes into the next write, the more important lanes first.
     pub fn choose(&mut self) {
         while self.sending.len() < WRITE_SLICES_MAX {
-            let next = self.control.pop_front().or_else(|| self.pop_log()).or_else(|| self.pop_signal());
+            let next = self
+                .control
+                .pop_front()
+                .or_else(|| self.pop_log())
+                .or_else(|| self.pop_signal());
             let Some(bytes) = next else { return };
             self.sending.push_back(bytes);
         }
@@ -158,7 +171,10 @@ impl Outbox {
     /// What was chosen, as slices for one write.
     #[must_use]
     pub fn slices(&self) -> Vec<IoSlice<'_>> {
-        self.sending.iter().map(|bytes| IoSlice::new(bytes)).collect()
+        self.sending
+            .iter()
+            .map(|bytes| IoSlice::new(bytes))
+            .collect()
     }
 
     /// That many bytes of what was chosen are out.
@@ -217,7 +233,11 @@ mod tests {
 
     fn drain(outbox: &mut Outbox) -> Vec<u8> {
         outbox.choose();
-        let out: Vec<u8> = outbox.slices().iter().flat_map(|slice| slice.to_vec()).collect();
+        let out: Vec<u8> = outbox
+            .slices()
+            .iter()
+            .flat_map(|slice| slice.to_vec())
+            .collect();
         outbox.written(out.len());
         out
     }
@@ -232,7 +252,13 @@ mod tests {
         outbox.push_signal(ROOM, MemberId(1), None, Bytes::from_static(b"signal "), 100);
         outbox.push_log(ROOM, Bytes::from_static(b"log "));
         outbox.push_control(Bytes::from_static(b"control "));
-        assert_eq!(outbox.sizes(), Sizes { bytes: 24, messages: 4 });
+        assert_eq!(
+            outbox.sizes(),
+            Sizes {
+                bytes: 24,
+                messages: 4
+            }
+        );
         assert_eq!(drain(&mut outbox), b"rest control log signal ");
         assert!(outbox.is_empty());
         assert_eq!(outbox.sizes(), Sizes::default());
@@ -251,7 +277,13 @@ mod tests {
     fn a_newer_signal_replaces_the_older_one_of_its_key_and_sender() {
         let mut outbox = Outbox::default();
         let push = |outbox: &mut Outbox, from: u64, text: &'static str, bytes: &'static str| {
-            outbox.push_signal(ROOM, MemberId(from), Some(&key(text)), Bytes::from_static(bytes.as_bytes()), 8)
+            outbox.push_signal(
+                ROOM,
+                MemberId(from),
+                Some(&key(text)),
+                Bytes::from_static(bytes.as_bytes()),
+                8,
+            )
         };
         assert_eq!(push(&mut outbox, 1, "k", "one "), SignalFate::Queued);
         assert_eq!(push(&mut outbox, 1, "k", "two "), SignalFate::Conflated);
@@ -267,7 +299,16 @@ mod tests {
         outbox.push_log(RoomAlias(2), Bytes::from_static(b"stays"));
         outbox.push_signal(ROOM, MemberId(1), None, Bytes::from_static(b"gone"), 100);
         outbox.forget_room(ROOM);
-        assert_eq!((outbox.sizes(), outbox.log_bytes()), (Sizes { bytes: 5, messages: 1 }, 5));
+        assert_eq!(
+            (outbox.sizes(), outbox.log_bytes()),
+            (
+                Sizes {
+                    bytes: 5,
+                    messages: 1
+                },
+                5
+            )
+        );
         assert_eq!(drain(&mut outbox), b"stays");
     }
 }

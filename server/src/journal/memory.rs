@@ -7,7 +7,8 @@ use roomful_protocol::frame::{Direction, Durability, Entry};
 use roomful_protocol::id::{Epoch, Offset, RoomId};
 
 use super::{
-    ENTRY_OVERHEAD_BYTES, HistoryBounds, Journal, JournalError, Opened, Outcome, RECENT_MAX, ReadPage, ReadQuery,
+    ENTRY_OVERHEAD_BYTES, HistoryBounds, Journal, JournalError, Opened, Outcome, RECENT_MAX,
+    ReadPage, ReadQuery,
 };
 
 /// Logs in memory.
@@ -31,7 +32,10 @@ impl MemoryJournal {
     /// An empty one. `first_epoch` is greater than any epoch that an earlier process gave to a room.
     #[must_use]
     pub fn new(first_epoch: Epoch) -> Self {
-        Self { logs: HashMap::new(), next_epoch: first_epoch }
+        Self {
+            logs: HashMap::new(),
+            next_epoch: first_epoch,
+        }
     }
 }
 
@@ -45,11 +49,21 @@ impl Journal for MemoryJournal {
         let log = self.logs.entry(room.clone()).or_insert_with(|| {
             let epoch = *next_epoch;
             next_epoch.0 += 1;
-            Log { epoch, head: Offset(0), entries: VecDeque::new(), bytes: 0, bounds }
+            Log {
+                epoch,
+                head: Offset(0),
+                entries: VecDeque::new(),
+                bytes: 0,
+                bounds,
+            }
         });
         let skipped = log.entries.len().saturating_sub(RECENT_MAX);
         let recent = log.entries.iter().skip(skipped).cloned().collect();
-        Outcome::Done(Opened { epoch: log.epoch, head: log.head, recent })
+        Outcome::Done(Opened {
+            epoch: log.epoch,
+            head: log.head,
+            recent,
+        })
     }
 
     fn append(&mut self, room: &RoomId, expected: Offset, entry: &Entry) -> Outcome<()> {
@@ -75,10 +89,16 @@ impl Journal for MemoryJournal {
 
     fn trim(&mut self, room: &RoomId, now_ms: u64) -> Option<u64> {
         let log = self.logs.get_mut(room)?;
-        while log.entries.front().is_some_and(|entry| entry.time_ms + log.bounds.age_max_ms <= now_ms) {
+        while log
+            .entries
+            .front()
+            .is_some_and(|entry| entry.time_ms + log.bounds.age_max_ms <= now_ms)
+        {
             log.pop();
         }
-        log.entries.front().map(|entry| entry.time_ms + log.bounds.age_max_ms)
+        log.entries
+            .front()
+            .map(|entry| entry.time_ms + log.bounds.age_max_ms)
     }
 
     fn close(&mut self, room: &RoomId) {
@@ -106,23 +126,39 @@ impl Log {
     }
 
     fn first(&self) -> Offset {
-        self.entries.front().map_or(self.head.next(), |entry| entry.offset)
+        self.entries
+            .front()
+            .map_or(self.head.next(), |entry| entry.offset)
     }
 
     fn read(&self, query: ReadQuery) -> ReadPage {
         let first = self.first();
-        let index_of = |offset: Offset| usize::try_from(offset.0.saturating_sub(first.0)).unwrap_or(usize::MAX);
-        let mut budget = Budget { entries: query.entries_max, bytes: query.bytes_max };
+        let index_of = |offset: Offset| {
+            usize::try_from(offset.0.saturating_sub(first.0)).unwrap_or(usize::MAX)
+        };
+        let mut budget = Budget {
+            entries: query.entries_max,
+            bytes: query.bytes_max,
+        };
         let entries = match query.direction {
             Direction::Forward => {
                 let start = index_of(query.from.next()).min(self.entries.len());
-                let wanted = self.entries.range(start..).take_while(|entry| entry.offset <= query.until);
-                wanted.take_while(|entry| budget.take(entry)).cloned().collect()
+                let wanted = self
+                    .entries
+                    .range(start..)
+                    .take_while(|entry| entry.offset <= query.until);
+                wanted
+                    .take_while(|entry| budget.take(entry))
+                    .cloned()
+                    .collect()
             }
             Direction::Backward => {
                 let end = index_of(query.from).min(self.entries.len());
                 let wanted = self.entries.range(..end).rev();
-                let mut entries: Vec<_> = wanted.take_while(|entry| budget.take(entry)).cloned().collect();
+                let mut entries: Vec<_> = wanted
+                    .take_while(|entry| budget.take(entry))
+                    .cloned()
+                    .collect();
                 entries.reverse();
                 entries
             }
@@ -161,7 +197,10 @@ mod tests {
     use super::*;
 
     fn room() -> RoomId {
-        RoomId { tenant: TenantId::default_tenant(), name: RoomName::parse(b"chat:a").unwrap() }
+        RoomId {
+            tenant: TenantId::default_tenant(),
+            name: RoomName::parse(b"chat:a").unwrap(),
+        }
     }
 
     fn entry(offset: u64) -> Entry {
@@ -177,40 +216,108 @@ mod tests {
 
     fn filled(bounds: HistoryBounds, entries: u64) -> MemoryJournal {
         let mut journal = MemoryJournal::new(Epoch(5));
-        assert!(matches!(journal.open(&room(), bounds), Outcome::Done(Opened { epoch: Epoch(5), .. })));
+        assert!(matches!(
+            journal.open(&room(), bounds),
+            Outcome::Done(Opened {
+                epoch: Epoch(5),
+                ..
+            })
+        ));
         for offset in 1..=entries {
-            assert!(matches!(journal.append(&room(), Offset(offset - 1), &entry(offset)), Outcome::Done(())));
+            assert!(matches!(
+                journal.append(&room(), Offset(offset - 1), &entry(offset)),
+                Outcome::Done(())
+            ));
         }
         journal
     }
 
-    fn read(journal: &mut MemoryJournal, from: u64, direction: Direction, entries_max: usize) -> (Vec<u64>, u64) {
-        let query = ReadQuery { from: Offset(from), until: Offset(99), direction, entries_max, bytes_max: 1 << 20 };
-        let Outcome::Done(page) = journal.read(&room(), query) else { panic!("memory answers at once") };
-        (page.entries.iter().map(|entry| entry.offset.0).collect(), page.first.0)
+    fn read(
+        journal: &mut MemoryJournal,
+        from: u64,
+        direction: Direction,
+        entries_max: usize,
+    ) -> (Vec<u64>, u64) {
+        let query = ReadQuery {
+            from: Offset(from),
+            until: Offset(99),
+            direction,
+            entries_max,
+            bytes_max: 1 << 20,
+        };
+        let Outcome::Done(page) = journal.read(&room(), query) else {
+            panic!("memory answers at once")
+        };
+        (
+            page.entries.iter().map(|entry| entry.offset.0).collect(),
+            page.first.0,
+        )
     }
 
-    const LOOSE: HistoryBounds = HistoryBounds { entries_max: 100, bytes_max: 1 << 20, age_max_ms: 60_000 };
+    const LOOSE: HistoryBounds = HistoryBounds {
+        entries_max: 100,
+        bytes_max: 1 << 20,
+        age_max_ms: 60_000,
+    };
 
     #[test]
     fn pages_go_both_ways() {
         let mut journal = filled(LOOSE, 9);
-        assert_eq!(read(&mut journal, 0, Direction::Forward, 3), (vec![1, 2, 3], 1));
-        assert_eq!(read(&mut journal, 3, Direction::Forward, 99), (vec![4, 5, 6, 7, 8, 9], 1));
+        assert_eq!(
+            read(&mut journal, 0, Direction::Forward, 3),
+            (vec![1, 2, 3], 1)
+        );
+        assert_eq!(
+            read(&mut journal, 3, Direction::Forward, 99),
+            (vec![4, 5, 6, 7, 8, 9], 1)
+        );
         assert_eq!(read(&mut journal, 9, Direction::Forward, 3), (vec![], 1));
-        assert_eq!(read(&mut journal, 10, Direction::Backward, 3), (vec![7, 8, 9], 1));
-        assert_eq!(read(&mut journal, 3, Direction::Backward, 99), (vec![1, 2], 1));
+        assert_eq!(
+            read(&mut journal, 10, Direction::Backward, 3),
+            (vec![7, 8, 9], 1)
+        );
+        assert_eq!(
+            read(&mut journal, 3, Direction::Backward, 99),
+            (vec![1, 2], 1)
+        );
     }
 
     #[test]
     fn history_is_bounded_by_count_bytes_and_age() {
-        let mut journal = filled(HistoryBounds { entries_max: 4, ..LOOSE }, 9);
-        assert_eq!(read(&mut journal, 0, Direction::Forward, 99), (vec![6, 7, 8, 9], 6));
-        let mut journal = filled(HistoryBounds { bytes_max: 250, ..LOOSE }, 9);
-        assert_eq!(read(&mut journal, 0, Direction::Forward, 99), (vec![8, 9], 8));
-        let mut journal = filled(HistoryBounds { age_max_ms: 3000, ..LOOSE }, 9);
+        let mut journal = filled(
+            HistoryBounds {
+                entries_max: 4,
+                ..LOOSE
+            },
+            9,
+        );
+        assert_eq!(
+            read(&mut journal, 0, Direction::Forward, 99),
+            (vec![6, 7, 8, 9], 6)
+        );
+        let mut journal = filled(
+            HistoryBounds {
+                bytes_max: 250,
+                ..LOOSE
+            },
+            9,
+        );
+        assert_eq!(
+            read(&mut journal, 0, Direction::Forward, 99),
+            (vec![8, 9], 8)
+        );
+        let mut journal = filled(
+            HistoryBounds {
+                age_max_ms: 3000,
+                ..LOOSE
+            },
+            9,
+        );
         assert_eq!(journal.trim(&room(), 10_000), Some(11_000));
-        assert_eq!(read(&mut journal, 0, Direction::Forward, 99), (vec![8, 9], 8));
+        assert_eq!(
+            read(&mut journal, 0, Direction::Forward, 99),
+            (vec![8, 9], 8)
+        );
         assert_eq!(journal.trim(&room(), 99_000), None);
         assert_eq!(read(&mut journal, 0, Direction::Forward, 99), (vec![], 10));
     }
@@ -226,7 +333,9 @@ mod tests {
     fn a_room_that_was_closed_begins_a_later_epoch() {
         let mut journal = filled(LOOSE, 2);
         journal.close(&room());
-        let Outcome::Done(opened) = journal.open(&room(), LOOSE) else { panic!("memory answers at once") };
+        let Outcome::Done(opened) = journal.open(&room(), LOOSE) else {
+            panic!("memory answers at once")
+        };
         assert_eq!((opened.epoch, opened.head), (Epoch(6), Offset(0)));
     }
 }

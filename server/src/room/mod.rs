@@ -22,11 +22,13 @@ use roomful_protocol::position::Position;
 
 use crate::clock::Now;
 use crate::journal::{
-    CompletionResult, HistoryBounds, Journal, JournalError, Opened, Outcome, ReadPage, ReadQuery, Ticket,
+    CompletionResult, HistoryBounds, Journal, JournalError, Opened, Outcome, ReadPage, ReadQuery,
+    Ticket,
 };
 use crate::metrics::ShardCounters;
 use crate::shard::message::{
-    Admitted, Attachment, Batch, Chunk, Delta, Join, Message, Origin, Refusal, Request, ShardId, Signals, Turn, Wire,
+    Admitted, Attachment, Batch, Chunk, Delta, Join, Message, Origin, Refusal, Request, ShardId,
+    Signals, Turn, Wire,
 };
 use kind::{Proposal, RoomKind};
 use operations::{OperationBounds, Operations, ProducerKey, Seen};
@@ -81,7 +83,10 @@ pub struct RoomSettings {
 }
 
 /// What a room may use while it handles one input, and where it puts what comes of it.
-#[expect(missing_debug_implementations, reason = "it lives for one call and borrows everything")]
+#[expect(
+    missing_debug_implementations,
+    reason = "it lives for one call and borrows everything"
+)]
 pub struct Context<'a> {
     /// The shard's journal.
     pub journal: &'a mut dyn Journal,
@@ -151,7 +156,10 @@ struct Log {
 #[derive(Debug)]
 enum LogState {
     /// The journal is looking; requests wait.
-    Opening { ticket: Option<Ticket>, waiting: Vec<Request> },
+    Opening {
+        ticket: Option<Ticket>,
+        waiting: Vec<Request>,
+    },
     Open,
     /// The journal could not; it is asked again by [`RoomTimer::Reopen`], and until then requests are refused.
     Failed,
@@ -204,7 +212,12 @@ const TAIL_MAX: usize = 64;
 impl Room {
     /// A room whose log is still to be opened by [`Room::open`].
     #[must_use]
-    pub fn new(id: RoomId, alias: RoomAlias, settings: Arc<RoomSettings>, kind: Box<dyn RoomKind>) -> Self {
+    pub fn new(
+        id: RoomId,
+        alias: RoomAlias,
+        settings: Arc<RoomSettings>,
+        kind: Box<dyn RoomKind>,
+    ) -> Self {
         let operations = Operations::new(settings.operations);
         Self {
             id,
@@ -248,7 +261,11 @@ impl Room {
             Outcome::Done(opened) => self.opened(&opened, context),
             Outcome::Later(ticket) => {
                 context.tickets.push(ticket);
-                if let LogState::Opening { ticket: waiting_for, .. } = &mut self.log.state {
+                if let LogState::Opening {
+                    ticket: waiting_for,
+                    ..
+                } = &mut self.log.state
+                {
                     *waiting_for = Some(ticket);
                 }
             }
@@ -265,25 +282,63 @@ impl Room {
         }
         match request {
             Request::Join(join) => self.join(*join, context),
-            Request::Leave { member, attachment, to } => self.leave(member, attachment, to, context),
-            Request::Detach { member, attachment, shard } => self.detach(member, attachment, shard, context),
-            Request::Publish { member, to, op, payload } => self.publish(member, to, op, payload, context),
-            Request::Signal { member, reply, to, key, payload } => self.signal(member, reply, to, key, payload, context),
-            Request::SetPresence { member, to, value } => self.set_presence(member, to, value, context),
+            Request::Leave {
+                member,
+                attachment,
+                to,
+            } => self.leave(member, attachment, to, context),
+            Request::Detach {
+                member,
+                attachment,
+                shard,
+            } => self.detach(member, attachment, shard, context),
+            Request::Publish {
+                member,
+                to,
+                op,
+                payload,
+            } => self.publish(member, to, op, payload, context),
+            Request::Signal {
+                member,
+                reply,
+                to,
+                key,
+                payload,
+            } => self.signal(member, reply, to, key, payload, context),
+            Request::SetPresence { member, to, value } => {
+                self.set_presence(member, to, value, context)
+            }
             Request::Members { to, after, limit } => {
                 context.reply(to, Ok(Reply::Members(self.members.page(after, limit))));
             }
-            Request::History { to, from, direction, limit } => self.history(to, from, direction, limit, context),
+            Request::History {
+                to,
+                from,
+                direction,
+                limit,
+            } => self.history(to, from, direction, limit, context),
             Request::Pull { shard, from } => self.pull(shard, from, context),
             Request::PullPresence { to, since } => {
                 let delta = self.members.since(self.alias, since).map(Box::new);
-                context.send(to.shard, Message::Presence { to: to.connection, delta, room: self.alias });
+                context.send(
+                    to.shard,
+                    Message::Presence {
+                        to: to.connection,
+                        delta,
+                        room: self.alias,
+                    },
+                );
             }
         }
     }
 
     /// Handles the end of something that the journal gave a ticket for.
-    pub fn complete(&mut self, ticket: Ticket, result: CompletionResult, context: &mut Context<'_>) {
+    pub fn complete(
+        &mut self,
+        ticket: Ticket,
+        result: CompletionResult,
+        context: &mut Context<'_>,
+    ) {
         match result {
             CompletionResult::Opened(outcome) => {
                 let expected = matches!(self.log.state, LogState::Opening { ticket: Some(waiting), .. } if waiting == ticket);
@@ -295,8 +350,17 @@ impl Room {
             }
             CompletionResult::Appended(outcome) => {
                 let waiting = PendingState::Waiting(ticket);
-                if let Some(pending) = self.log.pending.iter_mut().find(|pending| pending.state == waiting) {
-                    pending.state = if outcome.is_ok() { PendingState::Stored } else { PendingState::Failed };
+                if let Some(pending) = self
+                    .log
+                    .pending
+                    .iter_mut()
+                    .find(|pending| pending.state == waiting)
+                {
+                    pending.state = if outcome.is_ok() {
+                        PendingState::Stored
+                    } else {
+                        PendingState::Failed
+                    };
                     self.settle(context);
                 }
             }
@@ -362,10 +426,19 @@ impl Room {
         let after = self.log.distributed;
         self.log.distributed = self.log.committed;
         let log = (!turn.entries.is_empty()).then(|| Arc::new(self.batch(after, turn.entries)));
-        let signals = (!turn.signals.is_empty())
-            .then(|| Arc::new(Signals { signals: turn.signals, wire: Wire::default() }));
+        let signals = (!turn.signals.is_empty()).then(|| {
+            Arc::new(Signals {
+                signals: turn.signals,
+                wire: Wire::default(),
+            })
+        });
         let presence = turn.delta.map(Arc::new);
-        let message = Turn { room: self.alias, log, signals, presence };
+        let message = Turn {
+            room: self.alias,
+            log,
+            signals,
+            presence,
+        };
         let head = self.log.distributed;
         let (alias, epoch) = (self.alias, self.log.epoch);
         for downstream in &mut self.downstreams {
@@ -375,9 +448,13 @@ impl Room {
                 context.timers.push((RETRY_MS, RoomTimer::Retry));
             } else if downstream.skipped {
                 downstream.skipped = false;
-                context.out.push((downstream.shard, Message::Turn(marker(alias, epoch, head))));
+                context
+                    .out
+                    .push((downstream.shard, Message::Turn(marker(alias, epoch, head))));
             } else if !message.is_empty() {
-                context.out.push((downstream.shard, Message::Turn(message.clone())));
+                context
+                    .out
+                    .push((downstream.shard, Message::Turn(message.clone())));
             }
         }
     }
@@ -385,7 +462,14 @@ impl Room {
     fn join(&mut self, join: Join, context: &mut Context<'_>) {
         let known = self.members.of_session(join.session);
         if let Err(refusal) = self.may_join(&join, known) {
-            context.send(join.to.shard, Message::Joined { to: join.to, room: self.alias, outcome: Err(refusal) });
+            context.send(
+                join.to.shard,
+                Message::Joined {
+                    to: join.to,
+                    room: self.alias,
+                    outcome: Err(refusal),
+                },
+            );
             return;
         }
         let number = match known {
@@ -393,7 +477,13 @@ impl Room {
             None => {
                 let location = (join.to.shard, join.to.connection);
                 let value = join.value.clone();
-                self.members.insert(join.session, join.attachment, location, join.user.clone(), value)
+                self.members.insert(
+                    join.session,
+                    join.attachment,
+                    location,
+                    join.user.clone(),
+                    value,
+                )
             }
         };
         self.bind_producer(number, &join, context.now);
@@ -412,7 +502,14 @@ impl Room {
             preferences: join.preferences,
             attachment: join.attachment,
         };
-        context.send(join.to.shard, Message::Joined { to: join.to, room: self.alias, outcome: Ok(Box::new(admitted)) });
+        context.send(
+            join.to.shard,
+            Message::Joined {
+                to: join.to,
+                room: self.alias,
+                outcome: Ok(Box::new(admitted)),
+            },
+        );
     }
 
     fn may_join(&self, join: &Join, known: Option<MemberId>) -> Result<(), Refusal> {
@@ -420,11 +517,21 @@ impl Room {
         self.check_value(value_bytes)?;
         let newer = known.and_then(|number| self.members.get(number));
         if newer.is_some_and(|member| member.attachment > join.attachment) {
-            return Err(Refusal::new(ErrorCode::MembershipTaken, "a newer connection of this session is in the room"));
+            return Err(Refusal::new(
+                ErrorCode::MembershipTaken,
+                "a newer connection of this session is in the room",
+            ));
         }
         if known.is_none() && self.members.occupancy() >= self.settings.members_max as u64 {
-            let text = format!("the room has {} members, as many as it may have", self.settings.members_max);
-            return Err(Refusal { code: ErrorCode::RoomFull, text, after_ms: Some(FULL_RETRY_MS) });
+            let text = format!(
+                "the room has {} members, as many as it may have",
+                self.settings.members_max
+            );
+            return Err(Refusal {
+                code: ErrorCode::RoomFull,
+                text,
+                after_ms: Some(FULL_RETRY_MS),
+            });
         }
         Ok(())
     }
@@ -432,7 +539,8 @@ impl Room {
     fn check_value(&self, bytes: usize) -> Result<(), Refusal> {
         let max = self.settings.presence_value_bytes_max;
         if bytes > max {
-            let text = format!("the presence value has {bytes} bytes; at most {max} are allowed here");
+            let text =
+                format!("the presence value has {bytes} bytes; at most {max} are allowed here");
             return Err(Refusal::new(ErrorCode::PayloadTooLarge, text));
         }
         Ok(())
@@ -440,7 +548,9 @@ impl Room {
 
     /// A session that is a member already comes from another connection, or back within its grace.
     fn come_back(&mut self, number: MemberId, join: &Join, context: &mut Context<'_>) -> MemberId {
-        let Some(member) = self.members.get_mut(number) else { return number };
+        let Some(member) = self.members.get_mut(number) else {
+            return number;
+        };
         let former = member.location.replace((join.to.shard, join.to.connection));
         member.attachment = join.attachment;
         if let Some((shard, connection)) = former {
@@ -458,7 +568,9 @@ impl Room {
     }
 
     fn bind_producer(&mut self, number: MemberId, join: &Join, now: Now) {
-        let Some(member) = self.members.get_mut(number) else { return };
+        let Some(member) = self.members.get_mut(number) else {
+            return;
+        };
         if let Some(former) = member.producer.take() {
             self.operations.leave(&former, now.unix_ms);
         }
@@ -466,15 +578,30 @@ impl Room {
             let scope = (!join.anonymous).then(|| join.user.clone());
             let key = (scope, producer.producer);
             // What was sent in an epoch that is gone has left nothing behind here, so it may be sent again.
-            let same_epoch = join.since.is_some_and(|since| since.epoch == self.log.epoch);
-            let next = if same_epoch { producer.next } else { roomful_protocol::id::Sequence(0) };
+            let same_epoch = join
+                .since
+                .is_some_and(|since| since.epoch == self.log.epoch);
+            let next = if same_epoch {
+                producer.next
+            } else {
+                roomful_protocol::id::Sequence(0)
+            };
             self.operations.join(&key, next);
             member.producer = Some(key);
         }
     }
 
-    fn attach_downstream(&mut self, shard: ShardId, who: (MemberId, Attachment), context: &mut Context<'_>) {
-        match self.downstreams.iter_mut().find(|downstream| downstream.shard == shard) {
+    fn attach_downstream(
+        &mut self,
+        shard: ShardId,
+        who: (MemberId, Attachment),
+        context: &mut Context<'_>,
+    ) {
+        match self
+            .downstreams
+            .iter_mut()
+            .find(|downstream| downstream.shard == shard)
+        {
             Some(downstream) => {
                 downstream.attachments.insert(who);
                 if std::mem::take(&mut downstream.skipped) {
@@ -482,15 +609,24 @@ impl Room {
                     context.send(shard, Message::Turn(marker));
                 }
             }
-            None => self.downstreams.push(Downstream { shard, attachments: HashSet::from([who]), skipped: false }),
+            None => self.downstreams.push(Downstream {
+                shard,
+                attachments: HashSet::from([who]),
+                skipped: false,
+            }),
         }
     }
 
     fn detach_downstream(&mut self, shard: ShardId, who: (MemberId, Attachment)) {
-        if let Some(downstream) = self.downstreams.iter_mut().find(|downstream| downstream.shard == shard) {
+        if let Some(downstream) = self
+            .downstreams
+            .iter_mut()
+            .find(|downstream| downstream.shard == shard)
+        {
             downstream.attachments.remove(&who);
         }
-        self.downstreams.retain(|downstream| !downstream.attachments.is_empty());
+        self.downstreams
+            .retain(|downstream| !downstream.attachments.is_empty());
     }
 
     fn recovery(&self, since: Option<Position>, context: &Context<'_>) -> (Position, Recovery) {
@@ -498,7 +634,11 @@ impl Room {
         match since {
             None => (head, Recovery::Live),
             Some(since) if since == head => (head, Recovery::Live),
-            Some(since) if since.epoch == head.epoch && since < head && self.keeps(since.offset, context) => {
+            Some(since)
+                if since.epoch == head.epoch
+                    && since < head
+                    && self.keeps(since.offset, context) =>
+            {
                 (since, Recovery::Recovering)
             }
             Some(_) => {
@@ -517,24 +657,47 @@ impl Room {
         Position::new(self.log.epoch, self.log.distributed)
     }
 
-    fn leave(&mut self, number: MemberId, attachment: Attachment, to: Origin, context: &mut Context<'_>) {
+    fn leave(
+        &mut self,
+        number: MemberId,
+        attachment: Attachment,
+        to: Origin,
+        context: &mut Context<'_>,
+    ) {
         self.detach_downstream(to.shard, (number, attachment));
-        if self.members.get(number).is_some_and(|member| member.attachment == attachment) {
+        if self
+            .members
+            .get(number)
+            .is_some_and(|member| member.attachment == attachment)
+        {
             self.remove(number, context);
         }
         context.reply(to, Ok(Reply::Done));
     }
 
-    fn detach(&mut self, number: MemberId, attachment: Attachment, shard: ShardId, context: &mut Context<'_>) {
+    fn detach(
+        &mut self,
+        number: MemberId,
+        attachment: Attachment,
+        shard: ShardId,
+        context: &mut Context<'_>,
+    ) {
         self.detach_downstream(shard, (number, attachment));
-        let Some(member) = self.members.get_mut(number) else { return };
+        let Some(member) = self.members.get_mut(number) else {
+            return;
+        };
         if member.attachment == attachment && member.location.take().is_some() {
-            context.timers.push((self.settings.presence_grace_ms, RoomTimer::Grace(number, attachment)));
+            context.timers.push((
+                self.settings.presence_grace_ms,
+                RoomTimer::Grace(number, attachment),
+            ));
         }
     }
 
     fn remove(&mut self, number: MemberId, context: &mut Context<'_>) {
-        let Some(member) = self.members.remove(number) else { return };
+        let Some(member) = self.members.remove(number) else {
+            return;
+        };
         if let Some(producer) = member.producer {
             self.operations.leave(&producer, context.now.unix_ms);
             self.arm_maintenance(context);
@@ -542,8 +705,15 @@ impl Room {
         self.presence_changed(context);
         if self.members.occupancy() == 0 {
             self.idle += 1;
-            let history_ms = if self.log.committed == Offset(0) { 0 } else { self.settings.history.age_max_ms };
-            context.timers.push((history_ms.max(self.settings.empty_ms), RoomTimer::Idle(self.idle)));
+            let history_ms = if self.log.committed == Offset(0) {
+                0
+            } else {
+                self.settings.history.age_max_ms
+            };
+            context.timers.push((
+                history_ms.max(self.settings.empty_ms),
+                RoomTimer::Idle(self.idle),
+            ));
         }
     }
 
@@ -579,7 +749,11 @@ impl Room {
         }
     }
 
-    fn producer_of(&self, number: MemberId, op: Option<OpId>) -> Result<Option<ProducerKey>, Refusal> {
+    fn producer_of(
+        &self,
+        number: MemberId,
+        op: Option<OpId>,
+    ) -> Result<Option<ProducerKey>, Refusal> {
         let member = self.members.get(number).ok_or_else(not_a_member)?;
         match (op, &member.producer) {
             (None, _) => Ok(None),
@@ -594,9 +768,15 @@ impl Room {
     /// The same operation once more: the first result, as soon as that is certain.
     fn acknowledge_again(&mut self, to: Origin, published: Published, context: &mut Context<'_>) {
         context.counters.publish_duplicates.add(1);
-        let again = Published { duplicate: true, ..published };
-        if published.position.offset <= self.log.committed {
+        let again = Published {
+            duplicate: true,
+            ..published
+        };
+        let offset = published.position.offset;
+        if offset <= self.log.distributed {
             context.reply(to, Ok(Reply::Published(again)));
+        } else if offset <= self.log.committed {
+            self.turn.acks.push((to, again));
         } else {
             self.waiting.push((to, again));
         }
@@ -609,12 +789,32 @@ impl Room {
         payload: Payload,
         now: Now,
     ) -> Result<Arc<Entry>, Refusal> {
-        let user = self.members.get(number).ok_or_else(not_a_member)?.user.clone();
+        let user = self
+            .members
+            .get(number)
+            .ok_or_else(not_a_member)?
+            .user
+            .clone();
         let offset = self.log.appended.next();
         let time_ms = now.unix_ms.max(self.log.last_ms);
-        let proposal = Proposal { user: &user, offset, time_ms, payload };
-        let decision = self.kind.reduce(proposal).map_err(|rejection| Refusal::new(ErrorCode::Rejected, rejection.text))?;
-        Ok(Arc::new(Entry { offset, time_ms, kind: decision.kind, user, op, payload: decision.payload }))
+        let proposal = Proposal {
+            user: &user,
+            offset,
+            time_ms,
+            payload,
+        };
+        let decision = self
+            .kind
+            .reduce(proposal)
+            .map_err(|rejection| Refusal::new(ErrorCode::Rejected, rejection.text))?;
+        Ok(Arc::new(Entry {
+            offset,
+            time_ms,
+            kind: decision.kind,
+            user,
+            op,
+            payload: decision.payload,
+        }))
     }
 
     fn append(
@@ -636,17 +836,27 @@ impl Room {
         };
         if let (Some(producer), Some(op)) = (&producer, entry.op) {
             let published = self.published(&entry);
-            self.operations.accept(producer, op, &entry.payload, published);
+            self.operations
+                .accept(producer, op, &entry.payload, published);
         }
         self.log.appended = entry.offset;
         self.log.last_ms = entry.time_ms;
-        self.log.pending.push_back(Pending { entry, producer, to, state });
+        self.log.pending.push_back(Pending {
+            entry,
+            producer,
+            to,
+            state,
+        });
         self.settle(context);
     }
 
     fn published(&self, entry: &Entry) -> Published {
         let position = Position::new(self.log.epoch, entry.offset);
-        Published { position, time_ms: entry.time_ms, duplicate: false }
+        Published {
+            position,
+            time_ms: entry.time_ms,
+            duplicate: false,
+        }
     }
 
     /// Commits what is stored, in order, up to the first entry that is not.
@@ -661,7 +871,9 @@ impl Room {
     }
 
     fn commit(&mut self, context: &mut Context<'_>) {
-        let Some(Pending { entry, to, .. }) = self.log.pending.pop_front() else { return };
+        let Some(Pending { entry, to, .. }) = self.log.pending.pop_front() else {
+            return;
+        };
         self.log.committed = entry.offset;
         self.log.tail.push_back(Arc::clone(&entry));
         if self.log.tail.len() > TAIL_MAX {
@@ -671,7 +883,9 @@ impl Room {
         let published = self.published(&entry);
         self.turn.acks.push((to, published));
         let committed = self.log.committed;
-        let again = self.waiting.extract_if(.., |(_, again)| again.position.offset <= committed);
+        let again = self
+            .waiting
+            .extract_if(.., |(_, again)| again.position.offset <= committed);
         self.turn.acks.extend(again);
         self.turn.entries.push(entry);
         self.arm_maintenance(context);
@@ -685,12 +899,19 @@ impl Room {
         self.flush(context);
         self.give_up_pending(context);
         for downstream in std::mem::take(&mut self.downstreams) {
-            let ended = Message::Ended { room: self.alias, connection: None, code: ErrorCode::RoomReopened };
+            let ended = Message::Ended {
+                room: self.alias,
+                connection: None,
+                code: ErrorCode::RoomReopened,
+            };
             context.send(downstream.shard, ended);
         }
         for (number, member) in self.members.iter_mut() {
             if member.location.take().is_some() {
-                context.timers.push((self.settings.presence_grace_ms, RoomTimer::Grace(number, member.attachment)));
+                context.timers.push((
+                    self.settings.presence_grace_ms,
+                    RoomTimer::Grace(number, member.attachment),
+                ));
             }
         }
         if let Some(kind) = kind::create(&self.settings.kind) {
@@ -703,7 +924,13 @@ impl Room {
     /// Answers everything that waits for the journal: nothing will come of it.
     fn give_up_pending(&mut self, context: &mut Context<'_>) {
         let refusal = |code, text: &str| Err(Refusal::new(code, text));
-        for Pending { entry, producer, to, .. } in self.log.pending.drain(..) {
+        for Pending {
+            entry,
+            producer,
+            to,
+            ..
+        } in self.log.pending.drain(..)
+        {
             if let (Some(producer), Some(op)) = (producer, entry.op) {
                 self.operations.withdraw(&producer, op);
                 self.unknown.push((producer, op));
@@ -717,13 +944,23 @@ impl Room {
         reads.sort_unstable_by_key(|(ticket, _)| *ticket);
         for (_, read) in reads {
             if let Read::History { to, .. } = read {
-                context.reply(to, refusal(ErrorCode::RoomReopened, "the room was opened again; join and read again"));
+                context.reply(
+                    to,
+                    refusal(
+                        ErrorCode::RoomReopened,
+                        "the room was opened again; join and read again",
+                    ),
+                );
             }
         }
     }
 
     fn opened(&mut self, opened: &Opened, context: &mut Context<'_>) {
-        let LogState::Opening { waiting, .. } = std::mem::replace(&mut self.log.state, LogState::Open) else { return };
+        let LogState::Opening { waiting, .. } =
+            std::mem::replace(&mut self.log.state, LogState::Open)
+        else {
+            return;
+        };
         self.log.epoch = opened.epoch;
         self.log.appended = opened.head;
         self.log.committed = opened.head;
@@ -741,9 +978,12 @@ impl Room {
     fn settle_unknown(&mut self, recent: &[Arc<Entry>]) {
         for (producer, op) in std::mem::take(&mut self.unknown) {
             let user = &producer.0;
-            let is_this = |entry: &&Arc<Entry>| entry.op == Some(op) && user.as_ref().is_none_or(|user| *user == entry.user);
+            let is_this = |entry: &&Arc<Entry>| {
+                entry.op == Some(op) && user.as_ref().is_none_or(|user| *user == entry.user)
+            };
             if let Some(entry) = recent.iter().rev().find(is_this) {
-                self.operations.accept(&producer, op, &entry.payload, self.published(entry));
+                self.operations
+                    .accept(&producer, op, &entry.payload, self.published(entry));
             }
         }
     }
@@ -751,7 +991,11 @@ impl Room {
     fn open_failed(&mut self, error: JournalError, context: &mut Context<'_>) {
         tracing::error!(room = %self.id, %error, "the room's log can't be opened");
         context.counters.journal_failures.add(1);
-        let LogState::Opening { waiting, .. } = std::mem::replace(&mut self.log.state, LogState::Failed) else { return };
+        let LogState::Opening { waiting, .. } =
+            std::mem::replace(&mut self.log.state, LogState::Failed)
+        else {
+            return;
+        };
         for request in waiting {
             refuse(&request, self.alias, context);
         }
@@ -767,16 +1011,30 @@ impl Room {
         payload: Payload,
         context: &mut Context<'_>,
     ) {
-        let Some(sender) = self.members.get(number) else { return context.reply(reply, Err(not_a_member())) };
+        let Some(sender) = self.members.get(number) else {
+            return context.reply(reply, Err(not_a_member()));
+        };
         context.counters.signals.add(1);
-        let signal = Signalled { room: self.alias, from: number, user: sender.user.clone(), key, payload };
+        let signal = Signalled {
+            room: self.alias,
+            from: number,
+            user: sender.user.clone(),
+            key,
+            payload,
+        };
         let Some(receiver) = to else {
             self.turn.signals.push(signal);
             return context.reply(reply, Ok(Reply::Done));
         };
         match self.members.get(receiver).map(|member| member.location) {
             Some(Some((shard, connection))) => {
-                context.send(shard, Message::Direct { to: connection, signal: Box::new(signal) });
+                context.send(
+                    shard,
+                    Message::Direct {
+                        to: connection,
+                        signal: Box::new(signal),
+                    },
+                );
                 context.reply(reply, Ok(Reply::Done));
             }
             // Disconnected: signals are never kept, so this one is dropped like any other on a bad line.
@@ -788,7 +1046,13 @@ impl Room {
         }
     }
 
-    fn set_presence(&mut self, number: MemberId, to: Origin, value: Option<Payload>, context: &mut Context<'_>) {
+    fn set_presence(
+        &mut self,
+        number: MemberId,
+        to: Origin,
+        value: Option<Payload>,
+        context: &mut Context<'_>,
+    ) {
         let bytes = value.as_ref().map_or(0, |value| value.bytes.len());
         match self.check_value(bytes) {
             Ok(()) => {
@@ -803,7 +1067,9 @@ impl Room {
     fn presence_changed(&mut self, context: &mut Context<'_>) {
         if self.members.is_changed() && !self.presence_armed {
             self.presence_armed = true;
-            context.timers.push((self.settings.presence_delta_ms, RoomTimer::Presence));
+            context
+                .timers
+                .push((self.settings.presence_delta_ms, RoomTimer::Presence));
         }
     }
 
@@ -811,7 +1077,12 @@ impl Room {
         if self.members.is_changed() {
             let (delta, occupancy_changed) = self.members.take_delta(self.alias);
             let (wire, occupancy_wire) = (Wire::default(), Wire::default());
-            self.turn.delta = Some(Delta { delta, occupancy_changed, wire, occupancy_wire });
+            self.turn.delta = Some(Delta {
+                delta,
+                occupancy_changed,
+                wire,
+                occupancy_wire,
+            });
         }
     }
 
@@ -824,7 +1095,10 @@ impl Room {
         context: &mut Context<'_>,
     ) {
         if from.is_some_and(|from| from.epoch != self.log.epoch) {
-            let text = format!("the position is of another epoch; the room's is {}", self.log.epoch);
+            let text = format!(
+                "the position is of another epoch; the room's is {}",
+                self.log.epoch
+            );
             return context.reply(to, Err(Refusal::new(ErrorCode::BadValue, text)));
         }
         let end = self.log.distributed.next();
@@ -850,9 +1124,18 @@ impl Room {
         if from.epoch != head.epoch || from > head || !self.keeps(from.offset, context) {
             return self.send_chunk(shard, from, None, context);
         }
-        if self.log.tail.front().is_some_and(|oldest| oldest.offset <= from.offset.next()) {
+        if self
+            .log
+            .tail
+            .front()
+            .is_some_and(|oldest| oldest.offset <= from.offset.next())
+        {
             let until = self.log.distributed;
-            let wanted = self.log.tail.iter().filter(|entry| entry.offset > from.offset && entry.offset <= until);
+            let wanted = self
+                .log
+                .tail
+                .iter()
+                .filter(|entry| entry.offset > from.offset && entry.offset <= until);
             let mut bytes = 0;
             let bounded = wanted.take_while(|entry| {
                 let fits = bytes <= self.settings.chunk_bytes_max;
@@ -883,13 +1166,20 @@ impl Room {
         }
     }
 
-    fn read_done(&mut self, read: Read, outcome: Result<ReadPage, JournalError>, context: &mut Context<'_>) {
+    fn read_done(
+        &mut self,
+        read: Read,
+        outcome: Result<ReadPage, JournalError>,
+        context: &mut Context<'_>,
+    ) {
         match (read, outcome) {
             (Read::Pull { shard, from }, outcome) => {
                 // A page that does not follow the reader's place, or could not be read, is one it can't have: it is told so.
                 let entries = outcome.ok().map(|page| page.entries);
                 let follows = |entries: &Vec<Arc<Entry>>| {
-                    entries.first().is_some_and(|entry| entry.offset == from.offset.next())
+                    entries
+                        .first()
+                        .is_some_and(|entry| entry.offset == from.offset.next())
                 };
                 self.send_chunk(shard, from, entries.filter(follows), context);
             }
@@ -898,18 +1188,38 @@ impl Room {
             }
             (Read::History { to, .. }, Err(_)) => {
                 let text = "the storage could not be read; try again";
-                context.reply(to, Err(Refusal { code: ErrorCode::Internal, text: text.to_owned(), after_ms: Some(1000) }));
+                context.reply(
+                    to,
+                    Err(Refusal {
+                        code: ErrorCode::Internal,
+                        text: text.to_owned(),
+                        after_ms: Some(1000),
+                    }),
+                );
             }
         }
     }
 
     fn history_page(&self, page: &ReadPage, direction: Direction) -> HistoryPage {
         let next = match direction {
-            Direction::Forward => page.entries.last().filter(|last| last.offset < self.log.distributed),
-            Direction::Backward => page.entries.first().filter(|first| first.offset > page.first),
+            Direction::Forward => page
+                .entries
+                .last()
+                .filter(|last| last.offset < self.log.distributed),
+            Direction::Backward => page
+                .entries
+                .first()
+                .filter(|first| first.offset > page.first),
         };
         let next = next.map(|entry| Position::new(self.log.epoch, entry.offset));
-        HistoryPage { entries: page.entries.iter().map(|entry| Entry::clone(entry)).collect(), next }
+        HistoryPage {
+            entries: page
+                .entries
+                .iter()
+                .map(|entry| Entry::clone(entry))
+                .collect(),
+            next,
+        }
     }
 
     fn send_chunk(
@@ -920,27 +1230,52 @@ impl Room {
         context: &mut Context<'_>,
     ) {
         let batch = entries.map(|entries| Arc::new(self.batch(from.offset, entries)));
-        let live = batch.as_ref().is_some_and(|batch| batch.last() == self.log.distributed);
-        let skipped = self.downstreams.iter_mut().find(|downstream| downstream.shard == shard && downstream.skipped);
+        let live = batch
+            .as_ref()
+            .is_some_and(|batch| batch.last() == self.log.distributed);
+        let skipped = self
+            .downstreams
+            .iter_mut()
+            .find(|downstream| downstream.shard == shard && downstream.skipped);
         if let Some(downstream) = skipped {
             // The hub stands further back than it knows. It must learn that first, or this chunk would seem to run ahead of it.
             downstream.skipped = false;
             let marker = marker(self.alias, self.log.epoch, self.log.distributed);
             context.send(shard, Message::Turn(marker));
         }
-        context.counters.events_recovered.add(batch.as_ref().map_or(0, |batch| batch.entries.len() as u64));
-        context.send(shard, Message::Chunk(Chunk { room: self.alias, from, batch, live }));
+        context
+            .counters
+            .events_recovered
+            .add(batch.as_ref().map_or(0, |batch| batch.entries.len() as u64));
+        context.send(
+            shard,
+            Message::Chunk(Chunk {
+                room: self.alias,
+                from,
+                batch,
+                live,
+            }),
+        );
     }
 
     fn batch(&self, after: Offset, entries: Vec<Arc<Entry>>) -> Batch {
-        Batch { room: self.alias, epoch: self.log.epoch, after, entries, wire: Wire::default() }
+        Batch {
+            room: self.alias,
+            epoch: self.log.epoch,
+            after,
+            entries,
+            wire: Wire::default(),
+        }
     }
 
     fn maintain(&mut self, context: &mut Context<'_>) {
         let now_ms = context.now.unix_ms;
         self.operations.expire(now_ms);
         let trim_ms = context.journal.trim(&self.id, now_ms);
-        let due_ms = [trim_ms, self.operations.next_expiry_ms()].into_iter().flatten().min();
+        let due_ms = [trim_ms, self.operations.next_expiry_ms()]
+            .into_iter()
+            .flatten()
+            .min();
         if let Some(due_ms) = due_ms {
             self.maintenance_armed = true;
             let delay_ms = due_ms.saturating_sub(now_ms).max(MAINTENANCE_MS);
@@ -959,7 +1294,10 @@ impl Room {
 impl Log {
     fn closed() -> Self {
         Self {
-            state: LogState::Opening { ticket: None, waiting: Vec::new() },
+            state: LogState::Opening {
+                ticket: None,
+                waiting: Vec::new(),
+            },
             epoch: Epoch(0),
             appended: Offset(0),
             committed: Offset(0),
@@ -986,17 +1324,36 @@ impl Context<'_> {
 
 /// Tells a hub how far the room is, and nothing else: what lies between it must pull.
 fn marker(room: RoomAlias, epoch: Epoch, head: Offset) -> Turn {
-    let batch = Batch { room, epoch, after: head, entries: Vec::new(), wire: Wire::default() };
-    Turn { room, log: Some(Arc::new(batch)), signals: None, presence: None }
+    let batch = Batch {
+        room,
+        epoch,
+        after: head,
+        entries: Vec::new(),
+        wire: Wire::default(),
+    };
+    Turn {
+        room,
+        log: Some(Arc::new(batch)),
+        signals: None,
+        presence: None,
+    }
 }
 
 /// Answers a request of a room that could not be opened.
 fn refuse(request: &Request, room: RoomAlias, context: &mut Context<'_>) {
     let text = "the room's storage can't be opened; try again";
-    let refusal = || Refusal { code: ErrorCode::Overloaded, text: text.to_owned(), after_ms: Some(1000) };
+    let refusal = || Refusal {
+        code: ErrorCode::Overloaded,
+        text: text.to_owned(),
+        after_ms: Some(1000),
+    };
     match (&request, request.reply_to()) {
         (Request::Join(join), _) => {
-            let joined = Message::Joined { to: join.to, room, outcome: Err(refusal()) };
+            let joined = Message::Joined {
+                to: join.to,
+                room,
+                outcome: Err(refusal()),
+            };
             context.send(join.to.shard, joined);
         }
         (_, Some(to)) => context.reply(to, Err(refusal())),
@@ -1005,7 +1362,10 @@ fn refuse(request: &Request, room: RoomAlias, context: &mut Context<'_>) {
 }
 
 fn not_a_member() -> Refusal {
-    Refusal::new(ErrorCode::NotJoined, "this connection is no member of the room any more; join again")
+    Refusal::new(
+        ErrorCode::NotJoined,
+        "this connection is no member of the room any more; join again",
+    )
 }
 
 /// When to look again at a full room.
@@ -1017,7 +1377,8 @@ const RETRY_MS: u64 = 5;
 /// When to ask a journal again that could not open a room.
 const REOPEN_MS: u64 = 1_000;
 
-const UNKNOWN_TEXT: &str = "the storage failed, so the outcome is unknown; send it again with the same op id";
+const UNKNOWN_TEXT: &str =
+    "the storage failed, so the outcome is unknown; send it again with the same op id";
 
 /// Least time between two clean-ups of a room: they are bookkeeping, and a second late is early enough.
 const MAINTENANCE_MS: u64 = 1_000;

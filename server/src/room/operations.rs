@@ -49,7 +49,12 @@ struct Producer {
 
 impl Producer {
     fn new(floor: Sequence) -> Self {
-        Self { floor, results: BTreeMap::new(), members: 0, absent_since_ms: 0 }
+        Self {
+            floor,
+            results: BTreeMap::new(),
+            members: 0,
+            absent_since_ms: 0,
+        }
     }
 }
 
@@ -77,14 +82,22 @@ impl Operations {
     /// An empty window.
     #[must_use]
     pub fn new(bounds: OperationBounds) -> Self {
-        Self { bounds, producers: HashMap::new(), absent: BTreeSet::new(), hasher: RandomState::new() }
+        Self {
+            bounds,
+            producers: HashMap::new(),
+            absent: BTreeSet::new(),
+            hasher: RandomState::new(),
+        }
     }
 
     /// A member comes with a producer and says which sequence it has never sent. Only a producer that is not known takes the floor
     /// from it.
     pub fn join(&mut self, key: &ProducerKey, next: Sequence) {
         let floor = Sequence(next.0.saturating_sub(1));
-        let producer = self.producers.entry(key.clone()).or_insert_with(|| Producer::new(floor));
+        let producer = self
+            .producers
+            .entry(key.clone())
+            .or_insert_with(|| Producer::new(floor));
         if producer.members == 0 {
             self.absent.remove(&(producer.absent_since_ms, key.clone()));
         }
@@ -93,7 +106,9 @@ impl Operations {
 
     /// A member with this producer is gone.
     pub fn leave(&mut self, key: &ProducerKey, now_ms: u64) {
-        let Some(producer) = self.producers.get_mut(key) else { return };
+        let Some(producer) = self.producers.get_mut(key) else {
+            return;
+        };
         producer.members = producer.members.saturating_sub(1);
         if producer.members == 0 {
             producer.absent_since_ms = now_ms;
@@ -114,7 +129,9 @@ impl Operations {
     /// Looks an operation up.
     #[must_use]
     pub fn look_up(&self, key: &ProducerKey, sequence: Sequence, payload: &Payload) -> Seen {
-        let Some(producer) = self.producers.get(key) else { return Seen::New };
+        let Some(producer) = self.producers.get(key) else {
+            return Seen::New;
+        };
         match producer.results.get(&sequence) {
             Some(known) if known.digest == self.digest(payload) => Seen::Accepted(known.outcome),
             Some(_) => Seen::Conflict,
@@ -126,8 +143,12 @@ impl Operations {
     /// Remembers an accepted operation of a producer that has joined.
     pub fn accept(&mut self, key: &ProducerKey, op: OpId, payload: &Payload, outcome: Published) {
         let digest = self.digest(payload);
-        let Some(producer) = self.producers.get_mut(key) else { return };
-        producer.results.insert(op.sequence, Known { digest, outcome });
+        let Some(producer) = self.producers.get_mut(key) else {
+            return;
+        };
+        producer
+            .results
+            .insert(op.sequence, Known { digest, outcome });
         while producer.results.len() > self.bounds.results_max {
             if let Some((oldest, _)) = producer.results.pop_first() {
                 producer.floor = producer.floor.max(oldest);
@@ -145,7 +166,9 @@ impl Operations {
     /// When [`Operations::expire`] has something to do next.
     #[must_use]
     pub fn next_expiry_ms(&self) -> Option<u64> {
-        self.absent.first().map(|(since_ms, _)| since_ms + self.bounds.window_ms)
+        self.absent
+            .first()
+            .map(|(since_ms, _)| since_ms + self.bounds.window_ms)
     }
 
     fn forget_oldest(&mut self) {
@@ -166,14 +189,22 @@ mod tests {
 
     use super::*;
 
-    const BOUNDS: OperationBounds = OperationBounds { results_max: 3, window_ms: 1000, absent_max: 2 };
+    const BOUNDS: OperationBounds = OperationBounds {
+        results_max: 3,
+        window_ms: 1000,
+        absent_max: 2,
+    };
 
     fn key(producer: u64) -> ProducerKey {
         (None, ProducerId(producer))
     }
 
     fn published(offset: u64) -> Published {
-        Published { position: Position::new(Epoch(1), Offset(offset)), time_ms: 0, duplicate: false }
+        Published {
+            position: Position::new(Epoch(1), Offset(offset)),
+            time_ms: 0,
+            duplicate: false,
+        }
     }
 
     fn joined(producer: u64) -> Operations {
@@ -183,7 +214,10 @@ mod tests {
     }
 
     fn accept(window: &mut Operations, producer: u64, sequence: u64) {
-        let op = OpId { producer: ProducerId(producer), sequence: Sequence(sequence) };
+        let op = OpId {
+            producer: ProducerId(producer),
+            sequence: Sequence(sequence),
+        };
         window.accept(&key(producer), op, &Payload::text("a"), published(sequence));
     }
 

@@ -83,7 +83,9 @@ impl Members {
 
     /// Everybody, by number.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (MemberId, &mut Member)> {
-        self.by_number.iter_mut().map(|(number, member)| (*number, member))
+        self.by_number
+            .iter_mut()
+            .map(|(number, member)| (*number, member))
     }
 
     /// A new member.
@@ -99,7 +101,15 @@ impl Members {
         let number = MemberId(self.last_number);
         let changed = self.revision + 1;
         let location = Some(location);
-        let member = Member { session, attachment, location, user, value, producer: None, changed };
+        let member = Member {
+            session,
+            attachment,
+            location,
+            user,
+            value,
+            producer: None,
+            changed,
+        };
         self.by_number.insert(number, member);
         self.by_session.insert(session, number);
         self.changed.insert(number);
@@ -109,7 +119,11 @@ impl Members {
     /// Changes a member's value, if it is another.
     pub fn set_value(&mut self, number: MemberId, value: Option<Payload>) {
         let changed = self.revision + 1;
-        if let Some(member) = self.by_number.get_mut(&number).filter(|member| member.value != value) {
+        if let Some(member) = self
+            .by_number
+            .get_mut(&number)
+            .filter(|member| member.value != value)
+        {
             member.value = value;
             member.changed = changed;
             self.changed.insert(number);
@@ -121,7 +135,8 @@ impl Members {
         let member = self.by_number.remove(&number)?;
         self.by_session.remove(&member.session);
         self.changed.remove(&number);
-        self.gone.push_back((self.revision + 1, number, member.user.clone()));
+        self.gone
+            .push_back((self.revision + 1, number, member.user.clone()));
         if self.gone.len() > GONE_MAX
             && let Some((revision, ..)) = self.gone.pop_front()
         {
@@ -133,13 +148,21 @@ impl Members {
     /// Whether there is something to tell.
     #[must_use]
     pub fn is_changed(&self) -> bool {
-        !self.changed.is_empty() || self.gone.back().is_some_and(|(revision, ..)| *revision > self.revision)
+        !self.changed.is_empty()
+            || self
+                .gone
+                .back()
+                .is_some_and(|(revision, ..)| *revision > self.revision)
     }
 
     /// What changed since the last delta, and whether the count did. The next delta starts here.
     pub fn take_delta(&mut self, room: RoomAlias) -> (PresenceDelta, bool) {
         self.changed.clear();
-        let delta = PresenceDelta { room, revision: self.revision + 1, ..self.since_known(room, self.revision) };
+        let delta = PresenceDelta {
+            room,
+            revision: self.revision + 1,
+            ..self.since_known(room, self.revision)
+        };
         self.revision += 1;
         let occupancy_changed = delta.occupancy != self.occupancy_told;
         self.occupancy_told = delta.occupancy;
@@ -154,17 +177,38 @@ impl Members {
     }
 
     fn since_known(&self, room: RoomAlias, since: u64) -> PresenceDelta {
-        let present = self.by_number.iter().filter(|(_, member)| member.changed > since).map(|(number, member)| {
-            let (user, value) = (member.user.clone(), member.value.clone());
-            PresenceChange { member: *number, kind: ChangeKind::Present, user, value }
-        });
-        let gone = self.gone.iter().rev().take_while(|(revision, ..)| *revision > since);
-        let gone = gone.map(|(_, number, user)| {
-            PresenceChange { member: *number, kind: ChangeKind::Gone, user: user.clone(), value: None }
+        let present = self
+            .by_number
+            .iter()
+            .filter(|(_, member)| member.changed > since)
+            .map(|(number, member)| {
+                let (user, value) = (member.user.clone(), member.value.clone());
+                PresenceChange {
+                    member: *number,
+                    kind: ChangeKind::Present,
+                    user,
+                    value,
+                }
+            });
+        let gone = self
+            .gone
+            .iter()
+            .rev()
+            .take_while(|(revision, ..)| *revision > since);
+        let gone = gone.map(|(_, number, user)| PresenceChange {
+            member: *number,
+            kind: ChangeKind::Gone,
+            user: user.clone(),
+            value: None,
         });
         let mut changes: Vec<_> = present.chain(gone).collect();
         changes.sort_by_key(|change| change.member);
-        PresenceDelta { room, revision: self.revision, occupancy: self.occupancy(), changes }
+        PresenceDelta {
+            room,
+            revision: self.revision,
+            occupancy: self.occupancy(),
+            changes,
+        }
     }
 
     /// A page of members.
@@ -177,11 +221,22 @@ impl Members {
             .take(limit)
             .map(|(number, member)| {
                 let (user, value) = (member.user.clone(), member.value.clone());
-                MemberInfo { member: *number, user, value }
+                MemberInfo {
+                    member: *number,
+                    user,
+                    value,
+                }
             })
             .collect();
-        let next = range.next().and_then(|_| members.last().map(|member| member.member));
-        MembersPage { revision: self.revision, occupancy: self.occupancy(), members, next }
+        let next = range
+            .next()
+            .and_then(|_| members.last().map(|member| member.member));
+        MembersPage {
+            revision: self.revision,
+            occupancy: self.occupancy(),
+            members,
+            next,
+        }
     }
 }
 
@@ -192,12 +247,28 @@ mod tests {
     const ROOM: RoomAlias = RoomAlias(1);
 
     fn join(members: &mut Members, session: u128) -> MemberId {
-        let location = (ShardId(0), ConnectionId { slot: 0, generation: 0 });
-        members.insert(SessionId(session), Attachment(1), location, UserId::parse("u").unwrap(), None)
+        let location = (
+            ShardId(0),
+            ConnectionId {
+                slot: 0,
+                generation: 0,
+            },
+        );
+        members.insert(
+            SessionId(session),
+            Attachment(1),
+            location,
+            UserId::parse("u").unwrap(),
+            None,
+        )
     }
 
     fn kinds(delta: &PresenceDelta) -> Vec<(u64, ChangeKind)> {
-        delta.changes.iter().map(|change| (change.member.0, change.kind)).collect()
+        delta
+            .changes
+            .iter()
+            .map(|change| (change.member.0, change.kind))
+            .collect()
     }
 
     #[test]
@@ -207,8 +278,14 @@ mod tests {
         members.set_value(a, Some(Payload::text("x")));
         members.remove(b);
         let (delta, occupancy_changed) = members.take_delta(ROOM);
-        assert_eq!(kinds(&delta), [(1, ChangeKind::Present), (2, ChangeKind::Gone)]);
-        assert_eq!((delta.revision, delta.occupancy, occupancy_changed), (1, 1, true));
+        assert_eq!(
+            kinds(&delta),
+            [(1, ChangeKind::Present), (2, ChangeKind::Gone)]
+        );
+        assert_eq!(
+            (delta.revision, delta.occupancy, occupancy_changed),
+            (1, 1, true)
+        );
         assert!(!members.is_changed());
         members.set_value(a, Some(Payload::text("x")));
         assert!(!members.is_changed());
@@ -224,7 +301,10 @@ mod tests {
         members.remove(a);
         members.take_delta(ROOM);
         let delta = members.since(ROOM, 1).unwrap();
-        assert_eq!(kinds(&delta), [(a.0, ChangeKind::Gone), (b.0, ChangeKind::Present)]);
+        assert_eq!(
+            kinds(&delta),
+            [(a.0, ChangeKind::Gone), (b.0, ChangeKind::Present)]
+        );
         assert_eq!(delta.revision, 3);
         assert_eq!(members.since(ROOM, 3).unwrap().changes, []);
         assert_eq!(members.since(ROOM, 4), None);

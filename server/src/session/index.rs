@@ -43,32 +43,66 @@ impl Sessions {
     #[must_use]
     pub fn new(now_ms: u64, retention_ms: u64) -> Self {
         let sessions = Arc::new(DashMap::with_shard_amount(INDEX_SHARDS));
-        Self { sessions, inherited_until_ms: now_ms + retention_ms }
+        Self {
+            sessions,
+            inherited_until_ms: now_ms + retention_ms,
+        }
     }
 
     /// A new session.
     #[must_use]
-    pub fn create(&self, session: SessionId, holder: (ShardId, ConnectionId), now_ms: u64) -> Attached {
+    pub fn create(
+        &self,
+        session: SessionId,
+        holder: (ShardId, ConnectionId),
+        now_ms: u64,
+    ) -> Attached {
         // Attachments are ordered even across a restart, since they start with the time.
         let attachment = Attachment(now_ms);
-        self.sessions.insert(session, Held { holder: Some(holder), attachment });
-        Attached { attachment, resumed: false, evicted: None }
+        self.sessions.insert(
+            session,
+            Held {
+                holder: Some(holder),
+                attachment,
+            },
+        );
+        Attached {
+            attachment,
+            resumed: false,
+            evicted: None,
+        }
     }
 
     /// A session that a resume token names; none when its time is over.
     #[must_use]
-    pub fn resume(&self, session: SessionId, holder: (ShardId, ConnectionId), now_ms: u64) -> Option<Attached> {
+    pub fn resume(
+        &self,
+        session: SessionId,
+        holder: (ShardId, ConnectionId),
+        now_ms: u64,
+    ) -> Option<Attached> {
         match self.sessions.entry(session) {
             Entry::Occupied(mut entry) => {
                 let held = entry.get_mut();
                 held.attachment = Attachment((held.attachment.0 + 1).max(now_ms));
                 let evicted = held.holder.replace(holder);
-                Some(Attached { attachment: held.attachment, resumed: true, evicted })
+                Some(Attached {
+                    attachment: held.attachment,
+                    resumed: true,
+                    evicted,
+                })
             }
             Entry::Vacant(entry) if now_ms < self.inherited_until_ms => {
                 let attachment = Attachment(now_ms);
-                entry.insert(Held { holder: Some(holder), attachment });
-                Some(Attached { attachment, resumed: true, evicted: None })
+                entry.insert(Held {
+                    holder: Some(holder),
+                    attachment,
+                });
+                Some(Attached {
+                    attachment,
+                    resumed: true,
+                    evicted: None,
+                })
             }
             Entry::Vacant(_) => None,
         }
@@ -90,7 +124,9 @@ impl Sessions {
     #[must_use]
     pub fn forget(&self, session: SessionId, attachment: Attachment) -> bool {
         let unchanged = |held: &Held| held.attachment == attachment && held.holder.is_none();
-        self.sessions.remove_if(&session, |_, held| unchanged(held)).is_some()
+        self.sessions
+            .remove_if(&session, |_, held| unchanged(held))
+            .is_some()
     }
 }
 
@@ -104,7 +140,13 @@ mod tests {
     const SESSION: SessionId = SessionId(7);
 
     fn holder(slot: u32) -> (ShardId, ConnectionId) {
-        (ShardId(0), ConnectionId { slot, generation: 0 })
+        (
+            ShardId(0),
+            ConnectionId {
+                slot,
+                generation: 0,
+            },
+        )
     }
 
     #[test]
@@ -114,7 +156,10 @@ mod tests {
         let second = sessions.resume(SESSION, holder(2), 1000).unwrap();
         assert_eq!((second.resumed, second.evicted), (true, Some(holder(1))));
         assert!(second.attachment > first.attachment);
-        assert!(!sessions.detach(SESSION, first.attachment), "the former holder has nothing to give up");
+        assert!(
+            !sessions.detach(SESSION, first.attachment),
+            "the former holder has nothing to give up"
+        );
         assert!(sessions.detach(SESSION, second.attachment));
         assert!(sessions.forget(SESSION, second.attachment));
         assert_eq!(sessions.resume(SESSION, holder(3), 1000), None);
@@ -132,7 +177,11 @@ mod tests {
     #[test]
     fn a_session_of_an_earlier_process_is_taken_in_during_the_retention() {
         let sessions = Sessions::new(1000, 100);
-        assert!(sessions.resume(SESSION, holder(1), 1099).is_some_and(|attached| attached.resumed));
+        assert!(
+            sessions
+                .resume(SESSION, holder(1), 1099)
+                .is_some_and(|attached| attached.resumed)
+        );
         assert_eq!(sessions.resume(SessionId(8), holder(1), 1100), None);
     }
 }

@@ -28,7 +28,9 @@ use crate::wire;
 impl Shard {
     /// Puts a frame behind what the connection gets with its next write, at the latest at the end of the turn.
     pub(super) fn stage(&mut self, id: ConnectionId, frame: &ServerFrame) {
-        let Some(connection) = self.connection_mut(id) else { return };
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
         if connection.outbox.is_some() {
             let bytes = wire::message(connection.encoding, frame);
             return self.stage_bytes(id, &bytes);
@@ -43,7 +45,9 @@ impl Shard {
     /// As [`Shard::stage`], for a whole message.
     pub(super) fn stage_bytes(&mut self, id: ConnectionId, bytes: &Bytes) {
         let counters = Arc::clone(&self.counters);
-        let Some(connection) = self.connection_mut(id) else { return };
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
         if let Some(outbox) = &mut connection.outbox {
             let before = outbox.sizes();
             outbox.push_control(bytes.clone());
@@ -62,7 +66,9 @@ impl Shard {
     pub(super) fn flush_staged(&mut self, now: Now, host: &mut dyn Host) {
         for id in std::mem::take(&mut self.staged) {
             let settings = Arc::clone(&self.settings);
-            let Some(connection) = self.connection(id) else { continue };
+            let Some(connection) = self.connection(id) else {
+                continue;
+            };
             match &connection.outbox {
                 Some(outbox) if is_over(outbox.sizes(), &settings) => {
                     self.close(id, CloseCode::SlowConsumer, now, host);
@@ -76,14 +82,19 @@ impl Shard {
     /// Writes what is staged and then `parts`; what does not fit makes an outbox.
     fn write(&mut self, id: ConnectionId, parts: &[&Bytes], now: Now, host: &mut dyn Host) {
         let counters = Arc::clone(&self.counters);
-        let Some(connection) = self.connection_mut(id) else { return };
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
         if write_now(connection, parts, now, host, &counters) == Written::Blocked {
             self.watch_for_stall(id, now);
         }
     }
 
     fn watch_for_stall(&mut self, id: ConnectionId, now: Now) {
-        self.wheel.set(now.monotonic_ms + self.settings.write_stall_ms, Timer::Stall(id));
+        self.wheel.set(
+            now.monotonic_ms + self.settings.write_stall_ms,
+            Timer::Stall(id),
+        );
     }
 
     pub(super) fn receive_turn(&mut self, turn: Turn) {
@@ -97,8 +108,13 @@ impl Shard {
     pub(super) fn fan_out(&mut self, now: Now, host: &mut dyn Host) -> Flush {
         let mut next = self.last_hub;
         loop {
-            let after = self.dirty_hubs.range((std::ops::Bound::Excluded(next), std::ops::Bound::Unbounded)).next();
-            let Some(alias) = after.or_else(|| self.dirty_hubs.first()).copied() else { return Flush::Done };
+            let after = self
+                .dirty_hubs
+                .range((std::ops::Bound::Excluded(next), std::ops::Bound::Unbounded))
+                .next();
+            let Some(alias) = after.or_else(|| self.dirty_hubs.first()).copied() else {
+                return Flush::Done;
+            };
             let progress = self.hand_on(alias, now, host);
             next = alias;
             self.last_hub = alias;
@@ -113,8 +129,12 @@ impl Shard {
 
     /// Hands a hub's front turn to its members, from where it stopped.
     fn hand_on(&mut self, alias: RoomAlias, now: Now, host: &mut dyn Host) -> Flush {
-        let Some(hub) = self.hubs.get_mut(&alias) else { return Flush::Done };
-        let Some(turn) = hub.queue.front().cloned() else { return Flush::Done };
+        let Some(hub) = self.hubs.get_mut(&alias) else {
+            return Flush::Done;
+        };
+        let Some(turn) = hub.queue.front().cloned() else {
+            return Flush::Done;
+        };
         let handing = Handing {
             gap: hub.misses_before(&turn),
             number: hub.front,
@@ -132,9 +152,13 @@ impl Shard {
             }
             let index = u32::try_from(hub.cursor).expect("connections are counted in 32 bits");
             hub.cursor += 1;
-            let Some(subscriber) = hub.get_mut(index) else { continue };
+            let Some(subscriber) = hub.get_mut(index) else {
+                continue;
+            };
             let slot = subscriber.connection.slot as usize;
-            let Some(Some(connection)) = self.connections.get_mut(slot) else { continue };
+            let Some(Some(connection)) = self.connections.get_mut(slot) else {
+                continue;
+            };
             if handing.hand_to(subscriber, connection, now, host) == Written::Blocked {
                 blocked.push(connection.id);
             }
@@ -158,43 +182,85 @@ impl Shard {
     }
 
     /// Asks for what a member lacks, unless its connection is blocked: then it asks when that is over.
-    fn catch_up_member(&mut self, alias: RoomAlias, index: u32, id: ConnectionId, host: &mut dyn Host) {
-        if self.connection(id).is_none_or(|connection| connection.outbox.is_some()) {
+    fn catch_up_member(
+        &mut self,
+        alias: RoomAlias,
+        index: u32,
+        id: ConnectionId,
+        host: &mut dyn Host,
+    ) {
+        if self
+            .connection(id)
+            .is_none_or(|connection| connection.outbox.is_some())
+        {
             return;
         }
         let shard = self.id;
-        let Some(hub) = self.hubs.get_mut(&alias) else { return };
+        let Some(hub) = self.hubs.get_mut(&alias) else {
+            return;
+        };
         let home = hub.home;
         let pull = hub.want(index).map(|from| Request::Pull { shard, from });
-        let to = Origin { shard, connection: id, request: None };
-        let missed = hub.get(index).and_then(|subscriber| subscriber.missed_presence);
-        let presence = missed.map(|first| Request::PullPresence { to, since: first.get() - 1 });
+        let to = Origin {
+            shard,
+            connection: id,
+            request: None,
+        };
+        let missed = hub
+            .get(index)
+            .and_then(|subscriber| subscriber.missed_presence);
+        let presence = missed.map(|first| Request::PullPresence {
+            to,
+            since: first.get() - 1,
+        });
         for request in [pull, presence].into_iter().flatten() {
-            self.send(home, Message::Request { room: alias, request }, host);
+            self.send(
+                home,
+                Message::Request {
+                    room: alias,
+                    request,
+                },
+                host,
+            );
         }
     }
 
     /// Entries for members who stand at one place: they move on, and the last of them makes them live.
     pub(super) fn receive_chunk(&mut self, chunk: &Chunk, now: Now, host: &mut dyn Host) {
-        let Some(hub) = self.hubs.get_mut(&chunk.room) else { return };
+        let Some(hub) = self.hubs.get_mut(&chunk.room) else {
+            return;
+        };
         if hub.epoch != chunk.from.epoch {
             return;
         }
         let from = Place::At(chunk.from.offset);
         for index in hub.pulls.remove(&chunk.from.offset).unwrap_or_default() {
-            let Some(hub) = self.hubs.get_mut(&chunk.room) else { return };
+            let Some(hub) = self.hubs.get_mut(&chunk.room) else {
+                return;
+            };
             let (received, next_turn) = (hub.received, hub.next_turn());
-            let Some(subscriber) = hub.get_mut(index).filter(|subscriber| subscriber.place == from) else { continue };
+            let Some(subscriber) = hub
+                .get_mut(index)
+                .filter(|subscriber| subscriber.place == from)
+            else {
+                continue;
+            };
             let id = subscriber.connection;
             let Some(batch) = &chunk.batch else {
                 self.ended(chunk.room, Some(id), ErrorCode::FellBehind, host);
                 continue;
             };
             let live = chunk.live && batch.last() == received;
-            subscriber.place = if live { Place::Live(next_turn) } else { Place::At(batch.last()) };
+            subscriber.place = if live {
+                Place::Live(next_turn)
+            } else {
+                Place::At(batch.last())
+            };
             let caught_up = live && std::mem::take(&mut subscriber.recovering);
             let mute = subscriber.mute;
-            let Some(connection) = self.connection(id) else { continue };
+            let Some(connection) = self.connection(id) else {
+                continue;
+            };
             let encoding = connection.encoding;
             if !batch.entries.is_empty() {
                 self.counters.deliveries.add(batch.entries.len() as u64);
@@ -205,17 +271,35 @@ impl Shard {
                 self.deliver_log(id, chunk.room, bytes, now, host);
             }
             if caught_up {
-                let frame = CaughtUp { room: chunk.room, offset: batch.last() };
-                self.deliver_log(id, chunk.room, wire::message(encoding, &frame.into()), now, host);
+                let frame = CaughtUp {
+                    room: chunk.room,
+                    offset: batch.last(),
+                };
+                self.deliver_log(
+                    id,
+                    chunk.room,
+                    wire::message(encoding, &frame.into()),
+                    now,
+                    host,
+                );
             }
             self.catch_up_member(chunk.room, index, id, host);
         }
     }
 
     /// Sends something of the log lane, behind what waits there.
-    fn deliver_log(&mut self, id: ConnectionId, room: RoomAlias, bytes: Bytes, now: Now, host: &mut dyn Host) {
+    fn deliver_log(
+        &mut self,
+        id: ConnectionId,
+        room: RoomAlias,
+        bytes: Bytes,
+        now: Now,
+        host: &mut dyn Host,
+    ) {
         let counters = Arc::clone(&self.counters);
-        let Some(connection) = self.connection_mut(id) else { return };
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
         match &mut connection.outbox {
             Some(outbox) => {
                 let before = outbox.sizes();
@@ -226,10 +310,22 @@ impl Shard {
         }
     }
 
-    pub(super) fn deliver_direct(&mut self, id: ConnectionId, signal: &Signalled, now: Now, host: &mut dyn Host) {
+    pub(super) fn deliver_direct(
+        &mut self,
+        id: ConnectionId,
+        signal: &Signalled,
+        now: Now,
+        host: &mut dyn Host,
+    ) {
         let (settings, counters) = (Arc::clone(&self.settings), Arc::clone(&self.counters));
-        let Some(connection) = self.connection_mut(id) else { return };
-        if connection.open().and_then(|open| open.membership(signal.room)).is_none() {
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
+        if connection
+            .open()
+            .and_then(|open| open.membership(signal.room))
+            .is_none()
+        {
             return;
         }
         let bytes = wire::message(connection.encoding, &signal.clone().into());
@@ -248,13 +344,27 @@ impl Shard {
         now: Now,
         host: &mut dyn Host,
     ) {
-        let Some(connection) = self.connection(id) else { return };
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
         let (encoding, blocked) = (connection.encoding, connection.outbox.is_some());
-        let Some(membership) = connection.open().and_then(|open| open.membership(room)).copied() else { return };
+        let Some(membership) = connection
+            .open()
+            .and_then(|open| open.membership(room))
+            .copied()
+        else {
+            return;
+        };
         let Some(mut delta) = delta else {
             return self.ended(room, Some(id), ErrorCode::FellBehind, host);
         };
-        let Some(subscriber) = self.hubs.get_mut(&room).and_then(|hub| hub.get_mut(membership.index)) else { return };
+        let Some(subscriber) = self
+            .hubs
+            .get_mut(&room)
+            .and_then(|hub| hub.get_mut(membership.index))
+        else {
+            return;
+        };
         if blocked || subscriber.missed_presence.take().is_none() {
             return;
         }
@@ -271,8 +381,12 @@ impl Shard {
     /// A socket takes bytes again: what waits goes out, and whoever stood still because of it goes on.
     pub(super) fn writable(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
         let counters = Arc::clone(&self.counters);
-        let Some(connection) = self.connection_mut(id) else { return };
-        let Some(outbox) = &mut connection.outbox else { return };
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
+        let Some(outbox) = &mut connection.outbox else {
+            return;
+        };
         let before = outbox.sizes();
         let drained = drain(outbox, id, host);
         let after = outbox.sizes();
@@ -284,7 +398,10 @@ impl Shard {
             return;
         }
         connection.outbox = None;
-        let memberships: Vec<_> = connection.open().map(|open| open.memberships.clone()).unwrap_or_default();
+        let memberships: Vec<_> = connection
+            .open()
+            .map(|open| open.memberships.clone())
+            .unwrap_or_default();
         for membership in memberships {
             self.catch_up_member(membership.room, membership.index, id, host);
         }
@@ -292,7 +409,12 @@ impl Shard {
 
     pub(super) fn stalled(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
         let stall_ms = self.settings.write_stall_ms;
-        let Some(connection) = self.connection(id).filter(|connection| connection.outbox.is_some()) else { return };
+        let Some(connection) = self
+            .connection(id)
+            .filter(|connection| connection.outbox.is_some())
+        else {
+            return;
+        };
         let until_ms = connection.progress_ms + stall_ms;
         if until_ms <= now.monotonic_ms {
             self.close(id, CloseCode::SlowConsumer, now, host);
@@ -302,14 +424,25 @@ impl Shard {
     }
 
     /// Ends a connection with a close frame behind everything that was said to it.
-    pub(super) fn close(&mut self, id: ConnectionId, code: CloseCode, now: Now, host: &mut dyn Host) {
-        let Some(connection) = self.connection_mut(id) else { return };
+    pub(super) fn close(
+        &mut self,
+        id: ConnectionId,
+        code: CloseCode,
+        now: Now,
+        host: &mut dyn Host,
+    ) {
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
         let staged = std::mem::take(&mut connection.staged);
         let half_out = connection.outbox.take();
         if let Some(outbox) = &half_out {
             track(&self.counters, outbox.sizes(), Sizes::default());
         }
-        let mut words: Vec<Bytes> = half_out.and_then(|outbox| outbox.into_first()).into_iter().collect();
+        let mut words: Vec<Bytes> = half_out
+            .and_then(|outbox| outbox.into_first())
+            .into_iter()
+            .collect();
         words.push(staged.into());
         words.push(wire::close(code));
         host.finish(id, words);
@@ -324,33 +457,63 @@ impl Shard {
         }
     }
 
-    fn drop_connection(&mut self, id: ConnectionId, code: Option<CloseCode>, now: Now, host: &mut dyn Host) {
-        let Some(connection) = self.connections.get_mut(id.slot as usize).and_then(Option::take) else { return };
+    fn drop_connection(
+        &mut self,
+        id: ConnectionId,
+        code: Option<CloseCode>,
+        now: Now,
+        host: &mut dyn Host,
+    ) {
+        let Some(connection) = self
+            .connections
+            .get_mut(id.slot as usize)
+            .and_then(Option::take)
+        else {
+            return;
+        };
         if let Some(outbox) = &connection.outbox {
             track(&self.counters, outbox.sizes(), Sizes::default());
         }
-        self.counters.connections.set(self.counters.connections.get() - 1);
+        self.counters
+            .connections
+            .set(self.counters.connections.get() - 1);
         self.counters.connections_closed.of(code).add(1);
-        let Phase::Open(open) = connection.phase else { return };
+        let Phase::Open(open) = connection.phase else {
+            return;
+        };
         for membership in &open.memberships {
-            let request =
-                Request::Detach { member: membership.member, attachment: membership.attachment, shard: self.id };
+            let request = Request::Detach {
+                member: membership.member,
+                attachment: membership.attachment,
+                shard: self.id,
+            };
             self.unsubscribe(membership.room, membership.index, request, host);
         }
         if self.sessions.detach(open.session, open.attachment) {
             let due_ms = now.monotonic_ms + self.settings.session_retention_ms;
-            self.wheel.set(due_ms, Timer::Session(open.session, open.attachment));
+            self.wheel
+                .set(due_ms, Timer::Session(open.session, open.attachment));
         } else {
             self.counters.sessions.set(self.counters.sessions.get() - 1);
         }
     }
 
     /// Takes a member out of its hub and tells the owner.
-    pub(super) fn unsubscribe(&mut self, room: RoomAlias, index: u32, request: Request, host: &mut dyn Host) {
-        let Some(hub) = self.hubs.get_mut(&room) else { return };
+    pub(super) fn unsubscribe(
+        &mut self,
+        room: RoomAlias,
+        index: u32,
+        request: Request,
+        host: &mut dyn Host,
+    ) {
+        let Some(hub) = self.hubs.get_mut(&room) else {
+            return;
+        };
         let home = hub.home;
         if hub.remove(index).is_some() {
-            self.counters.subscribers.set(self.counters.subscribers.get() - 1);
+            self.counters
+                .subscribers
+                .set(self.counters.subscribers.get() - 1);
         }
         if hub.is_empty() {
             self.hubs.remove(&room);
@@ -362,13 +525,27 @@ impl Shard {
     /// Tells everybody when to come back, each at a time of its own, and closes.
     pub(super) fn drain(&mut self, reconnect_after_ms: u64, now: Now, host: &mut dyn Host) {
         self.draining = true;
-        let ids: Vec<_> = self.connections.iter().flatten().map(|connection| connection.id).collect();
+        let ids: Vec<_> = self
+            .connections
+            .iter()
+            .flatten()
+            .map(|connection| connection.id)
+            .collect();
         let count = ids.len().max(1) as u64;
         for (index, id) in (0_u64..).zip(ids) {
-            let resume = self.connection(id).and_then(|connection| Some(self.resume_token(connection.open()?, now)));
+            let resume = self
+                .connection(id)
+                .and_then(|connection| Some(self.resume_token(connection.open()?, now)));
             if let Some(resume) = resume {
                 let reconnect_after_ms = reconnect_after_ms * index / count;
-                self.stage(id, &Goaway { reconnect_after_ms, resume }.into());
+                self.stage(
+                    id,
+                    &Goaway {
+                        reconnect_after_ms,
+                        resume,
+                    }
+                    .into(),
+                );
             }
             self.close(id, CloseCode::Restart, now, host);
         }
@@ -402,9 +579,17 @@ impl Handing<'_> {
             self.set_back(subscriber);
             return Written::All;
         }
-        let log = self.turn.log.as_deref().filter(|batch| !batch.entries.is_empty());
+        let log = self
+            .turn
+            .log
+            .as_deref()
+            .filter(|batch| !batch.entries.is_empty());
         let log = log.filter(|_| matches!(subscriber.place, Place::Live(_)));
-        let delta = self.turn.presence.as_deref().filter(|delta| wants(subscriber, delta));
+        let delta = self
+            .turn
+            .presence
+            .as_deref()
+            .filter(|delta| wants(subscriber, delta));
         let signals = self.turn.signals.as_deref();
         if connection.outbox.is_some() {
             self.queue(subscriber, connection, log, delta, signals);
@@ -417,15 +602,25 @@ impl Handing<'_> {
         });
         let signals = signals.map(|signals| signal_bytes(signals, subscriber, connection));
         let parts: [Option<&Bytes>; 3] = [log.as_ref(), delta, signals.as_ref()];
-        let mut present = parts.iter().flatten().copied().filter(|bytes| !bytes.is_empty());
+        let mut present = parts
+            .iter()
+            .flatten()
+            .copied()
+            .filter(|bytes| !bytes.is_empty());
         // Most turns bring one thing, and then one plain write is all there is to do.
         match (present.next(), present.next(), present.next()) {
             (None, ..) => Written::All,
             (Some(only), None, _) => write_now(connection, &[only], now, host, self.counters),
-            (Some(first), Some(second), None) => write_now(connection, &[first, second], now, host, self.counters),
-            (Some(first), Some(second), Some(third)) => {
-                write_now(connection, &[first, second, third], now, host, self.counters)
+            (Some(first), Some(second), None) => {
+                write_now(connection, &[first, second], now, host, self.counters)
             }
+            (Some(first), Some(second), Some(third)) => write_now(
+                connection,
+                &[first, second, third],
+                now,
+                host,
+                self.counters,
+            ),
         }
     }
 
@@ -436,13 +631,20 @@ impl Handing<'_> {
             subscriber.place = Place::At(self.fanned);
         }
         if subscriber.watch != Watch::None {
-            subscriber.missed_presence = subscriber.missed_presence.or(NonZeroU64::new(self.presence_revision + 1));
+            subscriber.missed_presence = subscriber
+                .missed_presence
+                .or(NonZeroU64::new(self.presence_revision + 1));
         }
     }
 
     fn log_bytes(&self, batch: &Batch, subscriber: &Subscriber, connection: &Connection) -> Bytes {
         self.counters.deliveries.add(batch.entries.len() as u64);
-        let is_own = |own| batch.entries.iter().any(|entry| entry.op.is_some_and(|op| op.producer == own));
+        let is_own = |own| {
+            batch
+                .entries
+                .iter()
+                .any(|entry| entry.op.is_some_and(|op| op.producer == own))
+        };
         match subscriber.mute {
             Some(own) if is_own(own) => wire::batch_without_own(batch, connection.encoding, own),
             _ => wire::batch(batch, connection.encoding).clone(),
@@ -460,7 +662,9 @@ impl Handing<'_> {
     ) {
         let encoding = connection.encoding;
         let log = log.map(|batch| (batch.after, self.log_bytes(batch, subscriber, connection)));
-        let Some(outbox) = &mut connection.outbox else { return };
+        let Some(outbox) = &mut connection.outbox else {
+            return;
+        };
         let before = outbox.sizes();
         if let Some((after, bytes)) = log {
             let fits = outbox.log_bytes() + bytes.len() <= self.settings.log_lane_bytes_max()
@@ -495,7 +699,11 @@ fn wants(subscriber: &Subscriber, delta: &Delta) -> bool {
     watches && subscriber.missed_presence.is_none()
 }
 
-fn presence_bytes<'a>(subscriber: &Subscriber, delta: &'a Delta, connection: &Connection) -> &'a Bytes {
+fn presence_bytes<'a>(
+    subscriber: &Subscriber,
+    delta: &'a Delta,
+    connection: &Connection,
+) -> &'a Bytes {
     match subscriber.watch {
         Watch::None | Watch::Occupancy => wire::occupancy(delta, connection.encoding),
         Watch::Members => wire::delta(delta, connection.encoding),
@@ -504,11 +712,27 @@ fn presence_bytes<'a>(subscriber: &Subscriber, delta: &'a Delta, connection: &Co
 
 /// All signals of the turn, without the member's own.
 fn signal_bytes(signals: &Signals, subscriber: &Subscriber, connection: &Connection) -> Bytes {
-    if signals.signals.iter().all(|signal| signal.from != subscriber.member) {
+    if signals
+        .signals
+        .iter()
+        .all(|signal| signal.from != subscriber.member)
+    {
         return wire::signals(signals, connection.encoding).clone();
     }
-    let others = signals.signals.iter().filter(|signal| signal.from != subscriber.member).cloned().collect();
-    wire::signals(&Signals { signals: others, wire: Wire::default() }, connection.encoding).clone()
+    let others = signals
+        .signals
+        .iter()
+        .filter(|signal| signal.from != subscriber.member)
+        .cloned()
+        .collect();
+    wire::signals(
+        &Signals {
+            signals: others,
+            wire: Wire::default(),
+        },
+        connection.encoding,
+    )
+    .clone()
 }
 
 fn queue_signal(
@@ -553,11 +777,16 @@ fn write_now(
             total += bytes.len();
         }
     }
-    let written = if total == 0 { 0 } else { host.write(connection.id, &slices[..count]) };
+    let written = if total == 0 {
+        0
+    } else {
+        host.write(connection.id, &slices[..count])
+    };
     if written == total {
         return Written::All;
     }
-    let parts = std::iter::once(Bytes::from(staged)).chain(parts.iter().map(|part| Bytes::clone(part)));
+    let parts =
+        std::iter::once(Bytes::from(staged)).chain(parts.iter().map(|part| Bytes::clone(part)));
     let outbox = Outbox::with_rest(after(parts, written));
     track(counters, Sizes::default(), outbox.sizes());
     connection.outbox = Some(Box::new(outbox));

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use roomful_protocol::codec::{DecodeError, DecodeErrorKind, Encoding};
 use roomful_protocol::error::{CloseCode, ErrorCode, Retry};
 use roomful_protocol::frame::{
-    self, ClientFrame, Frames, Hello, History, Joined, Left, Pong, Presence, PresenceRequest, Publish, Recovery,
-    Refresh, Reply, Signal, TokenExpiring, Watch, Welcome,
+    self, ClientFrame, Frames, Hello, History, Joined, Left, Pong, Presence, PresenceRequest,
+    Publish, Recovery, Refresh, Reply, Signal, TokenExpiring, Watch, Welcome,
 };
 use roomful_protocol::id::{RequestId, RoomAlias, RoomId, RoomName, SessionId, UserId};
 use roomful_protocol::limits::{Limits, PAGE_MAX};
@@ -39,10 +39,18 @@ impl Shard {
         }
         let connection = Connection::new(id, encoding, now.monotonic_ms, &self.settings.rates);
         self.connections[slot] = Some(Box::new(connection));
-        self.counters.connections.set(self.counters.connections.get() + 1);
+        self.counters
+            .connections
+            .set(self.counters.connections.get() + 1);
         self.counters.connections_opened.add(1);
-        self.wheel.set(now.monotonic_ms + self.settings.hello_timeout_ms, Timer::Hello(id));
-        self.wheel.set(now.monotonic_ms + self.settings.heartbeat_ms, Timer::Heartbeat(id));
+        self.wheel.set(
+            now.monotonic_ms + self.settings.hello_timeout_ms,
+            Timer::Hello(id),
+        );
+        self.wheel.set(
+            now.monotonic_ms + self.settings.heartbeat_ms,
+            Timer::Heartbeat(id),
+        );
     }
 
     pub(super) fn heard(&mut self, id: ConnectionId, now: Now) {
@@ -53,27 +61,43 @@ impl Shard {
     }
 
     /// A whole message came: a frame, or something that is none.
-    pub(super) fn message(&mut self, id: ConnectionId, text: bool, payload: &[u8], now: Now, host: &mut dyn Host) {
+    pub(super) fn message(
+        &mut self,
+        id: ConnectionId,
+        text: bool,
+        payload: &[u8],
+        now: Now,
+        host: &mut dyn Host,
+    ) {
         self.heard(id, now);
         self.counters.messages_received.add(1);
         let settings = Arc::clone(&self.settings);
-        let Some(connection) = self.connection_mut(id) else { return };
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
         if text != (connection.encoding == Encoding::Json) {
             return self.close(id, CloseCode::UnsupportedData, now, host);
         }
-        if let Phase::Hello { bytes } | Phase::Authenticating { bytes, .. } = &mut connection.phase {
+        if let Phase::Hello { bytes } | Phase::Authenticating { bytes, .. } = &mut connection.phase
+        {
             *bytes += payload.len();
             if *bytes > settings.hello_bytes_max {
                 return self.close(id, CloseCode::HelloTimeout, now, host);
             }
         }
         let frame = connection.encoding.decode_client(payload);
-        let rate = connection.messages.take(settings.rates.messages, now.monotonic_ms);
+        let rate = connection
+            .messages
+            .take(settings.rates.messages, now.monotonic_ms);
         match (frame, rate) {
             (Err(error), _) => self.bad_frame(id, error, now, host),
             (Ok(frame), Err(after_ms)) => {
                 let text = "too many messages; slow down".to_owned();
-                let refusal = Refusal { code: ErrorCode::RateLimited, text, after_ms: Some(after_ms) };
+                let refusal = Refusal {
+                    code: ErrorCode::RateLimited,
+                    text,
+                    after_ms: Some(after_ms),
+                };
                 self.refuse(id, frame.request(), refusal);
             }
             (Ok(frame), Ok(())) => self.frame(id, frame, now, host),
@@ -92,7 +116,9 @@ impl Shard {
     /// Counts an error that no well-made client makes; the last one that is allowed ends the connection.
     fn spend_error(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
         let rate = self.settings.rates.errors;
-        let Some(connection) = self.connection_mut(id) else { return };
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
         if connection.errors.take(rate, now.monotonic_ms).is_err() {
             self.close(id, CloseCode::PolicyViolation, now, host);
         }
@@ -101,9 +127,13 @@ impl Shard {
     fn frame(&mut self, id: ConnectionId, frame: ClientFrame, now: Now, host: &mut dyn Host) {
         if let ClientFrame::ClientBatch(batch) = frame {
             let Frames(frames) = batch.frames;
-            return frames.into_iter().for_each(|frame| self.frame(id, frame, now, host));
+            return frames
+                .into_iter()
+                .for_each(|frame| self.frame(id, frame, now, host));
         }
-        let Some(connection) = self.connection_mut(id) else { return };
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
         match (&mut connection.phase, frame) {
             (Phase::Hello { bytes }, ClientFrame::Hello(hello)) => {
                 let bytes = *bytes;
@@ -119,14 +149,25 @@ impl Shard {
         }
     }
 
-    fn hello(&mut self, id: ConnectionId, bytes: usize, hello: Hello, now: Now, host: &mut dyn Host) {
+    fn hello(
+        &mut self,
+        id: ConnectionId,
+        bytes: usize,
+        hello: Hello,
+        now: Now,
+        host: &mut dyn Host,
+    ) {
         if self.settings.anonymous {
             let user = self.anonymous_user(&hello, host);
             return self.open_session(id, &hello, Identity::anonymous(user), now, host);
         }
         let token = hello.token.clone();
         if let Some(connection) = self.connection_mut(id) {
-            connection.phase = Phase::Authenticating { bytes, hello: Box::new(hello), waiting: Vec::new() };
+            connection.phase = Phase::Authenticating {
+                bytes,
+                hello: Box::new(hello),
+                waiting: Vec::new(),
+            };
         }
         match token {
             Some(token) => host.verify(id, &token),
@@ -136,7 +177,10 @@ impl Shard {
 
     /// The user that a resume token remembers, or a new one.
     fn anonymous_user(&self, hello: &Hello, host: &mut dyn Host) -> UserId {
-        let remembered = hello.resume.as_ref().and_then(|token| self.settings.resume_key.verify(token));
+        let remembered = hello
+            .resume
+            .as_ref()
+            .and_then(|token| self.settings.resume_key.verify(token));
         remembered.map_or_else(
             || {
                 let name = format!("anon-{:08x}", host.random() >> 96);
@@ -153,17 +197,25 @@ impl Shard {
         now: Now,
         host: &mut dyn Host,
     ) {
-        let Some(connection) = self.connection_mut(id) else { return };
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
         match (&mut connection.phase, outcome) {
             (Phase::Authenticating { hello, waiting, .. }, Ok(identity)) => {
                 let (hello, waiting) = (hello.clone(), std::mem::take(waiting));
                 self.open_session(id, &hello, identity, now, host);
-                waiting.into_iter().for_each(|frame| self.frame(id, frame, now, host));
+                waiting
+                    .into_iter()
+                    .for_each(|frame| self.frame(id, frame, now, host));
             }
             (Phase::Authenticating { hello, .. }, Err(error)) => {
                 let request = hello.request;
                 self.counters.auth_failures.of(error.into()).add(1);
-                self.refuse(id, Some(request), Refusal::new(error.code(), error.to_string()));
+                self.refuse(
+                    id,
+                    Some(request),
+                    Refusal::new(error.code(), error.to_string()),
+                );
                 self.close(id, CloseCode::NotAuthenticated, now, host);
             }
             (Phase::Open(open), outcome) => {
@@ -175,13 +227,32 @@ impl Shard {
         }
     }
 
-    fn open_session(&mut self, id: ConnectionId, hello: &Hello, identity: Identity, now: Now, host: &mut dyn Host) {
-        let claims = hello.resume.as_ref().and_then(|token| self.settings.resume_key.verify(token));
-        let is_own = |claims: &ResumeClaims| claims.user == identity.user && claims.tenant == identity.tenant;
+    fn open_session(
+        &mut self,
+        id: ConnectionId,
+        hello: &Hello,
+        identity: Identity,
+        now: Now,
+        host: &mut dyn Host,
+    ) {
+        let claims = hello
+            .resume
+            .as_ref()
+            .and_then(|token| self.settings.resume_key.verify(token));
+        let is_own = |claims: &ResumeClaims| {
+            claims.user == identity.user && claims.tenant == identity.tenant
+        };
         if claims.as_ref().is_some_and(|claims| !is_own(claims)) {
-            self.counters.auth_failures.of(crate::metrics::AuthFailure::Mismatch).add(1);
+            self.counters
+                .auth_failures
+                .of(crate::metrics::AuthFailure::Mismatch)
+                .add(1);
             let text = "the resume token is of another user; connect without it";
-            self.refuse(id, Some(hello.request), Refusal::new(ErrorCode::TokenMismatch, text));
+            self.refuse(
+                id,
+                Some(hello.request),
+                Refusal::new(ErrorCode::TokenMismatch, text),
+            );
             return self.close(id, CloseCode::NotAuthenticated, now, host);
         }
         let (session, attached) = self.attach(id, claims.map(|claims| claims.session), now, host);
@@ -196,7 +267,9 @@ impl Shard {
             refreshing: None,
         };
         let welcome = self.welcome(hello.request, &open, attached.resumed, now);
-        let Some(connection) = self.connection_mut(id) else { return };
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
         connection.phase = Phase::Open(Box::new(open));
         self.stage(id, &welcome.into());
         self.watch_token(id, expires_ms, now);
@@ -210,7 +283,9 @@ impl Shard {
         host: &mut dyn Host,
     ) -> (SessionId, Attached) {
         let holder = (self.id, id);
-        let resumed = resumed.and_then(|session| Some((session, self.sessions.resume(session, holder, now.unix_ms)?)));
+        let resumed = resumed.and_then(|session| {
+            Some((session, self.sessions.resume(session, holder, now.unix_ms)?))
+        });
         let (session, attached) = resumed.unwrap_or_else(|| {
             let session = SessionId(host.random());
             (session, self.sessions.create(session, holder, now.unix_ms))
@@ -247,13 +322,20 @@ impl Shard {
 
     pub(super) fn resume_token(&self, open: &Open, now: Now) -> String {
         let (tenant, user) = (open.identity.tenant.clone(), open.identity.user.clone());
-        self.settings.resume_key.sign(&ResumeClaims { session: open.session, tenant, user, issued_ms: now.unix_ms })
+        self.settings.resume_key.sign(&ResumeClaims {
+            session: open.session,
+            tenant,
+            user,
+            issued_ms: now.unix_ms,
+        })
     }
 
     fn request(&mut self, id: ConnectionId, frame: ClientFrame, now: Now, host: &mut dyn Host) {
         let request = frame.request();
         let outcome = match frame {
-            ClientFrame::Hello(_) => Err(Refusal::new(ErrorCode::BadState, "hello was said already")),
+            ClientFrame::Hello(_) => {
+                Err(Refusal::new(ErrorCode::BadState, "hello was said already"))
+            }
             ClientFrame::Join(join) => self.ask_join(id, join, now, host),
             ClientFrame::Leave(leave) => self.ask_leave(id, leave.request, leave.room, host),
             ClientFrame::Publish(publish) => self.ask_publish(id, publish, host),
@@ -262,7 +344,14 @@ impl Shard {
             ClientFrame::History(history) => self.ask_history(id, &history, host),
             ClientFrame::Refresh(refresh) => self.ask_refresh(id, &refresh, host),
             ClientFrame::Ping(ping) => {
-                self.stage(id, &Pong { request: ping.request, time_ms: now.unix_ms }.into());
+                self.stage(
+                    id,
+                    &Pong {
+                        request: ping.request,
+                        time_ms: now.unix_ms,
+                    }
+                    .into(),
+                );
                 Ok(())
             }
             ClientFrame::ClientBatch(_) => Ok(()),
@@ -272,19 +361,32 @@ impl Shard {
         }
     }
 
-    fn ask_join(&mut self, id: ConnectionId, join: frame::Join, now: Now, host: &mut dyn Host) -> Outcome {
+    fn ask_join(
+        &mut self,
+        id: ConnectionId,
+        join: frame::Join,
+        now: Now,
+        host: &mut dyn Host,
+    ) -> Outcome {
         let name = join.room.parse().map_err(|error| {
             Refusal::new(ErrorCode::BadRoomName, format!("the room's name {error}"))
         })?;
         let settings = Arc::clone(&self.settings);
         let to = self.origin(id, Some(join.request));
-        let Some(connection) = self.connection_mut(id) else { return Ok(()) };
-        connection.joins.take(settings.rates.joins, now.monotonic_ms).map_err(|after_ms| Refusal {
-            code: ErrorCode::RateLimited,
-            text: "too many joins; slow down".to_owned(),
-            after_ms: Some(after_ms),
-        })?;
-        let Some(open) = connection.open_mut() else { return Ok(()) };
+        let Some(connection) = self.connection_mut(id) else {
+            return Ok(());
+        };
+        connection
+            .joins
+            .take(settings.rates.joins, now.monotonic_ms)
+            .map_err(|after_ms| Refusal {
+                code: ErrorCode::RateLimited,
+                text: "too many joins; slow down".to_owned(),
+                after_ms: Some(after_ms),
+            })?;
+        let Some(open) = connection.open_mut() else {
+            return Ok(());
+        };
         allowed(open, &name, Verb::Join)?;
         if join.watch == Watch::Members || join.presence.is_some() {
             allowed(open, &name, Verb::Presence)?;
@@ -292,12 +394,21 @@ impl Shard {
         if let Some(value) = &join.presence {
             check_payload(value, settings.payload_bytes_max)?;
         }
-        let room = RoomId { tenant: open.identity.tenant.clone(), name };
+        let room = RoomId {
+            tenant: open.identity.tenant.clone(),
+            name,
+        };
         if open.joining.iter().any(|(_, joining)| *joining == room) {
-            return Err(Refusal::new(ErrorCode::AlreadyJoined, "a join of this room is on its way"));
+            return Err(Refusal::new(
+                ErrorCode::AlreadyJoined,
+                "a join of this room is on its way",
+            ));
         }
         if open.memberships.len() + open.joining.len() >= settings.rooms_max {
-            let text = format!("this connection is in {} rooms, as many as it may be in", settings.rooms_max);
+            let text = format!(
+                "this connection is in {} rooms, as many as it may be in",
+                settings.rooms_max
+            );
             return Err(Refusal::new(ErrorCode::TooManyRooms, text));
         }
         open.joining.push((join.request, room.clone()));
@@ -311,12 +422,19 @@ impl Shard {
             since: join.since,
             producer: join.producer,
             value: join.presence,
-            preferences: Preferences { echo: join.echo, watch: join.watch, producer },
+            preferences: Preferences {
+                echo: join.echo,
+                watch: join.watch,
+                producer,
+            },
             room,
         };
         if self.is_in(id, &message.room) {
             self.forget_join(id, join.request);
-            return Err(Refusal::new(ErrorCode::AlreadyJoined, "this connection is in the room"));
+            return Err(Refusal::new(
+                ErrorCode::AlreadyJoined,
+                "this connection is in the room",
+            ));
         }
         self.sent(id, host);
         let home = self.directory.home(&message.room);
@@ -325,15 +443,22 @@ impl Shard {
     }
 
     fn is_in(&self, id: ConnectionId, room: &RoomId) -> bool {
-        let Some(open) = self.connection(id).and_then(Connection::open) else { return false };
+        let Some(open) = self.connection(id).and_then(Connection::open) else {
+            return false;
+        };
         open.memberships.iter().any(|membership| {
-            self.hubs.get(&membership.room).is_some_and(|hub| hub.room == *room)
+            self.hubs
+                .get(&membership.room)
+                .is_some_and(|hub| hub.room == *room)
         })
     }
 
     fn forget_join(&mut self, id: ConnectionId, request: RequestId) -> Option<RoomId> {
         let open = self.connection_mut(id)?.open_mut()?;
-        let index = open.joining.iter().position(|(joining, _)| *joining == request)?;
+        let index = open
+            .joining
+            .iter()
+            .position(|(joining, _)| *joining == request)?;
         Some(open.joining.swap_remove(index).1)
     }
 
@@ -345,14 +470,22 @@ impl Shard {
         outcome: Result<Box<Admitted>, Refusal>,
         host: &mut dyn Host,
     ) {
-        let joining = to.request.and_then(|request| self.forget_join(to.connection, request));
+        let joining = to
+            .request
+            .and_then(|request| self.forget_join(to.connection, request));
         self.returned(to.connection, host);
         match (outcome, joining, to.request) {
-            (Ok(admitted), Some(id), Some(request)) => self.subscribe(to.connection, request, room, id, &admitted, host),
+            (Ok(admitted), Some(id), Some(request)) => {
+                self.subscribe(to.connection, request, room, id, &admitted, host)
+            }
             (Ok(admitted), ..) => {
                 // The connection went away meanwhile: the owner holds a member for nobody.
                 let (member, attachment) = (admitted.member, admitted.attachment);
-                let request = Request::Detach { member, attachment, shard: self.id };
+                let request = Request::Detach {
+                    member,
+                    attachment,
+                    shard: self.id,
+                };
                 self.send(admitted.home, Message::Request { room, request }, host);
             }
             (Err(refusal), _, request) => self.refuse(to.connection, request, refusal),
@@ -373,8 +506,11 @@ impl Shard {
             Hub::new(room, alias, admitted.home, admitted.head, admitted.revision)
         });
         let recovering = admitted.recovery == Recovery::Recovering;
-        let place =
-            if recovering { Place::At(admitted.position.offset) } else { Place::Live(hub.next_turn()) };
+        let place = if recovering {
+            Place::At(admitted.position.offset)
+        } else {
+            Place::Live(hub.next_turn())
+        };
         let index = hub.insert(Subscriber {
             connection: id,
             member: admitted.member,
@@ -385,7 +521,9 @@ impl Shard {
             recovering,
         });
         let pull = hub.want(index);
-        self.counters.subscribers.set(self.counters.subscribers.get() + 1);
+        self.counters
+            .subscribers
+            .set(self.counters.subscribers.get() + 1);
         if let Some(open) = self.connection_mut(id).and_then(Connection::open_mut) {
             open.memberships.push(Membership {
                 room: alias,
@@ -408,25 +546,51 @@ impl Shard {
         };
         self.stage(id, &joined.into());
         if let Some(from) = pull {
-            let request = Request::Pull { shard: self.id, from };
-            self.send(admitted.home, Message::Request { room: alias, request }, host);
+            let request = Request::Pull {
+                shard: self.id,
+                from,
+            };
+            self.send(
+                admitted.home,
+                Message::Request {
+                    room: alias,
+                    request,
+                },
+                host,
+            );
         }
     }
 
-    fn ask_leave(&mut self, id: ConnectionId, request: RequestId, room: RoomAlias, host: &mut dyn Host) -> Outcome {
+    fn ask_leave(
+        &mut self,
+        id: ConnectionId,
+        request: RequestId,
+        room: RoomAlias,
+        host: &mut dyn Host,
+    ) -> Outcome {
         let to = self.origin(id, Some(request));
-        let membership = self.connection_mut(id).and_then(Connection::open_mut).and_then(|open| open.remove(room));
+        let membership = self
+            .connection_mut(id)
+            .and_then(Connection::open_mut)
+            .and_then(|open| open.remove(room));
         let membership = membership.ok_or_else(|| not_joined(room))?;
         self.forget_waiting(id, room);
         self.sent(id, host);
-        let leave = Request::Leave { member: membership.member, attachment: membership.attachment, to };
+        let leave = Request::Leave {
+            member: membership.member,
+            attachment: membership.attachment,
+            to,
+        };
         self.unsubscribe(room, membership.index, leave, host);
         Ok(())
     }
 
     fn forget_waiting(&mut self, id: ConnectionId, room: RoomAlias) {
         let counters = Arc::clone(&self.counters);
-        if let Some(outbox) = self.connection_mut(id).and_then(|connection| connection.outbox.as_mut()) {
+        if let Some(outbox) = self
+            .connection_mut(id)
+            .and_then(|connection| connection.outbox.as_mut())
+        {
             let before = outbox.sizes();
             outbox.forget_room(room);
             super::deliver::track(&counters, before, outbox.sizes());
@@ -436,13 +600,20 @@ impl Shard {
     fn ask_publish(&mut self, id: ConnectionId, publish: Publish, host: &mut dyn Host) -> Outcome {
         let membership = self.member(id, publish.room, Some(Verb::Publish))?;
         check_payload(&publish.payload, self.settings.payload_bytes_max)?;
-        if publish.op.is_some_and(|op| Some(op.producer) != membership.producer) {
+        if publish
+            .op
+            .is_some_and(|op| Some(op.producer) != membership.producer)
+        {
             let text = "the operation's producer is not the one that join named";
             return Err(Refusal::new(ErrorCode::BadValue, text));
         }
         let to = self.origin(id, Some(publish.request));
-        let request =
-            Request::Publish { member: membership.member, to, op: publish.op, payload: publish.payload };
+        let request = Request::Publish {
+            member: membership.member,
+            to,
+            op: publish.op,
+            payload: publish.payload,
+        };
         self.ask(id, publish.room, request, host);
         Ok(())
     }
@@ -462,25 +633,47 @@ impl Shard {
         Ok(())
     }
 
-    fn ask_presence(&mut self, id: ConnectionId, presence: Presence, host: &mut dyn Host) -> Outcome {
+    fn ask_presence(
+        &mut self,
+        id: ConnectionId,
+        presence: Presence,
+        host: &mut dyn Host,
+    ) -> Outcome {
         let verb = match presence.what {
             // The count alone is for every member; names and values need the grant.
             PresenceRequest::Watch(Watch::None | Watch::Occupancy) => None,
-            PresenceRequest::Watch(Watch::Members) | PresenceRequest::Get { .. } | PresenceRequest::Set(_) => {
-                Some(Verb::Presence)
-            }
+            PresenceRequest::Watch(Watch::Members)
+            | PresenceRequest::Get { .. }
+            | PresenceRequest::Set(_) => Some(Verb::Presence),
         };
         let membership = self.member(id, presence.room, verb)?;
         let to = self.origin(id, Some(presence.request));
         let request = match presence.what {
-            PresenceRequest::Get { after, limit } => Request::Members { to, after, limit: page_limit(limit)? },
+            PresenceRequest::Get { after, limit } => Request::Members {
+                to,
+                after,
+                limit: page_limit(limit)?,
+            },
             PresenceRequest::Set(value) => {
-                value.as_ref().map_or(Ok(()), |value| check_payload(value, self.settings.payload_bytes_max))?;
-                Request::SetPresence { member: membership.member, to, value }
+                value.as_ref().map_or(Ok(()), |value| {
+                    check_payload(value, self.settings.payload_bytes_max)
+                })?;
+                Request::SetPresence {
+                    member: membership.member,
+                    to,
+                    value,
+                }
             }
             PresenceRequest::Watch(level) => {
                 self.watch(id, presence.room, membership.index, level, host);
-                self.stage(id, &frame::Ok { request: presence.request, reply: Reply::Done }.into());
+                self.stage(
+                    id,
+                    &frame::Ok {
+                        request: presence.request,
+                        reply: Reply::Done,
+                    }
+                    .into(),
+                );
                 return Ok(());
             }
         };
@@ -489,16 +682,30 @@ impl Shard {
     }
 
     /// Changes what a member is sent. Whoever begins to watch gets everything first, as one that has missed all deltas.
-    fn watch(&mut self, id: ConnectionId, room: RoomAlias, index: u32, level: Watch, host: &mut dyn Host) {
+    fn watch(
+        &mut self,
+        id: ConnectionId,
+        room: RoomAlias,
+        index: u32,
+        level: Watch,
+        host: &mut dyn Host,
+    ) {
         let to = self.origin(id, None);
-        let Some(hub) = self.hubs.get_mut(&room) else { return };
+        let Some(hub) = self.hubs.get_mut(&room) else {
+            return;
+        };
         let (home, revision) = (hub.home, hub.presence_revision);
-        let Some(subscriber) = hub.get_mut(index) else { return };
+        let Some(subscriber) = hub.get_mut(index) else {
+            return;
+        };
         let begins = level > subscriber.watch;
         subscriber.watch = level;
         subscriber.missed_presence = NonZeroU64::new(revision + 1).filter(|_| begins);
         if begins {
-            let request = Request::PullPresence { to, since: revision };
+            let request = Request::PullPresence {
+                to,
+                since: revision,
+            };
             self.send(home, Message::Request { room, request }, host);
         }
     }
@@ -507,16 +714,26 @@ impl Shard {
         self.member(id, history.room, Some(Verb::History))?;
         let to = self.origin(id, Some(history.request));
         let limit = page_limit(history.limit)?;
-        let request = Request::History { to, from: history.from, direction: history.direction, limit };
+        let request = Request::History {
+            to,
+            from: history.from,
+            direction: history.direction,
+            limit,
+        };
         self.ask(id, history.room, request, host);
         Ok(())
     }
 
     fn ask_refresh(&mut self, id: ConnectionId, refresh: &Refresh, host: &mut dyn Host) -> Outcome {
         if self.settings.anonymous {
-            return Err(Refusal::new(ErrorCode::BadState, "this server needs no token"));
+            return Err(Refusal::new(
+                ErrorCode::BadState,
+                "this server needs no token",
+            ));
         }
-        let Some(open) = self.connection_mut(id).and_then(Connection::open_mut) else { return Ok(()) };
+        let Some(open) = self.connection_mut(id).and_then(Connection::open_mut) else {
+            return Ok(());
+        };
         if open.refreshing.is_some() {
             return Err(Refusal::new(ErrorCode::BadState, "a refresh is on its way"));
         }
@@ -537,19 +754,34 @@ impl Shard {
             Ok(identity) => identity,
             Err(error) => {
                 self.counters.auth_failures.of(error.into()).add(1);
-                return self.refuse(id, Some(request), Refusal::new(error.code(), error.to_string()));
+                return self.refuse(
+                    id,
+                    Some(request),
+                    Refusal::new(error.code(), error.to_string()),
+                );
             }
         };
-        let Some(open) = self.connection_mut(id).and_then(Connection::open_mut) else { return };
+        let Some(open) = self.connection_mut(id).and_then(Connection::open_mut) else {
+            return;
+        };
         if open.identity.user != identity.user || open.identity.tenant != identity.tenant {
-            self.counters.auth_failures.of(crate::metrics::AuthFailure::Mismatch).add(1);
+            self.counters
+                .auth_failures
+                .of(crate::metrics::AuthFailure::Mismatch)
+                .add(1);
             let text = "the token is of another user than this connection's";
-            return self.refuse(id, Some(request), Refusal::new(ErrorCode::TokenMismatch, text));
+            return self.refuse(
+                id,
+                Some(request),
+                Refusal::new(ErrorCode::TokenMismatch, text),
+            );
         }
         let expires_ms = identity.expires_ms;
         open.identity = identity;
         self.watch_token(id, expires_ms, now);
-        let reply = Reply::Refreshed { expires_ms: expires_ms.unwrap_or(0) };
+        let reply = Reply::Refreshed {
+            expires_ms: expires_ms.unwrap_or(0),
+        };
         self.stage(id, &frame::Ok { request, reply }.into());
         self.end_forbidden(id, host);
     }
@@ -557,7 +789,9 @@ impl Shard {
     /// Ends what the connection's new grants do not allow any more.
     fn end_forbidden(&mut self, id: ConnectionId, host: &mut dyn Host) {
         let to = self.origin(id, None);
-        let Some(open) = self.connection(id).and_then(Connection::open) else { return };
+        let Some(open) = self.connection(id).and_then(Connection::open) else {
+            return;
+        };
         let forbidden: Vec<_> = open
             .memberships
             .iter()
@@ -568,7 +802,11 @@ impl Shard {
             .copied()
             .collect();
         for membership in forbidden {
-            let leave = Request::Leave { member: membership.member, attachment: membership.attachment, to };
+            let leave = Request::Leave {
+                member: membership.member,
+                attachment: membership.attachment,
+                to,
+            };
             self.end_membership(id, membership, ErrorCode::Forbidden, leave, host);
         }
     }
@@ -583,13 +821,23 @@ impl Shard {
     ) {
         let ids = match connection {
             Some(id) => vec![id],
-            None => self.hubs.get(&room).map(|hub| hub.iter().map(|member| member.connection).collect()).unwrap_or_default(),
+            None => self
+                .hubs
+                .get(&room)
+                .map(|hub| hub.iter().map(|member| member.connection).collect())
+                .unwrap_or_default(),
         };
         for id in ids {
             let open = self.connection(id).and_then(Connection::open);
-            let Some(membership) = open.and_then(|open| open.membership(room)).copied() else { continue };
+            let Some(membership) = open.and_then(|open| open.membership(room)).copied() else {
+                continue;
+            };
             let (member, attachment) = (membership.member, membership.attachment);
-            let detach = Request::Detach { member, attachment, shard: self.id };
+            let detach = Request::Detach {
+                member,
+                attachment,
+                shard: self.id,
+            };
             self.end_membership(id, membership, code, detach, host);
         }
     }
@@ -610,14 +858,31 @@ impl Shard {
         self.unsubscribe(room, membership.index, request, host);
         self.counters.errors.of(code).add(1);
         let text = left_text(code).to_owned();
-        self.stage(id, &Left { room, code: code.into(), text, retry: code.retry(), after_ms: None }.into());
+        self.stage(
+            id,
+            &Left {
+                room,
+                code: code.into(),
+                text,
+                retry: code.retry(),
+                after_ms: None,
+            }
+            .into(),
+        );
     }
 
     /// The end of a request.
-    pub(super) fn replied(&mut self, to: Origin, outcome: Result<Reply, Refusal>, host: &mut dyn Host) {
+    pub(super) fn replied(
+        &mut self,
+        to: Origin,
+        outcome: Result<Reply, Refusal>,
+        host: &mut dyn Host,
+    ) {
         self.returned(to.connection, host);
         match (outcome, to.request) {
-            (Ok(reply), Some(request)) => self.stage(to.connection, &frame::Ok { request, reply }.into()),
+            (Ok(reply), Some(request)) => {
+                self.stage(to.connection, &frame::Ok { request, reply }.into())
+            }
             (Ok(_), None) => {}
             (Err(refusal), request) => self.refuse(to.connection, request, refusal),
         }
@@ -626,7 +891,11 @@ impl Shard {
     fn refuse(&mut self, id: ConnectionId, request: Option<RequestId>, refusal: Refusal) {
         self.counters.messages_rejected.add(1);
         self.counters.errors.of(refusal.code).add(1);
-        let retry = if refusal.after_ms.is_some() { Retry::After } else { refusal.code.retry() };
+        let retry = if refusal.after_ms.is_some() {
+            Retry::After
+        } else {
+            refusal.code.retry()
+        };
         let frame = frame::Error {
             request,
             code: refusal.code.into(),
@@ -649,7 +918,9 @@ impl Shard {
     /// A request went to an owner; with too many out, the connection is not read until some are back.
     fn sent(&mut self, id: ConnectionId, host: &mut dyn Host) {
         let max = self.settings.requests_max;
-        let Some(connection) = self.connection_mut(id) else { return };
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
         connection.in_flight += 1;
         if connection.in_flight >= max && !connection.paused {
             connection.paused = true;
@@ -659,7 +930,9 @@ impl Shard {
 
     fn returned(&mut self, id: ConnectionId, host: &mut dyn Host) {
         let max = self.settings.requests_max;
-        let Some(connection) = self.connection_mut(id) else { return };
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
         connection.in_flight = connection.in_flight.saturating_sub(1);
         if connection.paused && connection.in_flight <= max / 2 {
             connection.paused = false;
@@ -668,8 +941,16 @@ impl Shard {
     }
 
     /// The connection's membership in a room, if its grants allow what it wants there.
-    fn member(&self, id: ConnectionId, room: RoomAlias, verb: Option<Verb>) -> Result<Membership, Refusal> {
-        let open = self.connection(id).and_then(Connection::open).ok_or_else(|| not_joined(room))?;
+    fn member(
+        &self,
+        id: ConnectionId,
+        room: RoomAlias,
+        verb: Option<Verb>,
+    ) -> Result<Membership, Refusal> {
+        let open = self
+            .connection(id)
+            .and_then(Connection::open)
+            .ok_or_else(|| not_joined(room))?;
         let membership = *open.membership(room).ok_or_else(|| not_joined(room))?;
         if let (Some(verb), Some(hub)) = (verb, self.hubs.get(&room)) {
             allowed(open, &hub.room.name, verb)?;
@@ -678,25 +959,38 @@ impl Shard {
     }
 
     fn origin(&self, connection: ConnectionId, request: Option<RequestId>) -> Origin {
-        Origin { shard: self.id, connection, request }
+        Origin {
+            shard: self.id,
+            connection,
+            request,
+        }
     }
 
     pub(super) fn hello_timed_out(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
-        if self.connection(id).is_some_and(|connection| connection.open().is_none()) {
+        if self
+            .connection(id)
+            .is_some_and(|connection| connection.open().is_none())
+        {
             self.close(id, CloseCode::HelloTimeout, now, host);
         }
     }
 
     pub(super) fn heartbeat(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
         let heartbeat_ms = self.settings.heartbeat_ms;
-        let Some(connection) = self.connection_mut(id) else { return };
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
         let silent_ms = now.monotonic_ms.saturating_sub(connection.heard_ms);
         if silent_ms >= 2 * heartbeat_ms {
             return self.close(id, CloseCode::HeartbeatTimeout, now, host);
         }
         let ask = silent_ms >= heartbeat_ms && !connection.pinged;
         connection.pinged |= ask;
-        let patience_ms = if silent_ms >= heartbeat_ms { 2 * heartbeat_ms } else { heartbeat_ms };
+        let patience_ms = if silent_ms >= heartbeat_ms {
+            2 * heartbeat_ms
+        } else {
+            heartbeat_ms
+        };
         let due_ms = connection.heard_ms + patience_ms;
         self.wheel.set(due_ms, Timer::Heartbeat(id));
         if ask {
@@ -708,20 +1002,27 @@ impl Shard {
         let Some(expires_ms) = expires_ms else { return };
         let left_ms = expires_ms.saturating_sub(now.unix_ms);
         let warning_ms = left_ms.saturating_sub(self.settings.expiry_warning_ms);
-        self.wheel.set(now.monotonic_ms + warning_ms, Timer::TokenWarning(id));
-        self.wheel.set(now.monotonic_ms + left_ms, Timer::TokenEnd(id));
+        self.wheel
+            .set(now.monotonic_ms + warning_ms, Timer::TokenWarning(id));
+        self.wheel
+            .set(now.monotonic_ms + left_ms, Timer::TokenEnd(id));
     }
 
     pub(super) fn token_warning(&mut self, id: ConnectionId, now: Now) {
         let warning_ms = self.settings.expiry_warning_ms;
         let expires_ms = self.expiry(id);
-        if let Some(expires_ms) = expires_ms.filter(|expires_ms| *expires_ms <= now.unix_ms + warning_ms) {
+        if let Some(expires_ms) =
+            expires_ms.filter(|expires_ms| *expires_ms <= now.unix_ms + warning_ms)
+        {
             self.stage(id, &TokenExpiring { expires_ms }.into());
         }
     }
 
     pub(super) fn token_end(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
-        if self.expiry(id).is_some_and(|expires_ms| expires_ms <= now.unix_ms) {
+        if self
+            .expiry(id)
+            .is_some_and(|expires_ms| expires_ms <= now.unix_ms)
+        {
             self.close(id, CloseCode::TokenExpired, now, host);
         }
     }
@@ -741,7 +1042,10 @@ fn allowed(open: &Open, room: &RoomName, verb: Verb) -> Outcome {
     if open.identity.grants.allows(room, verb) {
         return Ok(());
     }
-    Err(Refusal::new(ErrorCode::Forbidden, format!("no grant allows {} here", verb.name())))
+    Err(Refusal::new(
+        ErrorCode::Forbidden,
+        format!("no grant allows {} here", verb.name()),
+    ))
 }
 
 fn check_payload(payload: &Payload, bytes_max: usize) -> Outcome {
@@ -750,23 +1054,33 @@ fn check_payload(payload: &Payload, bytes_max: usize) -> Outcome {
         let text = format!("the payload has {bytes} bytes; at most {bytes_max} are allowed");
         return Err(Refusal::new(ErrorCode::PayloadTooLarge, text));
     }
-    payload.check().map_err(|error| Refusal::new(ErrorCode::BadPayload, error.to_string()))
+    payload
+        .check()
+        .map_err(|error| Refusal::new(ErrorCode::BadPayload, error.to_string()))
 }
 
 fn page_limit(limit: u64) -> Result<usize, Refusal> {
     match usize::try_from(limit) {
-        Ok(0) | Err(_) => Err(Refusal::new(ErrorCode::BadValue, "a page has at least one entry")),
+        Ok(0) | Err(_) => Err(Refusal::new(
+            ErrorCode::BadValue,
+            "a page has at least one entry",
+        )),
         Ok(limit) => Ok(limit.min(PAGE_MAX)),
     }
 }
 
 fn not_joined(room: RoomAlias) -> Refusal {
-    Refusal::new(ErrorCode::NotJoined, format!("this connection is in no room {room}; join first"))
+    Refusal::new(
+        ErrorCode::NotJoined,
+        format!("this connection is in no room {room}; join first"),
+    )
 }
 
 fn left_text(code: ErrorCode) -> &'static str {
     match code {
-        ErrorCode::RoomReopened => "the room was opened again after a fault of the storage; join again",
+        ErrorCode::RoomReopened => {
+            "the room was opened again after a fault of the storage; join again"
+        }
         ErrorCode::FellBehind => "this member fell behind the history that is kept; join again",
         ErrorCode::MembershipTaken => "another connection of this session is in the room",
         ErrorCode::Forbidden => "the new token does not allow this room",

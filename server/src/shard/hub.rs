@@ -72,12 +72,21 @@ pub enum Place {
     At(Offset),
 }
 
-const _: () = assert!(size_of::<Option<Subscriber>>() <= 64, "fan-out touches one cache line a member");
+const _: () = assert!(
+    size_of::<Option<Subscriber>>() <= 64,
+    "fan-out touches one cache line a member"
+);
 
 impl Hub {
     /// A hub without members, that stands where the room is.
     #[must_use]
-    pub fn new(room: RoomId, alias: RoomAlias, home: ShardId, head: Position, presence_revision: u64) -> Self {
+    pub fn new(
+        room: RoomId,
+        alias: RoomAlias,
+        home: ShardId,
+        head: Position,
+        presence_revision: u64,
+    ) -> Self {
         Self {
             room,
             alias,
@@ -165,7 +174,12 @@ impl Hub {
             entries: Vec::new(),
             wire: Wire::default(),
         };
-        let marker = Turn { room: self.alias, log: Some(Arc::new(batch)), signals: None, presence: None };
+        let marker = Turn {
+            room: self.alias,
+            log: Some(Arc::new(batch)),
+            signals: None,
+            presence: None,
+        };
         if let Some(last) = self.queue.back_mut() {
             *last = marker;
         }
@@ -174,13 +188,20 @@ impl Hub {
     /// Whether turns before this one were not handed on: it does not follow the last one that was.
     #[must_use]
     pub fn misses_before(&self, turn: &Turn) -> bool {
-        turn.log.as_ref().is_some_and(|batch| batch.after != self.fanned)
-            || turn.presence.as_ref().is_some_and(|delta| delta.delta.revision > self.presence_revision + 1)
+        turn.log
+            .as_ref()
+            .is_some_and(|batch| batch.after != self.fanned)
+            || turn
+                .presence
+                .as_ref()
+                .is_some_and(|delta| delta.delta.revision > self.presence_revision + 1)
     }
 
     /// The front turn has reached everybody.
     pub fn finish_turn(&mut self) {
-        let Some(turn) = self.queue.pop_front() else { return };
+        let Some(turn) = self.queue.pop_front() else {
+            return;
+        };
         self.front += 1;
         self.cursor = 0;
         if let Some(batch) = turn.log {
@@ -193,7 +214,13 @@ impl Hub {
 
     /// Notes that a member waits for what follows its place. The position to ask for, unless somebody has asked already.
     pub fn want(&mut self, index: u32) -> Option<Position> {
-        let Some(Subscriber { place: Place::At(offset), .. }) = self.get(index) else { return None };
+        let Some(Subscriber {
+            place: Place::At(offset),
+            ..
+        }) = self.get(index)
+        else {
+            return None;
+        };
         let offset = *offset;
         let waiting = self.pulls.entry(offset).or_default();
         let first = waiting.is_empty();
@@ -202,7 +229,6 @@ impl Hub {
         }
         first.then(|| Position::new(self.epoch, offset))
     }
-
 }
 
 /// Turns that may wait for a fan-out that is slower than the room.

@@ -10,9 +10,12 @@ use bytes::Bytes;
 use roomful_protocol::codec::Encoding;
 use roomful_protocol::error::ErrorCode;
 use roomful_protocol::frame::{
-    self, Direction, Durability, Entry, JoinProducer, OpId, PresenceDelta, Recovery, Signalled, Watch,
+    self, Direction, Durability, Entry, JoinProducer, OpId, PresenceDelta, Recovery, Signalled,
+    Watch,
 };
-use roomful_protocol::id::{Epoch, MemberId, Offset, ProducerId, RequestId, RoomAlias, RoomId, SessionId, SignalKey, UserId};
+use roomful_protocol::id::{
+    Epoch, MemberId, Offset, ProducerId, RequestId, RoomAlias, RoomId, SessionId, SignalKey, UserId,
+};
 use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
 
@@ -197,7 +200,8 @@ impl Message {
     /// About how many bytes of payload it keeps alive.
     #[must_use]
     pub fn payload_bytes(&self) -> usize {
-        let batch = |batch: &Option<Arc<Batch>>| batch.as_ref().map_or(0, |batch| batch.payload_bytes());
+        let batch =
+            |batch: &Option<Arc<Batch>>| batch.as_ref().map_or(0, |batch| batch.payload_bytes());
         match self {
             Self::Turn(turn) => {
                 let signals = turn.signals.iter().flat_map(|signals| &signals.signals);
@@ -206,12 +210,18 @@ impl Message {
             }
             Self::Chunk(chunk) => batch(&chunk.batch),
             Self::Direct { signal, .. } => signal.payload.bytes.len(),
-            Self::Request { request: Request::Publish { payload, .. } | Request::Signal { payload, .. }, .. } => {
-                payload.bytes.len()
-            }
-            Self::Reply { outcome: Ok(frame::Reply::History(page)), .. } => {
-                page.entries.iter().map(|entry| entry.payload.bytes.len()).sum()
-            }
+            Self::Request {
+                request: Request::Publish { payload, .. } | Request::Signal { payload, .. },
+                ..
+            } => payload.bytes.len(),
+            Self::Reply {
+                outcome: Ok(frame::Reply::History(page)),
+                ..
+            } => page
+                .entries
+                .iter()
+                .map(|entry| entry.payload.bytes.len())
+                .sum(),
             Self::Join(_)
             | Self::Request { .. }
             | Self::Reply { .. }
@@ -321,7 +331,11 @@ impl Refusal {
     /// A refusal without a time.
     #[must_use]
     pub fn new(code: ErrorCode, text: impl Into<String>) -> Self {
-        Self { code, text: text.into(), after_ms: None }
+        Self {
+            code,
+            text: text.into(),
+            after_ms: None,
+        }
     }
 }
 
@@ -363,7 +377,10 @@ impl Turn {
 
 impl Batch {
     fn payload_bytes(&self) -> usize {
-        self.entries.iter().map(|entry| entry.payload.bytes.len()).sum()
+        self.entries
+            .iter()
+            .map(|entry| entry.payload.bytes.len())
+            .sum()
     }
 
     /// The offset of the last entry.

@@ -253,7 +253,13 @@ enum Timer {
 impl Shard {
     /// An empty shard.
     #[must_use]
-    pub fn new(id: ShardId, shared: Shared, journal: Box<dyn Journal>, counters: Arc<ShardCounters>, now: Now) -> Self {
+    pub fn new(
+        id: ShardId,
+        shared: Shared,
+        journal: Box<dyn Journal>,
+        counters: Arc<ShardCounters>,
+        now: Now,
+    ) -> Self {
         Self {
             id,
             settings: shared.settings,
@@ -279,9 +285,19 @@ impl Shard {
     /// Handles one input. What it brings about leaves at once or with the next [`Shard::flush`].
     pub fn step(&mut self, input: Input<'_>, now: Now, host: &mut dyn Host) {
         match input {
-            Input::Opened { connection, encoding } => self.opened(connection, encoding, now),
-            Input::Message { connection, text, payload } => self.message(connection, text, payload, now, host),
-            Input::Ping { connection, payload } => {
+            Input::Opened {
+                connection,
+                encoding,
+            } => self.opened(connection, encoding, now),
+            Input::Message {
+                connection,
+                text,
+                payload,
+            } => self.message(connection, text, payload, now, host),
+            Input::Ping {
+                connection,
+                payload,
+            } => {
                 self.heard(connection, now);
                 self.stage_bytes(connection, &wire::control(OpCode::Pong, payload));
             }
@@ -289,7 +305,10 @@ impl Shard {
             Input::Close { connection, code } => self.close(connection, code, now, host),
             Input::Gone { connection } => self.gone(connection, now, host),
             Input::Writable { connection } => self.writable(connection, now, host),
-            Input::Verified { connection, outcome } => self.verified(connection, outcome, now, host),
+            Input::Verified {
+                connection,
+                outcome,
+            } => self.verified(connection, outcome, now, host),
             Input::Mail(message) => self.local.push_back(message),
             Input::Journal(completion) => self.journal_completed(completion, now, host),
             Input::Tick => self.tick(now, host),
@@ -328,13 +347,17 @@ impl Shard {
     /// Whether a flush would find nothing to do.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.dirty_rooms.is_empty() && self.dirty_hubs.is_empty() && self.staged.is_empty() && self.local.is_empty()
+        self.dirty_rooms.is_empty()
+            && self.dirty_hubs.is_empty()
+            && self.staged.is_empty()
+            && self.local.is_empty()
     }
 
     /// Whether a connection may be read.
     #[must_use]
     pub fn is_reading(&self, connection: ConnectionId) -> bool {
-        self.connection(connection).is_some_and(|connection| !connection.paused)
+        self.connection(connection)
+            .is_some_and(|connection| !connection.paused)
     }
 
     fn tick(&mut self, now: Now, host: &mut dyn Host) {
@@ -369,8 +392,14 @@ impl Shard {
             Message::Turn(turn) => self.receive_turn(turn),
             Message::Chunk(chunk) => self.receive_chunk(&chunk, now, host),
             Message::Direct { to, signal } => self.deliver_direct(to, &signal, now, host),
-            Message::Presence { to, delta, room } => self.deliver_presence(to, room, delta, now, host),
-            Message::Ended { room, connection, code } => self.ended(room, connection, code, host),
+            Message::Presence { to, delta, room } => {
+                self.deliver_presence(to, room, delta, now, host)
+            }
+            Message::Ended {
+                room,
+                connection,
+                code,
+            } => self.ended(room, connection, code, host),
             Message::Evict(connection) => self.close(connection, CloseCode::Replaced, now, host),
         }
     }

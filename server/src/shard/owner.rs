@@ -19,37 +19,73 @@ impl Shard {
         match self.room_for(&join, now, host) {
             Ok(alias) => {
                 let request = Request::Join(Box::new(join));
-                self.with_room(alias, now, host, |room, context| room.handle(request, context));
+                self.with_room(alias, now, host, |room, context| {
+                    room.handle(request, context)
+                });
             }
             Err(refusal) => {
                 tracing::debug!(%room, code = %refusal.code, "a join was refused");
-                let joined = Message::Joined { to, room: RoomAlias(0), outcome: Err(refusal) };
+                let joined = Message::Joined {
+                    to,
+                    room: RoomAlias(0),
+                    outcome: Err(refusal),
+                };
                 self.send(to.shard, joined, host);
             }
         }
     }
 
     /// Hands a request to its room.
-    pub(super) fn request_room(&mut self, alias: RoomAlias, request: Request, now: Now, host: &mut dyn Host) {
+    pub(super) fn request_room(
+        &mut self,
+        alias: RoomAlias,
+        request: Request,
+        now: Now,
+        host: &mut dyn Host,
+    ) {
         if self.rooms.contains_key(&alias) {
-            self.with_room(alias, now, host, |room, context| room.handle(request, context));
+            self.with_room(alias, now, host, |room, context| {
+                room.handle(request, context)
+            });
         } else if let Some(to) = request.reply_to() {
             let refusal = Refusal::new(ErrorCode::NotJoined, "the room has closed; join again");
-            self.send(to.shard, Message::Reply { to, outcome: Err(refusal) }, host);
+            self.send(
+                to.shard,
+                Message::Reply {
+                    to,
+                    outcome: Err(refusal),
+                },
+                host,
+            );
         }
     }
 
     /// Hands the end of a journal's work to the room that waits for it.
-    pub(super) fn journal_completed(&mut self, completion: Completion, now: Now, host: &mut dyn Host) {
+    pub(super) fn journal_completed(
+        &mut self,
+        completion: Completion,
+        now: Now,
+        host: &mut dyn Host,
+    ) {
         let Completion { ticket, result } = completion;
         if let Some(alias) = self.tickets.remove(&ticket) {
-            self.with_room(alias, now, host, |room, context| room.complete(ticket, result, context));
+            self.with_room(alias, now, host, |room, context| {
+                room.complete(ticket, result, context)
+            });
         }
     }
 
-    pub(super) fn room_timer(&mut self, alias: RoomAlias, timer: RoomTimer, now: Now, host: &mut dyn Host) {
+    pub(super) fn room_timer(
+        &mut self,
+        alias: RoomAlias,
+        timer: RoomTimer,
+        now: Now,
+        host: &mut dyn Host,
+    ) {
         let mut after = After::Open;
-        self.with_room(alias, now, host, |room, context| after = room.timer(timer, context));
+        self.with_room(alias, now, host, |room, context| {
+            after = room.timer(timer, context)
+        });
         if after == After::Close {
             self.close_room(alias);
         }
@@ -63,7 +99,9 @@ impl Shard {
         host: &mut dyn Host,
         act: impl FnOnce(&mut Room, &mut Context<'_>),
     ) {
-        let Some(room) = self.rooms.get_mut(&alias) else { return };
+        let Some(room) = self.rooms.get_mut(&alias) else {
+            return;
+        };
         let (mut out, mut timers, mut tickets) = (Vec::new(), Vec::new(), Vec::new());
         let id = self.id;
         let members_before = room.occupancy();
@@ -85,27 +123,41 @@ impl Shard {
         if room.is_dirty() {
             self.dirty_rooms.insert(alias);
         }
-        self.tickets.extend(tickets.into_iter().map(|ticket| (ticket, alias)));
+        self.tickets
+            .extend(tickets.into_iter().map(|ticket| (ticket, alias)));
         for (delay_ms, timer) in timers {
-            self.wheel.set(now.monotonic_ms + delay_ms, Timer::Room(alias, timer));
+            self.wheel
+                .set(now.monotonic_ms + delay_ms, Timer::Room(alias, timer));
         }
         for (to, message) in out {
             self.send(to, message, host);
         }
     }
 
-    fn room_for(&mut self, join: &Join, now: Now, host: &mut dyn Host) -> Result<RoomAlias, Refusal> {
+    fn room_for(
+        &mut self,
+        join: &Join,
+        now: Now,
+        host: &mut dyn Host,
+    ) -> Result<RoomAlias, Refusal> {
         if let Some(alias) = self.rooms_by_id.get(&join.room) {
             return Ok(*alias);
         }
         let settings = self.room_settings(join.room.name.namespace())?;
-        let kind = kind::create(&settings.kind)
-            .ok_or_else(|| Refusal::new(ErrorCode::UnknownNamespace, "the namespace's kind is not known here"))?;
-        let handle = self.directory.open(&join.room, self.id).map_err(|full| Refusal {
-            code: ErrorCode::Overloaded,
-            text: full.to_string(),
-            after_ms: Some(FULL_RETRY_MS),
+        let kind = kind::create(&settings.kind).ok_or_else(|| {
+            Refusal::new(
+                ErrorCode::UnknownNamespace,
+                "the namespace's kind is not known here",
+            )
         })?;
+        let handle = self
+            .directory
+            .open(&join.room, self.id)
+            .map_err(|full| Refusal {
+                code: ErrorCode::Overloaded,
+                text: full.to_string(),
+                after_ms: Some(FULL_RETRY_MS),
+            })?;
         let room = Room::new(join.room.clone(), handle.alias, settings, kind);
         self.rooms.insert(handle.alias, room);
         self.rooms_by_id.insert(join.room.clone(), handle.alias);
@@ -115,10 +167,22 @@ impl Shard {
     }
 
     fn room_settings(&self, namespace: &str) -> Result<Arc<RoomSettings>, Refusal> {
-        let known = self.settings.namespaces.get(namespace).or(self.settings.other_namespaces.as_ref());
+        let known = self
+            .settings
+            .namespaces
+            .get(namespace)
+            .or(self.settings.other_namespaces.as_ref());
         known.cloned().ok_or_else(|| {
-            let names: Vec<_> = self.settings.namespaces.keys().map(String::as_str).collect();
-            let text = format!("no namespace {namespace:?} is configured; there are {}", names.join(", "));
+            let names: Vec<_> = self
+                .settings
+                .namespaces
+                .keys()
+                .map(String::as_str)
+                .collect();
+            let text = format!(
+                "no namespace {namespace:?} is configured; there are {}",
+                names.join(", ")
+            );
             Refusal::new(ErrorCode::UnknownNamespace, text)
         })
     }

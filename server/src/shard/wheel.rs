@@ -36,7 +36,11 @@ impl<T> Wheel<T> {
     /// An empty wheel whose time is `now_ms`.
     #[must_use]
     pub fn new(now_ms: u64) -> Self {
-        Self { now_ms, levels: std::array::from_fn(|_| Level::new()), len: 0 }
+        Self {
+            now_ms,
+            levels: std::array::from_fn(|_| Level::new()),
+            len: 0,
+        }
     }
 
     /// How many timers are set.
@@ -61,7 +65,9 @@ impl<T> Wheel<T> {
     /// When to call [`Wheel::advance`] next: never after the first timer is due. It may be before, where timers have to move to a finer level.
     #[must_use]
     pub fn next_ms(&self) -> Option<u64> {
-        (0..LEVELS).filter_map(|level| self.next_of_level(level)).min()
+        (0..LEVELS)
+            .filter_map(|level| self.next_of_level(level))
+            .min()
     }
 
     /// Moves to `now_ms` and appends what is due to `fired`.
@@ -94,7 +100,9 @@ impl<T> Wheel<T> {
     fn place(&mut self, timer: Timer<T>) {
         // The level is the highest in which due time and now differ: there the slot lies ahead of the current one.
         let differing = (timer.due_ms ^ self.now_ms) | 1;
-        let level = usize::try_from(differing.ilog2() / SLOT_BITS).unwrap_or(0).min(LEVELS - 1);
+        let level = usize::try_from(differing.ilog2() / SLOT_BITS)
+            .unwrap_or(0)
+            .min(LEVELS - 1);
         let slot = slot(timer.due_ms, level);
         self.levels[level].put(slot, timer);
     }
@@ -120,7 +128,10 @@ impl<T> Wheel<T> {
 
 impl<T> Level<T> {
     fn new() -> Self {
-        Self { slots: std::array::from_fn(|_| Vec::new()), occupied: 0 }
+        Self {
+            slots: std::array::from_fn(|_| Vec::new()),
+            occupied: 0,
+        }
     }
 
     fn put(&mut self, slot: usize, timer: Timer<T>) {
@@ -151,12 +162,35 @@ mod tests {
 
     #[test]
     fn a_timer_fires_when_it_is_due_and_not_before() {
-        for due_ms in [1, 2, 63, 64, 65, 127, 128, 4095, 4096, 4097, 262_144, 25_000, 20_000_000, 69_000_000_000] {
+        for due_ms in [
+            1,
+            2,
+            63,
+            64,
+            65,
+            127,
+            128,
+            4095,
+            4096,
+            4097,
+            262_144,
+            25_000,
+            20_000_000,
+            69_000_000_000,
+        ] {
             for start_ms in [0, 1, 63, 64, 4095, 1_000_000] {
                 let mut wheel = Wheel::new(start_ms);
                 wheel.set(start_ms + due_ms, due_ms);
-                assert_eq!(fire(&mut wheel, start_ms + due_ms - 1), [], "due in {due_ms} from {start_ms}");
-                assert_eq!(fire(&mut wheel, start_ms + due_ms), [due_ms], "due in {due_ms} from {start_ms}");
+                assert_eq!(
+                    fire(&mut wheel, start_ms + due_ms - 1),
+                    [],
+                    "due in {due_ms} from {start_ms}"
+                );
+                assert_eq!(
+                    fire(&mut wheel, start_ms + due_ms),
+                    [due_ms],
+                    "due in {due_ms} from {start_ms}"
+                );
                 assert!(wheel.is_empty());
             }
         }
@@ -167,7 +201,9 @@ mod tests {
     fn many_timers_fire_in_order_of_their_time() {
         let mut random = 0x9e37_79b9_7f4a_7c15_u64;
         let mut next = |below: u64| {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (random >> 33) % below
         };
         let mut wheel = Wheel::new(777);

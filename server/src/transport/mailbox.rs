@@ -42,7 +42,12 @@ pub(super) struct Mailbox {
 
 impl Mailbox {
     pub(super) fn new(bytes_max: usize) -> Self {
-        Self { letters: Mutex::new(VecDeque::new()), bytes: AtomicUsize::new(0), bytes_max, notify: Notify::new() }
+        Self {
+            letters: Mutex::new(VecDeque::new()),
+            bytes: AtomicUsize::new(0),
+            bytes_max,
+            notify: Notify::new(),
+        }
     }
 
     /// Whether there is room for what could be left out.
@@ -101,15 +106,29 @@ mod tests {
     #[tokio::test]
     async fn letters_arrive_in_order_and_free_their_room() {
         let mailbox = Mailbox::new(2 * LETTER_BYTES);
-        mailbox.push(Letter::Drain { reconnect_after_ms: 1 });
+        mailbox.push(Letter::Drain {
+            reconnect_after_ms: 1,
+        });
         assert!(mailbox.has_room());
-        mailbox.push(Letter::Drain { reconnect_after_ms: 2 });
+        mailbox.push(Letter::Drain {
+            reconnect_after_ms: 2,
+        });
         assert!(!mailbox.has_room());
         mailbox.wake();
         let taken = mailbox.take().await;
         let [first, second] = [&taken[0], &taken[1]];
-        assert!(matches!(first, Letter::Drain { reconnect_after_ms: 1 }));
-        assert!(matches!(second, Letter::Drain { reconnect_after_ms: 2 }));
+        assert!(matches!(
+            first,
+            Letter::Drain {
+                reconnect_after_ms: 1
+            }
+        ));
+        assert!(matches!(
+            second,
+            Letter::Drain {
+                reconnect_after_ms: 2
+            }
+        ));
         assert!(mailbox.has_room());
     }
 }

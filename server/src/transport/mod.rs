@@ -113,7 +113,12 @@ impl Shards {
         };
         let posts: Vec<Post> = parts.counters.iter().map(post).collect();
         let verifier = match &parts.authenticator {
-            Some(authenticator) => Some(Verifier::start(authenticator, &parts.clock, &posts, &settings)?),
+            Some(authenticator) => Some(Verifier::start(
+                authenticator,
+                &parts.clock,
+                &posts,
+                &settings,
+            )?),
             None => None,
         };
         let mut handles = Vec::new();
@@ -134,11 +139,18 @@ impl Shards {
         let inner = Inner {
             shared: parts.shared,
             posts,
-            places: Arc::new(Semaphore::new(settings.connections_max.min(Semaphore::MAX_PERMITS))),
+            places: Arc::new(Semaphore::new(
+                settings.connections_max.min(Semaphore::MAX_PERMITS),
+            )),
             settings,
             draining: AtomicBool::new(false),
         };
-        Ok((Self { inner: Arc::new(inner) }, Threads { handles }))
+        Ok((
+            Self {
+                inner: Arc::new(inner),
+            },
+            Threads { handles },
+        ))
     }
 
     /// Says goodbye to everybody, and takes nobody in any more.
@@ -154,7 +166,11 @@ impl Shards {
     /// How many connections there are, those included that are still saying goodbye.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.inner.posts.iter().map(|post| post.connections.load(Ordering::Relaxed)).sum()
+        self.inner
+            .posts
+            .iter()
+            .map(|post| post.connections.load(Ordering::Relaxed))
+            .sum()
     }
 
     /// The shard of the placement key, unless it is too far ahead of the least loaded one (consistent hashing with bounded loads,
@@ -166,7 +182,10 @@ impl Shards {
         let (least, least_load) = least.map_or((0, 0), |(index, load)| (index, *load));
         let home = key.map(|key| self.inner.shared.directory.shard_of(key));
         let close = |home: &ShardId| {
-            let load = loads.get(usize::from(home.0)).copied().unwrap_or(usize::MAX);
+            let load = loads
+                .get(usize::from(home.0))
+                .copied()
+                .unwrap_or(usize::MAX);
             load <= least_load.saturating_add(self.inner.settings.imbalance_max)
         };
         home.filter(close).unwrap_or(ShardId(least))
@@ -179,12 +198,16 @@ impl Upgrades for Shards {
         if self.inner.draining.load(Ordering::Relaxed) {
             return Err(Refusal::Draining { retry_after });
         }
-        Arc::clone(&self.inner.places).try_acquire_owned().map_err(|_| Refusal::Full { retry_after })
+        Arc::clone(&self.inner.places)
+            .try_acquire_owned()
+            .map_err(|_| Refusal::Full { retry_after })
     }
 
     fn hand_over(&self, upgraded: Upgraded) {
         let shard = self.place(upgraded.placement);
-        let Some(post) = self.inner.posts.get(usize::from(shard.0)) else { return };
+        let Some(post) = self.inner.posts.get(usize::from(shard.0)) else {
+            return;
+        };
         post.connections.fetch_add(1, Ordering::Relaxed);
         post.mailbox.push(Letter::Opened(Box::new(upgraded)));
         post.mailbox.wake();

@@ -38,7 +38,11 @@ enum Wire {
 }
 
 impl Socket {
-    pub(super) fn plain(generation: u32, write: OwnedWriteHalf, place: OwnedSemaphorePermit) -> Self {
+    pub(super) fn plain(
+        generation: u32,
+        write: OwnedWriteHalf,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
         Self {
             generation,
             reader: Reader::new(Role::Server),
@@ -65,7 +69,11 @@ impl Socket {
             return Ok(written);
         }
         // A short write leaves the socket marked writable. Only a refusal makes a later wait for it wait.
-        let mut rest: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).skip(written).collect();
+        let mut rest: Vec<u8> = slices
+            .iter()
+            .flat_map(|slice| slice.iter().copied())
+            .skip(written)
+            .collect();
         loop {
             let more = taken(stream.try_write(&rest))?;
             written += more;
@@ -101,7 +109,14 @@ impl Socket {
 
 fn taken(outcome: io::Result<usize>) -> io::Result<usize> {
     match outcome {
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(0),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+            ) =>
+        {
+            Ok(0)
+        }
         outcome => outcome,
     }
 }

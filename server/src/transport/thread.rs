@@ -11,6 +11,7 @@ use std::mem;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -57,7 +58,9 @@ impl Thread {
     /// # Errors
     /// The system gives no thread or no event queue.
     pub(super) fn start(self) -> io::Result<JoinHandle<()>> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let name = format!("shard-{}", self.id.0);
         std::thread::Builder::new().name(name).spawn(move || {
             let local = LocalSet::new();
@@ -66,10 +69,21 @@ impl Thread {
     }
 
     async fn run(self) {
-        let Some(own) = self.posts.get(usize::from(self.id.0)).cloned() else { return };
+        let Some(own) = self.posts.get(usize::from(self.id.0)).cloned() else {
+            return;
+        };
         let journal = Box::new(MemoryJournal::new(self.first_epoch));
-        let shard = Shard::new(self.id, self.shared, journal, self.counters, self.clock.now());
-        let wakes = Rc::new(Wakes { flush: Notify::new(), tick: Notify::new() });
+        let shard = Shard::new(
+            self.id,
+            self.shared,
+            journal,
+            self.counters,
+            self.clock.now(),
+        );
+        let wakes = Rc::new(Wakes {
+            flush: Notify::new(),
+            tick: Notify::new(),
+        });
         let host = ThreadHost {
             id: self.id,
             posts: self.posts,
@@ -80,7 +94,10 @@ impl Thread {
             turn_started: Instant::now(),
             wants: Wants::default(),
         };
-        let limits = ReadLimits { message_bytes_max: self.settings.message_bytes_max, ..ReadLimits::default() };
+        let limits = ReadLimits {
+            message_bytes_max: self.settings.message_bytes_max,
+            ..ReadLimits::default()
+        };
         let driver = Driver {
             shard,
             host,
@@ -117,7 +134,9 @@ async fn end_turns(driver: Rc<RefCell<Driver>>, wakes: Rc<Wakes>) {
 
 fn flush(driver: &Rc<RefCell<Driver>>) -> Flush {
     let mut borrowed = driver.borrow_mut();
-    let Driver { shard, host, clock, .. } = &mut *borrowed;
+    let Driver {
+        shard, host, clock, ..
+    } = &mut *borrowed;
     host.turn_started = Instant::now();
     let flush = shard.flush(clock.now(), host);
     settle(driver, &mut borrowed);
@@ -131,7 +150,9 @@ async fn keep_time(driver: Rc<RefCell<Driver>>, wakes: Rc<Wakes>) {
             let mut driver = driver.borrow_mut();
             driver.sleeping_until_ms = driver.shard.next_tick_ms();
             let now_ms = driver.clock.monotonic_ms();
-            driver.sleeping_until_ms.map_or(IDLE_MS, |due_ms| due_ms.saturating_sub(now_ms))
+            driver
+                .sleeping_until_ms
+                .map_or(IDLE_MS, |due_ms| due_ms.saturating_sub(now_ms))
         };
         tokio::select! {
             () = sleep(Duration::from_millis(wait_ms)) => step(&driver, Input::Tick),
@@ -149,7 +170,13 @@ fn step(driver: &Rc<RefCell<Driver>>, input: Input<'_>) {
 fn handle_letter(driver: &Rc<RefCell<Driver>>, letter: Letter) {
     match letter {
         Letter::Message(message) => step(driver, Input::Mail(message)),
-        Letter::Verified(connection, outcome) => step(driver, Input::Verified { connection, outcome }),
+        Letter::Verified(connection, outcome) => step(
+            driver,
+            Input::Verified {
+                connection,
+                outcome,
+            },
+        ),
         Letter::Drain { reconnect_after_ms } => step(driver, Input::Drain { reconnect_after_ms }),
         Letter::Opened(upgraded) => {
             if let Err(error) = open(driver, *upgraded) {
@@ -166,16 +193,25 @@ fn open(driver: &Rc<RefCell<Driver>>, upgraded: Upgraded) -> io::Result<()> {
     let stream = match prepare(upgraded.stream, &this.settings) {
         Ok(stream) => stream,
         Err(error) => {
-            this.host.ended();
+            this.host.own_count().fetch_sub(1, Ordering::Relaxed);
             return Err(error);
         }
     };
     let (read, write) = stream.into_split();
     let generation = this.host.next_generation;
     this.host.next_generation = generation.wrapping_add(1);
-    let slot = this.host.sockets.insert(Socket::plain(generation, write, upgraded.place));
-    let connection = ConnectionId { slot: u32::try_from(slot).expect("connections are counted in 32 bits"), generation };
-    this.step(Input::Opened { connection, encoding: upgraded.encoding });
+    let slot = this
+        .host
+        .sockets
+        .insert(Socket::plain(generation, write, upgraded.place));
+    let connection = ConnectionId {
+        slot: u32::try_from(slot).expect("connections are counted in 32 bits"),
+        generation,
+    };
+    this.step(Input::Opened {
+        connection,
+        encoding: upgraded.encoding,
+    });
     this.received(connection, &mut upgraded.read_ahead.to_vec());
     settle(driver, &mut borrowed);
     spawn_local(read_connection(Rc::clone(driver), connection, read));
@@ -194,7 +230,11 @@ fn prepare(stream: std::net::TcpStream, settings: &TransportSettings) -> io::Res
 }
 
 /// Reads a connection until it ends, on either side.
-async fn read_connection(driver: Rc<RefCell<Driver>>, connection: ConnectionId, mut read: OwnedReadHalf) {
+async fn read_connection(
+    driver: Rc<RefCell<Driver>>,
+    connection: ConnectionId,
+    mut read: OwnedReadHalf,
+) {
     poll_fn(|context| poll_read(&driver, connection, &mut read, context)).await;
     drop(timeout(GOODBYE, discard(read)).await);
 }
@@ -209,8 +249,14 @@ fn poll_read(
     let mut borrowed = driver.borrow_mut();
     let this = &mut *borrowed;
     for _ in 0..READS_PER_POLL {
-        let Some(socket) = this.host.socket_mut(connection) else { return Poll::Ready(()) };
-        if socket.waker.as_ref().is_none_or(|waker| !waker.will_wake(context.waker())) {
+        let Some(socket) = this.host.socket_mut(connection) else {
+            return Poll::Ready(());
+        };
+        if socket
+            .waker
+            .as_ref()
+            .is_none_or(|waker| !waker.will_wake(context.waker()))
+        {
             socket.waker = Some(context.waker().clone());
         }
         let mut unread = mem::take(&mut socket.unread);
@@ -261,7 +307,12 @@ async fn unblock(driver: Rc<RefCell<Driver>>, connection: ConnectionId) {
             socket.is_blocked = false;
         }
         step(&driver, Input::Writable { connection });
-        if driver.borrow().host.socket(connection).is_none_or(|socket| !socket.is_blocked) {
+        if driver
+            .borrow()
+            .host
+            .socket(connection)
+            .is_none_or(|socket| !socket.is_blocked)
+        {
             return;
         }
     }
@@ -272,21 +323,32 @@ fn settle(driver: &Rc<RefCell<Driver>>, this: &mut Driver) {
     loop {
         let wants = mem::take(&mut this.host.wants);
         for (socket, words) in wants.finished {
-            spawn_local(socket.finish(words));
+            let ended = this.host.own_count();
+            spawn_local(async move {
+                socket.finish(words).await;
+                ended.fetch_sub(1, Ordering::Relaxed);
+            });
         }
         for connection in wants.blocked {
             if this.host.wants_unblocking(connection) {
                 spawn_local(unblock(Rc::clone(driver), connection));
             }
         }
-        for post in wants.touched.into_iter().filter_map(|shard| this.host.posts.get(usize::from(shard.0))) {
+        for post in wants
+            .touched
+            .into_iter()
+            .filter_map(|shard| this.host.posts.get(usize::from(shard.0)))
+        {
             post.mailbox.wake();
         }
         if wants.broken.is_empty() && wants.verified.is_empty() {
             break;
         }
         for (connection, outcome) in wants.verified {
-            this.step(Input::Verified { connection, outcome });
+            this.step(Input::Verified {
+                connection,
+                outcome,
+            });
         }
         for connection in wants.broken {
             this.step(Input::Gone { connection });
@@ -296,7 +358,10 @@ fn settle(driver: &Rc<RefCell<Driver>>, this: &mut Driver) {
         this.wakes.flush.notify_one();
     }
     let next_ms = this.shard.next_tick_ms();
-    if next_ms.is_some_and(|next_ms| this.sleeping_until_ms.is_none_or(|until_ms| next_ms < until_ms)) {
+    if next_ms.is_some_and(|next_ms| {
+        this.sleeping_until_ms
+            .is_none_or(|until_ms| next_ms < until_ms)
+    }) {
         this.sleeping_until_ms = next_ms;
         this.wakes.tick.notify_one();
     }
@@ -328,7 +393,9 @@ impl Driver {
 
     /// Takes WebSocket frames out of what was read; what must wait is kept.
     fn received(&mut self, connection: ConnectionId, bytes: &mut [u8]) {
-        let Some(socket) = self.host.socket_mut(connection) else { return };
+        let Some(socket) = self.host.socket_mut(connection) else {
+            return;
+        };
         let mut reader = mem::replace(&mut socket.reader, Reader::new(Role::Server));
         let now = self.clock.now();
         let limits = self.limits;
@@ -340,15 +407,26 @@ impl Driver {
                 Err(violation) => {
                     tracing::debug!(%violation, "a connection broke the WebSocket protocol");
                     let code = violation.close_code();
-                    self.shard.step(Input::Close { connection, code }, now, &mut self.host);
+                    self.shard
+                        .step(Input::Close { connection, code }, now, &mut self.host);
                     break;
                 }
             };
             let input = match event {
-                WebSocketEvent::Message { text, payload } => Input::Message { connection, text, payload },
-                WebSocketEvent::Ping(payload) => Input::Ping { connection, payload },
+                WebSocketEvent::Message { text, payload } => Input::Message {
+                    connection,
+                    text,
+                    payload,
+                },
+                WebSocketEvent::Ping(payload) => Input::Ping {
+                    connection,
+                    payload,
+                },
                 WebSocketEvent::Pong(_) => Input::Pong { connection },
-                WebSocketEvent::Close { .. } => Input::Close { connection, code: CloseCode::Normal },
+                WebSocketEvent::Close { .. } => Input::Close {
+                    connection,
+                    code: CloseCode::Normal,
+                },
             };
             self.shard.step(input, now, &mut self.host);
         }
@@ -394,21 +472,22 @@ impl ThreadHost {
 
     /// Marks a socket as waited for; false when it is already.
     fn wants_unblocking(&mut self, connection: ConnectionId) -> bool {
-        self.socket_mut(connection).is_some_and(|socket| !mem::replace(&mut socket.is_blocked, true))
+        self.socket_mut(connection)
+            .is_some_and(|socket| !mem::replace(&mut socket.is_blocked, true))
     }
 
-    /// A connection of this shard is no more.
-    fn ended(&self) {
-        if let Some(post) = self.posts.get(usize::from(self.id.0)) {
-            post.connections.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
-        }
+    /// How many connections were dealt to this shard and have not said goodbye.
+    fn own_count(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.posts[usize::from(self.id.0)].connections)
     }
 }
 
 impl Host for ThreadHost {
     fn write(&mut self, connection: ConnectionId, slices: &[IoSlice<'_>]) -> usize {
         let total = slices.iter().map(|slice| slice.len()).sum();
-        let Some(socket) = self.socket(connection) else { return total };
+        let Some(socket) = self.socket(connection) else {
+            return total;
+        };
         match socket.write(slices) {
             Ok(written) => {
                 if written < total {
@@ -433,11 +512,12 @@ impl Host for ThreadHost {
             waker.wake();
         }
         self.wants.finished.push((socket, last_words));
-        self.ended();
     }
 
     fn pause(&mut self, connection: ConnectionId, paused: bool) {
-        let waker = self.socket(connection).and_then(|socket| socket.waker.as_ref());
+        let waker = self
+            .socket(connection)
+            .and_then(|socket| socket.waker.as_ref());
         if let (false, Some(waker)) = (paused, waker) {
             waker.wake_by_ref();
         }
@@ -463,12 +543,15 @@ impl Host for ThreadHost {
     }
 
     fn can_send(&self, to: ShardId) -> bool {
-        self.posts.get(usize::from(to.0)).is_some_and(|post| post.mailbox.has_room())
+        self.posts
+            .get(usize::from(to.0))
+            .is_some_and(|post| post.mailbox.has_room())
     }
 
     fn random(&mut self) -> u128 {
         let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes).expect("the system gave random numbers when the process started");
+        getrandom::fill(&mut bytes)
+            .expect("the system gave random numbers when the process started");
         u128::from_ne_bytes(bytes)
     }
 

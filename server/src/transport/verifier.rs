@@ -42,9 +42,15 @@ impl Verifier {
                 queue: Arc::clone(&queue),
                 posts: posts.to_vec(),
             };
-            thread::Builder::new().name(format!("verifier-{index}")).spawn(move || worker.run())?;
+            thread::Builder::new()
+                .name(format!("verifier-{index}"))
+                .spawn(move || worker.run())?;
         }
-        Ok(Self { authenticator: Arc::clone(authenticator), clock: clock.clone(), jobs })
+        Ok(Self {
+            authenticator: Arc::clone(authenticator),
+            clock: clock.clone(),
+            jobs,
+        })
     }
 
     /// The result, if the check is cheap; else none, and the result comes as a letter.
@@ -57,9 +63,15 @@ impl Verifier {
         if !self.authenticator.is_costly(token) {
             return Some(self.authenticator.verify(token, self.clock.unix_ms()));
         }
-        match self.jobs.try_send(Job { shard, connection, token: token.to_owned() }) {
+        match self.jobs.try_send(Job {
+            shard,
+            connection,
+            token: token.to_owned(),
+        }) {
             Ok(()) => None,
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Some(Err(AuthError::Busy)),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                Some(Err(AuthError::Busy))
+            }
         }
     }
 }

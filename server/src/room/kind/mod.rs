@@ -61,5 +61,8 @@ pub const REGISTRY: &[(&str, fn() -> Box<dyn RoomKind>)] = &[("relay", || Box::n
 /// A new room of the named kind.
 #[must_use]
 pub fn create(name: &str) -> Option<Box<dyn RoomKind>> {
-    REGISTRY.iter().find(|(known, _)| *known == name).map(|(_, create)| create())
+    REGISTRY
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, create)| create())
 }

@@ -10,6 +10,9 @@ pub struct Relay;
 
 impl RoomKind for Relay {
     fn reduce(&mut self, proposal: Proposal<'_>) -> Result<Decision, Rejection> {
-        Ok(Decision { kind: EntryKind::Publish, payload: proposal.payload })
+        Ok(Decision {
+            kind: EntryKind::Publish,
+            payload: proposal.payload,
+        })
     }
 }
