@@ -77,7 +77,6 @@ impl Actor {
                 let name = step.needed_text("room")?;
                 step.finish()?;
                 self.inside(&name)?.room.leave().await?;
-                self.rooms.remove(&name);
             }
             "signal" => {
                 let name = step.needed_text("room")?;
