@@ -16,7 +16,7 @@ use crate::driver::{Shared, View};
 use crate::error::Error;
 use crate::machine::{Answer, Command, JoinInfo, RoomEvent, RoomKey, RoomRequest, Signal};
 
-/// A room that was joined. Cheap to clone. It is left by [`Room::leave`], or when the last handle and the stream are dropped.
+/// A room that was joined. Cheap to clone. Dropping the future of a call stops the waiting, and not what was asked. It is left by [`Room::leave`], or when the last handle and the stream are dropped.
 #[derive(Debug, Clone)]
 pub struct Room {
     inner: Arc<Inner>,

@@ -23,6 +23,7 @@ use crate::machine::{
 };
 use crate::options::Options;
 use roomful_protocol::position::Position;
+use roomful_protocol::text::Text;
 pub(crate) use socket::Address;
 use socket::{Arrival, NotOpened, Socket};
 
@@ -99,15 +100,21 @@ pub(crate) struct Driver {
     address: Address,
     commands: mpsc::Receiver<Envelope>,
     shared: Arc<Shared>,
+    /// Who waits for which answer.
     calls: HashMap<CallId, oneshot::Sender<Result<Answer, Error>>>,
+    /// Where rooms' events go.
     readers: HashMap<RoomKey, Reader>,
+    /// The socket, or the way to it.
     link: Link,
     /// The token source's answer, on its way.
     token: Option<BoxFuture<'static, Result<String, String>>>,
     /// What readers have no room for. Bounded by what one message brings, since none is read while anything is here.
     blocked: VecDeque<Delivery>,
+    /// The machine's time zero.
     started: Instant,
     random: SmallRng,
+    /// Empty between steps; kept for its memory.
+    outputs: Vec<Output>,
 }
 
 enum Link {
@@ -156,6 +163,7 @@ impl Driver {
             blocked: VecDeque::new(),
             started: Instant::now(),
             random: SmallRng::seed_from_u64(rand::random()),
+            outputs: Vec::new(),
         }
     }
 
@@ -225,7 +233,8 @@ impl Driver {
             Happening::Abandoned => self.leave_abandoned(),
             Happening::Token(outcome) => {
                 self.token = None;
-                self.step(Input::Token(outcome));
+                let bounded = |text: String| Text::new(&text).map_err(|error| error.to_string());
+                self.step(Input::Token(outcome.and_then(bounded)));
             }
             Happening::Opened(Ok(socket)) => {
                 self.link = Link::Open(Box::new(socket));
@@ -305,11 +314,10 @@ impl Driver {
             now: self.started.elapsed(),
             random: self.random.next_u64(),
         };
-        let mut outputs = Vec::new();
+        let mut outputs = std::mem::take(&mut self.outputs);
         self.machine.step(input, at, &mut outputs);
-        outputs
-            .into_iter()
-            .for_each(|output| self.do_output(output));
+        outputs.drain(..).for_each(|output| self.do_output(output));
+        self.outputs = outputs;
         self.shared
             .gaps
             .send_if_modified(|gaps| std::mem::replace(gaps, self.machine.gaps()) != *gaps);

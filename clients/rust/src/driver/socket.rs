@@ -294,4 +294,21 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn a_full_servers_retry_after_is_read() {
+        let refused = |header: Option<&str>| {
+            let mut response = tungstenite::http::Response::builder().status(503);
+            if let Some(seconds) = header {
+                response = response.header("retry-after", seconds);
+            }
+            NotOpened::from(tungstenite::Error::Http(Box::new(
+                response.body(None).unwrap(),
+            )))
+            .after
+        };
+        assert_eq!(refused(Some("7")), Some(Duration::from_secs(7)));
+        assert_eq!(refused(Some("soon")), None);
+        assert_eq!(refused(None), None);
+    }
 }

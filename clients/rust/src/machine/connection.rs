@@ -146,8 +146,11 @@ impl Machine {
         turn.out.push(Output::Open);
     }
 
-    pub(super) fn token_arrived(&mut self, outcome: Result<String, String>, turn: &mut Turn<'_>) {
-        let outcome = outcome.and_then(|text| Text::new(&text).map_err(|error| error.to_string()));
+    pub(super) fn token_arrived(
+        &mut self,
+        outcome: Result<Text<TOKEN_BYTES_MAX>, String>,
+        turn: &mut Turn<'_>,
+    ) {
         match (&mut self.phase, outcome) {
             (Phase::FetchingToken { .. }, Ok(text)) => {
                 self.token = Token {
@@ -184,7 +187,7 @@ impl Machine {
         let hello = Hello {
             request: self.requests.number(),
             token: self.token.text.clone(),
-            resume: self.resume.as_deref().and_then(|text| Text::new(text).ok()),
+            resume: self.resume.clone(),
             agent: self
                 .config
                 .agent
@@ -212,7 +215,7 @@ impl Machine {
             renew_at: None,
             renewing: false,
         });
-        self.resume = Some(welcome.resume);
+        self.resume = Text::new(&welcome.resume).ok();
         self.limits = Some(welcome.limits);
         self.reconnect_after = None;
         let Welcome {
@@ -231,9 +234,9 @@ impl Machine {
         self.pump(turn);
     }
 
-    pub(super) fn goaway(&mut self, goaway: Goaway) {
+    pub(super) fn goaway(&mut self, goaway: &Goaway) {
         self.reconnect_after = Some(Duration::from_millis(goaway.reconnect_after_ms));
-        self.resume = Some(goaway.resume);
+        self.resume = Text::new(&goaway.resume).ok();
     }
 
     /// Asks for a token that will replace the present one on the living connection.

@@ -22,6 +22,7 @@ use roomful_protocol::frame::{self, Ok as OkFrame, OpId, Publish, Reply, ServerF
 use roomful_protocol::id::{ProducerId, RoomAlias, Sequence};
 use roomful_protocol::limits::Limits;
 use roomful_protocol::payload::Payload;
+use roomful_protocol::text::Text;
 
 pub use step::{
     Answer, At, CallId, Command, ConnectionState, Identity, Input, JoinInfo, JoinOptions, Output,
@@ -68,7 +69,7 @@ pub struct Machine {
     backoff: Backoff,
     token: Token,
     /// The newest resume token.
-    resume: Option<String>,
+    resume: Option<Text<RESUME_BYTES_MAX>>,
     /// The wait that `goaway` asked for.
     reconnect_after: Option<Duration>,
     /// What the last `welcome` allowed.
@@ -261,7 +262,7 @@ impl Machine {
             ServerFrame::CaughtUp(caught_up) => self.caught_up(&caught_up, turn),
             ServerFrame::Left(left) => self.left(left, turn),
             ServerFrame::TokenExpiring(_) => self.renew_token(turn),
-            ServerFrame::Goaway(goaway) => self.goaway(goaway),
+            ServerFrame::Goaway(goaway) => self.goaway(&goaway),
             ServerFrame::Pong(pong) => self.pong(&pong, turn),
             ServerFrame::ServerBatch(batch) => batch
                 .frames
@@ -358,6 +359,9 @@ impl Machine {
         sequence
     }
 }
+
+/// Longest resume token that `hello` takes, in bytes.
+const RESUME_BYTES_MAX: usize = 1024;
 
 impl Command {
     /// Who waits for it.

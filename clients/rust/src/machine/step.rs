@@ -8,8 +8,10 @@ use roomful_protocol::frame::{
     Published, Recovery, ServerFrame, Watch,
 };
 use roomful_protocol::id::{MemberId, RoomAlias, SessionId, SignalKey, UserId};
+use roomful_protocol::limits::TOKEN_BYTES_MAX;
 use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
+use roomful_protocol::text::Text;
 
 use crate::error::{CloseReason, Error, Refusal};
 
@@ -36,7 +38,7 @@ pub enum Input {
     /// The application wants something.
     Command(Command),
     /// The token source answered [`Output::FetchToken`].
-    Token(Result<String, String>),
+    Token(Result<Text<TOKEN_BYTES_MAX>, String>),
     /// The socket that [`Output::Open`] asked for is open.
     Opened,
     /// It could not be opened.

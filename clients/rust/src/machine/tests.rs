@@ -720,7 +720,7 @@ fn an_expired_token_is_fetched_anew_and_a_fresh_one_that_is_refused_ends_the_cli
     let mut bench = Bench::with(|config| config.has_token_source = true);
     bench.command(Command::Resume);
     assert!(bench.has(|output| matches!(output, Output::FetchToken)));
-    bench.step(Input::Token(Ok("one".to_owned())));
+    bench.step(Input::Token(Ok(Text::new("one").unwrap())));
     bench.open();
     bench.step(Input::Closed(Some((1006, String::new()))));
     bench.outputs.clear();
@@ -734,7 +734,7 @@ fn an_expired_token_is_fetched_anew_and_a_fresh_one_that_is_refused_ends_the_cli
     bench.wait();
     assert!(bench.has(|output| matches!(output, Output::FetchToken)));
     bench.outputs.clear();
-    bench.step(Input::Token(Ok("two".to_owned())));
+    bench.step(Input::Token(Ok(Text::new("two").unwrap())));
     bench.step(Input::Opened);
     let sent = bench.sent();
     let ClientFrame::Hello(hello) = &sent[0] else {
@@ -752,7 +752,7 @@ fn an_expired_token_is_fetched_anew_and_a_fresh_one_that_is_refused_ends_the_cli
 fn a_token_that_expires_is_refreshed_on_the_living_connection() {
     let mut bench = Bench::with(|config| config.has_token_source = true);
     bench.command(Command::Resume);
-    bench.step(Input::Token(Ok("one".to_owned())));
+    bench.step(Input::Token(Ok(Text::new("one").unwrap())));
     bench.open();
     bench.outputs.clear();
     bench.frame(TokenExpiring { expires_ms: 60_000 });
@@ -764,7 +764,7 @@ fn a_token_that_expires_is_refreshed_on_the_living_connection() {
         bench.has(|output| matches!(output, Output::FetchToken)),
         "asked again"
     );
-    bench.step(Input::Token(Ok("two".to_owned())));
+    bench.step(Input::Token(Ok(Text::new("two").unwrap())));
     let sent = bench.sent();
     assert!(
         matches!(&sent[..], [ClientFrame::Refresh(refresh)] if &*refresh.token == "two"),
