@@ -70,13 +70,14 @@ export class ConnectionPanel {
     if (!rejoining) this.#show("closed", "Not in the room");
   }
 
-  /** Adds a line to the story. */
+  /** Adds a line to the story, unless it is the last one again. */
   log(kind: "good" | "info" | "warning" | "bad", text: string, note = ""): void {
+    if (this.#timeline.querySelector(".moment-text")?.textContent === text) return;
     const item = element("li", "moment");
     item.dataset.kind = kind;
     item.dataset.testid = "timeline-entry";
-    const time = element("time", "moment-time", CLOCK.format(new Date()));
-    item.append(element("span", "moment-text", text), note === "" ? time : element("span", "moment-time", `${CLOCK.format(new Date())}, ${note}`));
+    const time = CLOCK.format(new Date());
+    item.append(element("span", "moment-text", text), element("span", "moment-time", note === "" ? time : `${time}, ${note}`));
     this.#timeline.prepend(item);
     while (this.#timeline.childElementCount > MOMENTS_MAX) this.#timeline.lastElementChild!.remove();
   }

@@ -186,7 +186,7 @@ export class Room extends Emitter<RoomEvents> {
   #recovery: { from: Position; events: number; skipped: number } | undefined;
   #watch: Watch;
   #presence: Payload | null;
-  /** The value that the server has been told on this membership. */
+  /** The value that the server was told last. */
   #presenceTold: Payload | null = null;
   #error: RoomfulError | undefined;
   #rejoinTimer: ReturnType<typeof setTimeout> | undefined;
@@ -248,8 +248,8 @@ export class Room extends Emitter<RoomEvents> {
   /**
    * Appends to the room's log; resolves once it is stored at the room's durability class. While the connection is away it waits in the queue, and it
    * takes effect once however often it has to be sent.
-   * @throws RoomfulError `queue_full`; `closed` when the room is left meanwhile; what the server refuses it with. After `op_id_expired` it is unknown
-   * whether it took effect.
+   * @throws RoomfulError `queue_full`; `closed` when the room is left meanwhile; what the server refuses it with for good. After `op_id_expired` it is
+   * unknown whether it took effect.
    */
   async publish(payload: PayloadLike): Promise<Published> {
     if (this.#error) throw this.#error;
@@ -360,7 +360,8 @@ export class Room extends Emitter<RoomEvents> {
   join(connection: Connection): void {
     clearTimeout(this.#rejoinTimer);
     this.#connection = connection;
-    this.#presenceTold = this.#presence;
+    // A join without a value leaves the one that is there.
+    if (this.#presence) this.#presenceTold = this.#presence;
     const { operations } = this.#context;
     const frame: RequestFrame = {
       type: "join",
@@ -408,8 +409,6 @@ export class Room extends Emitter<RoomEvents> {
   /** @internal The connection is gone; the client will bring another one. */
   disconnected(): void {
     clearTimeout(this.#rejoinTimer);
-    clearTimeout(this.#resendTimer);
-    this.#resendTimer = undefined;
     this.#connection = undefined;
     this.#suspend();
   }
@@ -502,6 +501,8 @@ export class Room extends Emitter<RoomEvents> {
       this.#backoff.worked(performance.now() - this.#membership.sinceMs);
       this.#context.routes.delete(this.#membership.alias);
     }
+    clearTimeout(this.#resendTimer);
+    this.#resendTimer = undefined;
     this.#membership = undefined;
     this.#recovery = undefined;
     this.#queue.interrupt();
@@ -511,47 +512,48 @@ export class Room extends Emitter<RoomEvents> {
   /** Sends what waits, in order. */
   #flush(): void {
     const [connection, membership] = [this.#connection, this.#membership];
-    if (!connection || !membership) return;
-    for (const queued of this.#queue.take(membership.info.position.epoch)) {
-      const { attempt, payload, sent } = queued;
-      const tooLarge = this.#tooLarge(payload);
-      if (tooLarge) {
-        this.#queue.reject(queued, tooLarge);
-        continue;
-      }
-      connection.request({ type: "publish", room: membership.alias, op: sent.op, payload }, {
-        resolve: (reply) => this.#publishAnswered(connection, queued, reply),
-        // An error for a sending that has been given up says nothing about the one that replaced it.
-        reject: (error) => queued.attempt === attempt && this.#publishFailed(connection, queued, error),
-      });
+    if (!connection || !membership || this.#resendTimer !== undefined) return;
+    for (let queued = this.#queue.next(); queued; queued = this.#queue.next()) {
+      const tooLarge = this.#tooLarge(queued.payload);
+      if (tooLarge) this.#queue.reject(queued, tooLarge);
+      else this.#send(connection, membership, queued);
     }
+  }
+
+  #send(connection: Connection, membership: Membership, queued: QueuedPublish & { op: OpId }): void {
+    const { attempt, payload, op } = queued;
+    connection.request({ type: "publish", room: membership.alias, op, payload }, {
+      resolve: (reply) => this.#publishAnswered(connection, queued, reply),
+      // An error for a sending that has been given up says nothing about the one that replaced it.
+      reject: (error) => queued.attempt === attempt && this.#publishFailed(connection, queued, error),
+    });
   }
 
   #publishAnswered(connection: Connection, queued: QueuedPublish, frame: ReplyFrame): void {
     if (frame.type !== "ok" || frame.reply.kind !== "published") return this.#context.abandon(connection, unexpected(frame.type));
     this.#queue.resolve(queued, frame.reply.published);
+    this.#flush();
   }
 
   #publishFailed(connection: Connection, queued: QueuedPublish, error: RoomfulError): void {
-    switch (error.code) {
-      case 902:
-        return;
-      case 901:
-        return this.#context.abandon(connection, error);
-      case 402:
-        return this.#resendLater(queued);
-      default:
-        return this.#queue.reject(queued, error);
+    if (error.code === 902) return;
+    if (error.code === 901) return this.#context.abandon(connection, error);
+    if (error.retry === "never") {
+      this.#queue.reject(queued, error);
+      return this.#flush();
     }
+    this.#queue.putBack(queued);
+    this.#resendLater(error);
   }
 
-  /** The storage failed under it. The membership ends with that as a rule, and the next one sends it again; where not, this does. */
-  #resendLater(queued: QueuedPublish): void {
-    queued.attempt = 0;
-    this.#resendTimer ??= setTimeout(() => {
+  /** The server was too busy, or its storage failed: with that the membership ends as a rule, and the next one sends it again. Where not, this does. */
+  #resendLater(error: RoomfulError): void {
+    if (this.#resendTimer !== undefined) return;
+    const waitMs = error.retry === "now" ? this.#backoff.nextAfterFirst() : this.#backoff.next(error.afterMs);
+    this.#resendTimer = setTimeout(() => {
       this.#resendTimer = undefined;
       this.#flush();
-    }, this.#backoff.nextAfterFirst());
+    }, waitMs);
   }
 
   /** Sends a request of a joined room, when it is joined. */

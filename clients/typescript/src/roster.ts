@@ -75,7 +75,7 @@ export class Roster extends Emitter<RosterEvents> {
 
   #put(number: number, row: Row): void {
     const known = this.#rows.get(number);
-    if (!known || row.revision >= known.revision) this.#rows.set(number, row);
+    if (!known || row.revision > known.revision) this.#rows.set(number, row);
   }
 
   #show(): void {
