@@ -1,6 +1,6 @@
 // The state of the connection: the pill in the bar, the facts, and the story of what was lost and came back.
 
-import { formatPosition, type CaughtUp, type Client, type ClientEvents, type Joined, type Position, type RoomfulError } from "../src/index.js";
+import type { CaughtUp, Client, ClientEvents, Joined, Position, RoomfulError } from "../src/index.js";
 import { byId, element } from "./dom.js";
 
 /** When the connection went, and where the room stood. */
@@ -33,15 +33,16 @@ export class ConnectionPanel {
 
   moved(position: Position): void {
     this.#position = position;
-    byId("position").textContent = formatPosition(position);
+    byId("epoch").textContent = String(position.epoch);
+    byId("offset").textContent = String(position.offset);
   }
 
   joined({ durability, recovery, position, head }: Joined): void {
     byId("durability").textContent = DURABILITY[durability];
     if (recovery === "recovering") this.#show("recovering", "Catching up");
     else this.#show("live", "Live");
-    if (!this.#loss) this.log("good", `Joined at ${formatPosition(position)}`);
-    else if (recovery === "recovering") this.log("info", `Resumed at ${formatPosition(position)}; the room is at ${formatPosition(head)}`);
+    if (!this.#loss) this.log("good", `Joined at ${shortPosition(position)}`);
+    else if (recovery === "recovering") this.log("info", `Resumed at ${shortPosition(position)}; the room is at ${shortPosition(head)}`);
     this.moved(position);
   }
 
@@ -50,7 +51,7 @@ export class ConnectionPanel {
     if (!this.#loss) return;
     const lost = position.offset - from.offset - events - skipped;
     const seconds = ((performance.now() - this.#loss.atMs) / 1_000).toFixed(1);
-    const text = `Resumed at ${formatPosition(position)}: ${count(events, "message")} recovered, ${lost} lost`;
+    const text = `Resumed at ${shortPosition(position)}: ${count(events, "message")} recovered, ${lost} lost`;
     this.log(lost === 0 ? "good" : "bad", text, `after ${seconds} s away`);
     toast(lost === 0 ? "good" : "bad", text);
     this.#loss = undefined;
@@ -59,7 +60,7 @@ export class ConnectionPanel {
   reset(position: Position, previous: Position): void {
     this.#show("live", "Live");
     this.#loss = undefined;
-    const text = `The room's history was replaced: ${formatPosition(previous)} is void, it goes on from ${formatPosition(position)}`;
+    const text = `The room's history was replaced: ${shortPosition(previous)} is void, it goes on from ${shortPosition(position)}`;
     this.log("bad", text);
     toast("bad", text);
     this.moved(position);
@@ -77,7 +78,9 @@ export class ConnectionPanel {
     item.dataset.kind = kind;
     item.dataset.testid = "timeline-entry";
     const time = CLOCK.format(new Date());
-    item.append(element("span", "moment-text", text), element("span", "moment-time", note === "" ? time : `${time}, ${note}`));
+    const shown = element("span", "moment-text");
+    shown.append(...withPlaces(text));
+    item.append(shown, element("span", "moment-time", note === "" ? time : `${time}, ${note}`));
     this.#timeline.prepend(item);
     while (this.#timeline.childElementCount > MOMENTS_MAX) this.#timeline.lastElementChild!.remove();
   }
@@ -107,7 +110,7 @@ export class ConnectionPanel {
   #lost(onPurpose: boolean, error: RoomfulError | undefined): void {
     if (this.#loss) return;
     this.#loss = { position: this.#position, atMs: performance.now() };
-    const where = this.#position ? ` at ${formatPosition(this.#position)}` : "";
+    const where = this.#position ? ` at ${shortPosition(this.#position)}` : "";
     if (onPurpose) this.log("warning", `Connection dropped${where}`);
     else this.log("warning", `Connection lost${where}`, error?.message ?? "");
   }
@@ -155,13 +158,25 @@ export class ConnectionPanel {
 
 /** Shows a line for a while, over everything. */
 export function toast(kind: "good" | "info" | "bad", text: string): void {
-  const shown = element("p", "toast", text);
+  const shown = element("p", "toast");
+  shown.append(...withPlaces(text));
   shown.dataset.kind = kind;
   shown.dataset.testid = "toast";
   const toasts = byId("toasts");
   toasts.append(shown);
   while (toasts.childElementCount > TOASTS_MAX) toasts.firstElementChild!.remove();
   setTimeout(() => shown.remove(), TOAST_MS);
+}
+
+/** A position as people can compare it: epochs may have 16 digits, of which the last ones differ. */
+function shortPosition({ epoch, offset }: Position): string {
+  const digits = String(epoch);
+  return digits.length > 6 ? `…${digits.slice(-4)}-${offset}` : `${digits}-${offset}`;
+}
+
+/** The text with its positions kept from breaking over two lines. */
+function withPlaces(text: string): (string | HTMLElement)[] {
+  return text.split(/(…?\d+-\d+)/).map((part, index) => (index % 2 === 1 ? element("span", "place", part) : part));
 }
 
 function count(number: number, noun: string): string {
