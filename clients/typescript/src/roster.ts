@@ -2,7 +2,8 @@
 
 import { Emitter } from "./emitter.js";
 import { RoomfulError } from "./errors.js";
-import type { Member, MembersPage, PresenceChanges, Room } from "./room.js";
+import type { Room } from "./room.js";
+import type { Member, MembersPage, PresenceChanges } from "./room-events.js";
 
 export type RosterEvents = {
   /** Somebody came, changed or went. */

@@ -184,7 +184,7 @@ test("a token that expires is refreshed on the living connection, also when it t
 }));
 
 test("a server that answers nothing is given up, and tried again", withServer(async (server) => {
-  const client = server.client({ connectTimeoutMs: 30 });
+  const client = server.client({ connectTimeoutMs: 300 });
   void client.connect();
   const silent = await server.peer();
   assert.equal((await become(client, "waiting")).error?.name, "request_timeout");
@@ -198,7 +198,7 @@ test("an idle client pings, and measures the round trip", withServer(async (serv
   const rtt = collect(client, "rtt");
   void client.connect();
   const peer = await server.peer();
-  await peer.welcome({ heartbeatMs: 20 });
+  await peer.welcome({ heartbeatMs: 100 });
   const ping = await peer.frames.take("ping");
   assert.equal(ping.type, "ping");
   peer.send({ type: "pong", request: (ping as { request: number }).request, timeMs: 0 });
@@ -210,7 +210,7 @@ test("a connection on which nothing comes back for two heartbeats is given up", 
   const client = server.client();
   void client.connect();
   const silent = await server.peer();
-  await silent.welcome({ heartbeatMs: 20 });
+  await silent.welcome({ heartbeatMs: 100 });
   const { error } = await become(client, "waiting");
   assert.equal(error?.name, "connection_lost");
   await (await server.peer()).welcome();

@@ -236,7 +236,7 @@ test("a payload beyond the server's limit never leaves, and is refused here", wi
 }));
 
 test("a request that gets no answer in time is rejected; one on a lost connection too", withServer(async (server) => {
-  const { room, peer } = await joined(server, {}, server.client({ requestTimeoutMs: 40 }));
+  const { room, peer } = await joined(server, {}, server.client({ requestTimeoutMs: 300 }));
   await assert.rejects(room.history(), { code: 901, name: "request_timeout" });
   const lost = assert.rejects(room.membersPage(), { code: 902, name: "connection_lost" });
   await peer.expect("history");
@@ -246,7 +246,7 @@ test("a request that gets no answer in time is rejected; one on a lost connectio
 }));
 
 test("a publish that gets no answer in time is sent again on a fresh connection", withServer(async (server) => {
-  const { room, peer } = await joined(server, {}, server.client({ requestTimeoutMs: 40 }));
+  const { room, peer } = await joined(server, {}, server.client({ requestTimeoutMs: 300 }));
   const published = room.publish("a");
   const { op } = await peer.expect("publish");
   const second = await server.peer();
