@@ -26,7 +26,7 @@ export class ConnectionPanel {
     client.on("rtt", (rttMs) => this.#showRtt(rttMs));
     client.on("error", (error) => this.log("warning", error.message));
     this.#drop.addEventListener("click", () => this.#dropFor(client, AWAY_MS));
-    setInterval(() => document.visibilityState === "visible" && client.state === "connected" && void client.ping().catch(() => {}), PING_MS);
+    setInterval(() => document.visibilityState === "visible" && this.#measure(client), PING_MS);
     setInterval(() => (byId("waiting").textContent = String(pending())), 250);
     this.#show("connecting", "Connecting");
   }
@@ -92,7 +92,8 @@ export class ConnectionPanel {
       case "connecting":
         return this.#show("connecting", this.#loss ? "Reconnecting" : "Connecting");
       case "connected":
-        void client.ping().catch(() => {});
+        // Once the joining is over, whose work would be measured too.
+        setTimeout(() => this.#measure(client), SETTLE_MS);
         if (this.#loss) this.log("info", client.session?.resumed ? "Connected again, same session" : "Connected again, with a new session");
         return;
       case "waiting":
@@ -105,6 +106,11 @@ export class ConnectionPanel {
       case "offline":
         return;
     }
+  }
+
+  #measure(client: Client): void {
+    // A ping that fails ends with its connection, which is told elsewhere.
+    if (client.state === "connected") client.ping().catch(() => {});
   }
 
   #lost(onPurpose: boolean, error: RoomfulError | undefined): void {
@@ -188,6 +194,7 @@ const CLOCK = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-d
 /** How long a dropped connection stays away: long enough for others to say something meanwhile. */
 const AWAY_MS = 6_000;
 const PING_MS = 3_000;
+const SETTLE_MS = 500;
 const TOAST_MS = 7_000;
 const TOASTS_MAX = 3;
 const MOMENTS_MAX = 40;
