@@ -12,7 +12,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::driver::{Address, Driver, Envelope, Reader, Shared};
 use crate::error::Error;
 use crate::machine::{
-    Answer, CallId, Command, Config, ConnectionState, Identity, JoinOptions, Machine, RoomKey, RoomRequest,
+    Answer, CallId, Command, Config, ConnectionState, Identity, JoinOptions, Machine, RoomKey,
+    RoomRequest,
 };
 use crate::options::Options;
 use crate::room::{Receipt, Room, RoomEvents};
@@ -32,13 +33,22 @@ impl Client {
         let client = Self::start(url, options)?;
         let mut state = client.state();
         let decided = |state: &ConnectionState| {
-            !matches!(state, ConnectionState::Connecting | ConnectionState::Suspended)
+            !matches!(
+                state,
+                ConnectionState::Connecting | ConnectionState::Suspended
+            )
         };
-        let state = state.wait_for(decided).await.map_err(|_| client.handle.shared.closed())?.clone();
+        let state = state
+            .wait_for(decided)
+            .await
+            .map_err(|_| client.handle.shared.closed())?
+            .clone();
         match state {
             ConnectionState::Waiting { cause, .. } => Err(Error::CannotConnect(cause)),
             ConnectionState::Closed(reason) => Err(Error::Closed(reason)),
-            ConnectionState::Connecting | ConnectionState::Connected | ConnectionState::Suspended => Ok(client),
+            ConnectionState::Connecting
+            | ConnectionState::Connected
+            | ConnectionState::Suspended => Ok(client),
         }
     }
 
@@ -67,7 +77,15 @@ impl Client {
         let events_max = options.events_max.max(1);
         let driver = Driver::new(machine, options, address, receiver, shared.clone());
         spawn(driver.run());
-        Ok(Self { handle: Handle { commands, shared, numbers: Arc::default(), producer, events_max } })
+        Ok(Self {
+            handle: Handle {
+                commands,
+                shared,
+                numbers: Arc::default(),
+                producer,
+                events_max,
+            },
+        })
     }
 
     /// Enters a room. The handle publishes and asks; the stream gives everything that happens, in order, until both are dropped or the room is left.
@@ -78,7 +96,11 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Refused`] as the server says, [`Error::AlreadyJoined`], [`Error::PayloadTooLarge`] for the presence value, [`Error::Timeout`], [`Error::Closed`].
-    pub async fn join(&self, room: &str, options: JoinOptions) -> Result<(Room, RoomEvents), Error> {
+    pub async fn join(
+        &self,
+        room: &str,
+        options: JoinOptions,
+    ) -> Result<(Room, RoomEvents), Error> {
         if let Some(value) = &options.presence {
             value.check().map_err(Error::Payload)?;
         }
@@ -86,9 +108,20 @@ impl Client {
         let (events, receiver) = mpsc::channel(self.handle.events_max);
         let (room_handle, view) = Room::new(key, room, self.handle.clone());
         let call = CallId(self.handle.number());
-        let command = Command::Join { call, key, name: room.to_owned(), options };
+        let command = Command::Join {
+            call,
+            key,
+            name: room.to_owned(),
+            options,
+        };
         let reader = Reader { events, view };
-        let Answer::Joined(info) = self.handle.send(call, command, Some((key, reader))).await?.wait().await? else {
+        let Answer::Joined(info) = self
+            .handle
+            .send(call, command, Some((key, reader)))
+            .await?
+            .wait()
+            .await?
+        else {
             return Err(Error::UnexpectedAnswer);
         };
         room_handle.joined(info);
@@ -126,7 +159,13 @@ impl Client {
     /// [`Error::NotConnected`], [`Error::ConnectionLost`], [`Error::Timeout`], [`Error::Closed`].
     pub async fn round_trip(&self) -> Result<Duration, Error> {
         let call = CallId(self.handle.number());
-        match self.handle.send(call, Command::RoundTrip(call), None).await?.wait().await? {
+        match self
+            .handle
+            .send(call, Command::RoundTrip(call), None)
+            .await?
+            .wait()
+            .await?
+        {
             Answer::RoundTrip(duration) => Ok(duration),
             _ => Err(Error::UnexpectedAnswer),
         }
@@ -182,7 +221,19 @@ impl Client {
     ) -> Result<Published, Error> {
         payload.check().map_err(Error::Payload)?;
         let call = CallId(self.handle.number());
-        self.handle.send(call, Command::RawPublish { call, alias, op, payload }, None).await?.await
+        self.handle
+            .send(
+                call,
+                Command::RawPublish {
+                    call,
+                    alias,
+                    op,
+                    payload,
+                },
+                None,
+            )
+            .await?
+            .await
     }
 }
 
@@ -205,7 +256,8 @@ impl Handle {
     /// Sends a request about a room; the receipt gives its answer.
     pub(crate) async fn ask(&self, key: RoomKey, request: RoomRequest) -> Result<Receipt, Error> {
         let call = CallId(self.number());
-        self.send(call, Command::Room { call, key, request }, None).await
+        self.send(call, Command::Room { call, key, request }, None)
+            .await
     }
 
     async fn send(
@@ -215,19 +267,36 @@ impl Handle {
         reader: Option<(RoomKey, Reader)>,
     ) -> Result<Receipt, Error> {
         let (reply, receiver) = oneshot::channel();
-        let envelope = Envelope { command, reply: Some((call, reply)), reader };
-        self.commands.send(envelope).await.map_err(|_| self.shared.closed())?;
+        let envelope = Envelope {
+            command,
+            reply: Some((call, reply)),
+            reader,
+        };
+        self.commands
+            .send(envelope)
+            .await
+            .map_err(|_| self.shared.closed())?;
         Ok(Receipt::new(receiver, self.shared.clone()))
     }
 
     /// Sends a command that has no answer.
     pub(crate) async fn tell(&self, command: Command) -> Result<(), Error> {
-        let envelope = Envelope { command, reply: None, reader: None };
-        self.commands.send(envelope).await.map_err(|_| self.shared.closed())
+        let envelope = Envelope {
+            command,
+            reply: None,
+            reader: None,
+        };
+        self.commands
+            .send(envelope)
+            .await
+            .map_err(|_| self.shared.closed())
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the task ends with its handles, and an application has no tracker of ours")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the task ends with its handles, and an application has no tracker of ours"
+)]
 fn spawn(future: impl Future<Output = ()> + Send + 'static) {
     drop(tokio::spawn(future));
 }

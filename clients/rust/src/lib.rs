@@ -37,11 +37,17 @@ pub use room::{Receipt, Room, RoomEvents};
 pub use roomful_protocol::codec::Encoding;
 pub use roomful_protocol::error::{ErrorCode, Retry, WireErrorCode};
 pub use roomful_protocol::frame::{
-    ChangeKind, Direction, Durability, Entry, EntryKind, HistoryPage, MemberInfo, MembersPage, OpId, PresenceChange,
-    Published, Recovery, Watch,
+    ChangeKind, Direction, Durability, Entry, EntryKind, HistoryPage, MemberInfo, MembersPage,
+    OpId, PresenceChange, Published, Recovery, Watch,
 };
 pub use roomful_protocol::id::{
-    Epoch, MemberId, Offset, ProducerId, RoomAlias, RoomName, Sequence, SessionId, SignalKey, UserId,
+    Epoch, MemberId, Offset, ProducerId, RoomAlias, RoomName, Sequence, SessionId, SignalKey,
+    UserId,
 };
 pub use roomful_protocol::payload::{Payload, PayloadFormat};
 pub use roomful_protocol::position::Position;
+
+/// Compiles the README's example.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

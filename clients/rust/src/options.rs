@@ -124,7 +124,11 @@ impl Connector {
         })
     }
 
-    pub(crate) fn open(&self, host: &str, port: u16) -> BoxFuture<'static, io::Result<BoxedSocket>> {
+    pub(crate) fn open(
+        &self,
+        host: &str,
+        port: u16,
+    ) -> BoxFuture<'static, io::Result<BoxedSocket>> {
         (self.0)(host.to_owned(), port)
     }
 }

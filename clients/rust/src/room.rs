@@ -16,7 +16,7 @@ use crate::driver::{Shared, View};
 use crate::error::Error;
 use crate::machine::{Answer, Command, JoinInfo, RoomEvent, RoomKey, RoomRequest, Signal};
 
-/// A room that was joined. Cheap to clone. It is left by [`Room::leave`], or when the last handle and the stream are dropped.
+/// A room that was joined. Cheap to clone. Dropping the future of a call stops the waiting, and not what was asked. It is left by [`Room::leave`], or when the last handle and the stream are dropped.
 #[derive(Debug, Clone)]
 pub struct Room {
     inner: Arc<Inner>,
@@ -40,13 +40,27 @@ impl Drop for Inner {
 impl Room {
     pub(crate) fn new(key: RoomKey, name: &str, handle: Handle) -> (Self, Arc<Mutex<View>>) {
         let view = Arc::<Mutex<View>>::default();
-        let inner = Inner { key, name: name.to_owned(), handle, view: view.clone() };
-        (Self { inner: Arc::new(inner) }, view)
+        let inner = Inner {
+            key,
+            name: name.to_owned(),
+            handle,
+            view: view.clone(),
+        };
+        (
+            Self {
+                inner: Arc::new(inner),
+            },
+            view,
+        )
     }
 
     /// The first `joined`, which doesn't come through the stream. Events may have overtaken it.
     pub(crate) fn joined(&self, info: JoinInfo) {
-        let mut view = self.inner.view.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut view = self
+            .inner
+            .view
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         view.position.get_or_insert(info.position);
         view.info.get_or_insert(info);
     }
@@ -69,7 +83,10 @@ impl Room {
     /// [`Error::Payload`], [`Error::Closed`]; the others come with the receipt.
     pub async fn enqueue(&self, payload: Payload) -> Result<Receipt, Error> {
         payload.check().map_err(Error::Payload)?;
-        self.inner.handle.ask(self.inner.key, RoomRequest::Publish(payload)).await
+        self.inner
+            .handle
+            .ask(self.inner.key, RoomRequest::Publish(payload))
+            .await
     }
 
     /// Sends something ephemeral, and waits until the server has it on its way.
@@ -88,7 +105,13 @@ impl Room {
     /// [`Error::Payload`], [`Error::Closed`].
     pub async fn signal_unconfirmed(&self, signal: Signal) -> Result<(), Error> {
         signal.payload.check().map_err(Error::Payload)?;
-        self.inner.handle.tell(Command::SignalUnconfirmed { key: self.inner.key, signal }).await
+        self.inner
+            .handle
+            .tell(Command::SignalUnconfirmed {
+                key: self.inner.key,
+                signal,
+            })
+            .await
     }
 
     /// Sets the own presence value, or takes it away. Offline it is remembered and brought by the next join.
@@ -96,7 +119,10 @@ impl Room {
     /// # Errors
     /// [`Error::Refused`], [`Error::PayloadTooLarge`], [`Error::Payload`], [`Error::Timeout`], [`Error::NotJoined`], [`Error::Closed`].
     pub async fn set_presence(&self, value: Option<Payload>) -> Result<(), Error> {
-        value.as_ref().map_or(Ok(()), Payload::check).map_err(Error::Payload)?;
+        value
+            .as_ref()
+            .map_or(Ok(()), Payload::check)
+            .map_err(Error::Payload)?;
         self.done(RoomRequest::SetPresence(value)).await
     }
 
@@ -129,7 +155,14 @@ impl Room {
         direction: Direction,
         limit: u64,
     ) -> Result<HistoryPage, Error> {
-        match self.ask(RoomRequest::History { from, direction, limit }).await? {
+        match self
+            .ask(RoomRequest::History {
+                from,
+                direction,
+                limit,
+            })
+            .await?
+        {
             Answer::History(page) => Ok(page),
             _ => Err(Error::UnexpectedAnswer),
         }
@@ -155,14 +188,24 @@ impl Room {
     /// Never: a handle is given after the first join.
     #[must_use]
     pub fn info(&self) -> JoinInfo {
-        let view = self.inner.view.lock().unwrap_or_else(PoisonError::into_inner);
-        view.info.clone().expect("a handle is given after the first join")
+        let view = self
+            .inner
+            .view
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        view.info
+            .clone()
+            .expect("a handle is given after the first join")
     }
 
     /// The newest position that the client has, which events that wait in the stream may not have told yet. It also moves over own events with `echo` off.
     #[must_use]
     pub fn position(&self) -> Position {
-        let view = self.inner.view.lock().unwrap_or_else(PoisonError::into_inner);
+        let view = self
+            .inner
+            .view
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let position = view.position;
         drop(view);
         position.unwrap_or_else(|| self.info().position)
@@ -182,7 +225,12 @@ impl Room {
     }
 
     async fn ask(&self, request: RoomRequest) -> Result<Answer, Error> {
-        self.inner.handle.ask(self.inner.key, request).await?.wait().await
+        self.inner
+            .handle
+            .ask(self.inner.key, request)
+            .await?
+            .wait()
+            .await
     }
 }
 
@@ -196,7 +244,10 @@ pub struct RoomEvents {
 
 impl RoomEvents {
     pub(crate) const fn new(receiver: mpsc::Receiver<RoomEvent>, room: Room) -> Self {
-        Self { receiver, _room: room }
+        Self {
+            receiver,
+            _room: room,
+        }
     }
 
     /// The next event; none after the last. Cancel safe.
@@ -222,12 +273,17 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    pub(crate) const fn new(receiver: oneshot::Receiver<Result<Answer, Error>>, shared: Arc<Shared>) -> Self {
+    pub(crate) const fn new(
+        receiver: oneshot::Receiver<Result<Answer, Error>>,
+        shared: Arc<Shared>,
+    ) -> Self {
         Self { receiver, shared }
     }
 
     pub(crate) async fn wait(self) -> Result<Answer, Error> {
-        self.receiver.await.unwrap_or_else(|_| Err(self.shared.closed()))
+        self.receiver
+            .await
+            .unwrap_or_else(|_| Err(self.shared.closed()))
     }
 }
 
@@ -235,11 +291,13 @@ impl Future for Receipt {
     type Output = Result<Published, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.receiver).poll(cx).map(|outcome| match outcome {
-            Ok(Ok(Answer::Published(published))) => Ok(published),
-            Ok(Ok(_)) => Err(Error::UnexpectedAnswer),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(self.shared.closed()),
-        })
+        Pin::new(&mut self.receiver)
+            .poll(cx)
+            .map(|outcome| match outcome {
+                Ok(Ok(Answer::Published(published))) => Ok(published),
+                Ok(Ok(_)) => Err(Error::UnexpectedAnswer),
+                Ok(Err(error)) => Err(error),
+                Err(_) => Err(self.shared.closed()),
+            })
     }
 }

@@ -1,6 +1,6 @@
 // The state of the connection: the pill in the bar, the facts, and the story of what was lost and came back.
 
-import { formatPosition, type CaughtUp, type Client, type ClientEvents, type Joined, type Position, type RoomfulError } from "../src/index.js";
+import type { CaughtUp, Client, ClientEvents, Joined, Position, RoomfulError } from "../src/index.js";
 import { byId, element } from "./dom.js";
 
 /** When the connection went, and where the room stood. */
@@ -26,22 +26,23 @@ export class ConnectionPanel {
     client.on("rtt", (rttMs) => this.#showRtt(rttMs));
     client.on("error", (error) => this.log("warning", error.message));
     this.#drop.addEventListener("click", () => this.#dropFor(client, AWAY_MS));
-    setInterval(() => document.visibilityState === "visible" && client.state === "connected" && void client.ping().catch(() => {}), PING_MS);
+    setInterval(() => document.visibilityState === "visible" && this.#measure(client), PING_MS);
     setInterval(() => (byId("waiting").textContent = String(pending())), 250);
     this.#show("connecting", "Connecting");
   }
 
   moved(position: Position): void {
     this.#position = position;
-    byId("position").textContent = formatPosition(position);
+    byId("epoch").textContent = String(position.epoch);
+    byId("offset").textContent = String(position.offset);
   }
 
   joined({ durability, recovery, position, head }: Joined): void {
     byId("durability").textContent = DURABILITY[durability];
     if (recovery === "recovering") this.#show("recovering", "Catching up");
     else this.#show("live", "Live");
-    if (!this.#loss) this.log("good", `Joined at ${formatPosition(position)}`);
-    else if (recovery === "recovering") this.log("info", `Resumed at ${formatPosition(position)}; the room is at ${formatPosition(head)}`);
+    if (!this.#loss) this.log("good", `Joined at ${shortPosition(position)}`);
+    else if (recovery === "recovering") this.log("info", `Resumed at ${shortPosition(position)}; the room is at ${shortPosition(head)}`);
     this.moved(position);
   }
 
@@ -50,7 +51,7 @@ export class ConnectionPanel {
     if (!this.#loss) return;
     const lost = position.offset - from.offset - events - skipped;
     const seconds = ((performance.now() - this.#loss.atMs) / 1_000).toFixed(1);
-    const text = `Resumed at ${formatPosition(position)}: ${count(events, "message")} recovered, ${lost} lost`;
+    const text = `Resumed at ${shortPosition(position)}: ${count(events, "message")} recovered, ${lost} lost`;
     this.log(lost === 0 ? "good" : "bad", text, `after ${seconds} s away`);
     toast(lost === 0 ? "good" : "bad", text);
     this.#loss = undefined;
@@ -59,7 +60,7 @@ export class ConnectionPanel {
   reset(position: Position, previous: Position): void {
     this.#show("live", "Live");
     this.#loss = undefined;
-    const text = `The room's history was replaced: ${formatPosition(previous)} is void, it goes on from ${formatPosition(position)}`;
+    const text = `The room's history was replaced: ${shortPosition(previous)} is void, it goes on from ${shortPosition(position)}`;
     this.log("bad", text);
     toast("bad", text);
     this.moved(position);
@@ -70,13 +71,16 @@ export class ConnectionPanel {
     if (!rejoining) this.#show("closed", "Not in the room");
   }
 
-  /** Adds a line to the story. */
+  /** Adds a line to the story, unless it is the last one again. */
   log(kind: "good" | "info" | "warning" | "bad", text: string, note = ""): void {
+    if (this.#timeline.querySelector(".moment-text")?.textContent === text) return;
     const item = element("li", "moment");
     item.dataset.kind = kind;
     item.dataset.testid = "timeline-entry";
-    const time = element("time", "moment-time", CLOCK.format(new Date()));
-    item.append(element("span", "moment-text", text), note === "" ? time : element("span", "moment-time", `${CLOCK.format(new Date())}, ${note}`));
+    const time = CLOCK.format(new Date());
+    const shown = element("span", "moment-text");
+    shown.append(...withPlaces(text));
+    item.append(shown, element("span", "moment-time", note === "" ? time : `${time}, ${note}`));
     this.#timeline.prepend(item);
     while (this.#timeline.childElementCount > MOMENTS_MAX) this.#timeline.lastElementChild!.remove();
   }
@@ -88,7 +92,8 @@ export class ConnectionPanel {
       case "connecting":
         return this.#show("connecting", this.#loss ? "Reconnecting" : "Connecting");
       case "connected":
-        void client.ping().catch(() => {});
+        // Once the joining is over, whose work would be measured too.
+        setTimeout(() => this.#measure(client), SETTLE_MS);
         if (this.#loss) this.log("info", client.session?.resumed ? "Connected again, same session" : "Connected again, with a new session");
         return;
       case "waiting":
@@ -103,10 +108,15 @@ export class ConnectionPanel {
     }
   }
 
+  #measure(client: Client): void {
+    // A ping that fails ends with its connection, which is told elsewhere.
+    if (client.state === "connected") client.ping().catch(() => {});
+  }
+
   #lost(onPurpose: boolean, error: RoomfulError | undefined): void {
     if (this.#loss) return;
     this.#loss = { position: this.#position, atMs: performance.now() };
-    const where = this.#position ? ` at ${formatPosition(this.#position)}` : "";
+    const where = this.#position ? ` at ${shortPosition(this.#position)}` : "";
     if (onPurpose) this.log("warning", `Connection dropped${where}`);
     else this.log("warning", `Connection lost${where}`, error?.message ?? "");
   }
@@ -154,13 +164,25 @@ export class ConnectionPanel {
 
 /** Shows a line for a while, over everything. */
 export function toast(kind: "good" | "info" | "bad", text: string): void {
-  const shown = element("p", "toast", text);
+  const shown = element("p", "toast");
+  shown.append(...withPlaces(text));
   shown.dataset.kind = kind;
   shown.dataset.testid = "toast";
   const toasts = byId("toasts");
   toasts.append(shown);
   while (toasts.childElementCount > TOASTS_MAX) toasts.firstElementChild!.remove();
   setTimeout(() => shown.remove(), TOAST_MS);
+}
+
+/** A position as people can compare it: epochs may have 16 digits, of which the last ones differ. */
+function shortPosition({ epoch, offset }: Position): string {
+  const digits = String(epoch);
+  return digits.length > 6 ? `…${digits.slice(-4)}-${offset}` : `${digits}-${offset}`;
+}
+
+/** The text with its positions kept from breaking over two lines. */
+function withPlaces(text: string): (string | HTMLElement)[] {
+  return text.split(/(…?\d+-\d+)/).map((part, index) => (index % 2 === 1 ? element("span", "place", part) : part));
 }
 
 function count(number: number, noun: string): string {
@@ -172,6 +194,7 @@ const CLOCK = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-d
 /** How long a dropped connection stays away: long enough for others to say something meanwhile. */
 const AWAY_MS = 6_000;
 const PING_MS = 3_000;
+const SETTLE_MS = 500;
 const TOAST_MS = 7_000;
 const TOASTS_MAX = 3;
 const MOMENTS_MAX = 40;

@@ -58,26 +58,26 @@ export class Conversation {
 
   /** Reads the page before what is shown, unless that is going on already. */
   async loadOlder(): Promise<void> {
-    if (this.#reading || this.#older === null || !this.room.position) return;
     const { messages } = this.#views;
-    const position = this.room.position;
+    const { position } = this.room;
+    if (this.#reading || !position || (this.#older === null && !messages.trimmed)) return;
     const before = messages.oldest ?? this.#older ?? { epoch: position.epoch, offset: position.offset + 1 };
+    const stale = () => before.epoch !== this.room.position?.epoch;
     this.#reading = true;
     messages.setLoading(true);
     try {
       const page = await this.room.history({ before, limit: PAGE });
-      // A reset in between has made the page meaningless; the reading that it began goes on alone.
-      if (before.epoch !== this.room.position?.epoch || this.room.state === "left") return;
+      if (stale() || this.room.state === "left") return;
       this.#older = page.next;
       messages.prepend(page.events.map((event) => this.#stored(event)));
+      if (page.next === null) messages.setBeginning("This is as far back as the room remembers.");
     } catch {
-      // Away at the moment: the next scroll, or the next join, asks again.
-      return;
+      // Away at the moment, or the history has been replaced meanwhile. The next scroll, or the next join, asks again.
     } finally {
       this.#reading = false;
       messages.setLoading(false);
+      if (stale() && this.room.state !== "left") void this.loadOlder();
     }
-    if (this.#older === null) messages.setBeginning("This is as far back as the room remembers.");
   }
 
   leave(): void {
@@ -100,7 +100,7 @@ export class Conversation {
     room.on("event", (event) => {
       panel.moved(event.position);
       messages.append(this.#stored(event));
-      for (const [number, member] of this.#roster.members) if (member.user === event.user) typing.forget(number);
+      if (!event.recovered) this.#hasSpoken(event.user);
     });
     room.on("advance", (position) => panel.moved(position));
     room.on("caughtUp", (caughtUp) => panel.caughtUp(caughtUp));
@@ -127,6 +127,13 @@ export class Conversation {
         cursors.forget(member);
       }
     });
+  }
+
+  /** Who has just sent a message is not writing it any more. */
+  #hasSpoken(user: string): void {
+    for (const [number, member] of this.#roster.members) {
+      if (member.user === user) this.#views.typing.forget(number);
+    }
   }
 
   #signalled(signal: Signal): void {

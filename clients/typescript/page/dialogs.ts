@@ -29,10 +29,8 @@ export function askPerson(room: string, proposal: Person, first: boolean): Promi
       if (name !== undefined) done({ name, hue: hue() });
     }, { signal });
     byId("name-cancel").addEventListener("click", () => done(undefined), { signal });
-    dialog.addEventListener("cancel", (event) => {
-      event.preventDefault();
-      if (!first) done(undefined);
-    }, { signal });
+    // Escape, or the platform's own way of closing a dialog.
+    dialog.addEventListener("close", () => (first ? dialog.showModal() : done(undefined)), { signal });
   });
 }
 

@@ -55,10 +55,14 @@ async function start(): Promise<void> {
 
 function connect(): Client {
   const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-  return new Client(`${scheme}//${location.host}/v1/ws`, {
+  const client = new Client(`${scheme}//${location.host}/v1/ws`, {
     agent: "roomful-page",
     getToken: () => address.token ?? null,
   });
+  // Who closes the tab is gone for the others at once, and not only when the server has given up waiting.
+  addEventListener("pagehide", () => void client.close());
+  addEventListener("pageshow", (event) => event.persisted && location.reload());
+  return client;
 }
 
 function makeViews(client: Client): Views {

@@ -33,6 +33,8 @@ export class MessageList {
   /** By ascending position. */
   #rows: Row[] = [];
   readonly #pending = new Map<string, HTMLElement>();
+  /** Whether rows were dropped at the top since older ones were loaded. */
+  #trimmed = false;
   #unread = 0;
   #atEnd = true;
   readonly #loadOlder: () => void;
@@ -50,11 +52,17 @@ export class MessageList {
     return this.#rows[0]?.position;
   }
 
+  /** Whether there is something older that was shown before. */
+  get trimmed(): boolean {
+    return this.#trimmed;
+  }
+
   /** Takes everything away, but for what is not stored yet. */
   clear(): void {
     for (const { item } of this.#rows) item.remove();
     for (const divider of this.#list.querySelectorAll(".divider")) divider.remove();
     this.#rows = [];
+    this.#trimmed = false;
     this.#beginning.hidden = true;
     this.#setUnread(0);
     this.#showEmpty();
@@ -102,6 +110,7 @@ export class MessageList {
     this.#list.prepend(fragment);
     setTimeout(() => this.#list.setAttribute("aria-live", "polite"));
     this.#rows = [...rows, ...this.#rows];
+    this.#trimmed = false;
     if (this.#atEnd) this.toEnd();
     else this.#scroller.scrollTop += this.#scroller.scrollHeight - heightBefore;
     this.#showEmpty();
@@ -211,6 +220,7 @@ export class MessageList {
     for (const { item } of this.#rows.splice(0, ROWS_TRIMMED)) item.remove();
     const first = this.#rows[0]!;
     group(first.item, undefined, first.message);
+    this.#trimmed = true;
     this.#beginning.hidden = true;
   }
 

@@ -30,8 +30,9 @@ export function randomPerson(): Person {
   return { name: `${pick(ADJECTIVES)} ${pick(ANIMALS)}`, hue: pick(HUES) };
 }
 
-function hueOf(user: string): number {
-  return Array.from(user).reduce((hash, character) => (hash * 31 + character.codePointAt(0)!) % 360, 7);
+/** A colour that follows from a text, the same everywhere. */
+export function hueOf(text: string): number {
+  return Array.from(text).reduce((hash, character) => (hash * 31 + character.codePointAt(0)!) % 360, 7);
 }
 
 function pick<T>(from: readonly T[]): T {

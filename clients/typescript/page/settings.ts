@@ -1,6 +1,6 @@
 // What the address and this browser remember: the room, the name, the theme, and which users one has been.
 
-import { cleanName, HUES, randomPerson, type Person } from "./person.js";
+import { cleanName, hueOf, randomPerson, type Person } from "./person.js";
 
 export const DEFAULT_ROOM = "chat:lobby";
 
@@ -32,7 +32,7 @@ export function hashOf(room: string, name?: string): string {
 
 /** Who this visitor is, if that is known: from the address, or from an earlier visit. */
 export function knownPerson(address: Address): Person | undefined {
-  if (address.name !== undefined) return { name: address.name, hue: HUES[address.name.length % HUES.length]! };
+  if (address.name !== undefined) return { name: address.name, hue: hueOf(address.name) };
   const stored = read<Partial<Person>>("person");
   const name = cleanName(String(stored?.name ?? ""));
   return name === undefined ? undefined : { name, hue: Number(stored?.hue) || randomPerson().hue };

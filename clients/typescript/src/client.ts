@@ -7,7 +7,8 @@ import { RoomfulError } from "./errors.js";
 import type { Limits } from "./frames.js";
 import { placementKey } from "./placement.js";
 import { Operations, QueueBudget, type QueueMax } from "./publish-queue.js";
-import { Room, type JoinOptions, type RoomContext } from "./room.js";
+import { Room, type RoomContext } from "./room.js";
+import type { JoinOptions } from "./room-events.js";
 import { webSocketConstructor, type WebSocketConstructor } from "./socket.js";
 import { VERSION } from "./version.js";
 import type { Encoding } from "./wire.js";
@@ -122,6 +123,11 @@ export class Client extends Emitter<ClientEvents> {
     return this.#rttMs;
   }
 
+  /** @internal The present connection, for those who test the server with frames that the rooms would never send. */
+  get connection(): Connection | undefined {
+    return this.#connection;
+  }
+
   /**
    * Joins a room, on the present connection or as soon as there is one. The room comes back by itself after every loss.
    * @throws RoomfulError `already_joined`; what closed the client
@@ -132,7 +138,7 @@ export class Client extends Emitter<ClientEvents> {
     const room = new Room(name, options, this.#roomContext(name));
     this.#rooms.set(name, room);
     if (this.#state === "idle") this.#connectSoon();
-    else if (this.#connection && this.#openedMs !== undefined) room.join(this.#connection);
+    else if (this.#state === "connected") room.join(this.#connection!);
     return room;
   }
 
@@ -184,9 +190,13 @@ export class Client extends Emitter<ClientEvents> {
     this.#open();
   }
 
-  /** Ends everything: rooms end, and what was published and has no answer is rejected with `closed`. Resolves when the server has said goodbye too. */
+  /**
+   * Ends everything: rooms are left, and what was published and has no answer is rejected with `closed`. Resolves when the server has said goodbye too.
+   */
   async close(): Promise<void> {
     const connection = this.#openedMs === undefined ? undefined : this.#connection;
+    // A connection that ends leaves its members there for a while, in case it comes back. This one won't. Nobody waits for these answers.
+    for (const room of connection ? [...this.#routes.values()] : []) room.leave().catch(() => {});
     // Forgotten first, so that its end is no loss to come back from.
     if (connection) this.#connection = undefined;
     this.#end(RoomfulError.local(903, "the client was closed"));
@@ -258,7 +268,7 @@ export class Client extends Emitter<ClientEvents> {
     return `${this.#url}${this.#url.includes("?") ? "&" : "?"}k=${placementKey(first)}`;
   }
 
-  /** The hello and all joins leave in one go. */
+  /** The hello and the joins leave in one go; what is more than the server takes before its welcome waits for that. */
   #opened(connection: Connection, token: string | null): void {
     const agent = this.#options.agent ?? `roomful-typescript/${VERSION}`;
     connection.request({ type: "hello", token, resume: this.#resume ?? null, agent }, {
@@ -269,7 +279,13 @@ export class Client extends Emitter<ClientEvents> {
       },
     });
     this.#openedMs = performance.now();
-    for (const room of [...this.#rooms.values()]) room.join(connection);
+    this.#joinAll(connection, BEFORE_WELCOME_MAX);
+  }
+
+  #joinAll(connection: Connection, lengthMax: number): void {
+    for (const room of [...this.#rooms.values()]) {
+      if (room.state === "waiting" && connection.sentLength < lengthMax) room.join(connection);
+    }
   }
 
   #welcomed(connection: Connection, welcome: ReplyFrame): void {
@@ -281,6 +297,7 @@ export class Client extends Emitter<ClientEvents> {
     this.#tokenReason = "connect";
     connection.startHeartbeat(welcome.heartbeatMs, (rttMs) => this.#measured(rttMs));
     this.#become("connected");
+    this.#joinAll(connection, Infinity);
   }
 
   #received(frame: ConnectionFrame): void {
@@ -342,7 +359,9 @@ export class Client extends Emitter<ClientEvents> {
     if (error.code === 904) this.emit("error", error);
     if (error.retry === "never" || (error.retry === "refresh" && !this.#options.getToken)) return this.#end(error);
     if (error.retry === "refresh") this.#tokenReason = "refused";
-    const retryInMs = error.retry === "now" && hintMs === undefined ? this.#backoff.nextAfterFirst() : this.#backoff.next(hintMs);
+    // A server that says now says it to one client. A connection that just ended may have ended for all, who must not come back at the same moment.
+    const atOnce = error.retry === "now" && error.code !== 902 && hintMs === undefined;
+    const retryInMs = atOnce ? this.#backoff.nextAfterFirst() : this.#backoff.next(hintMs);
     this.#timer = setTimeout(() => this.#open(), retryInMs);
     this.#become("waiting", { retryInMs, error });
   }
@@ -380,6 +399,9 @@ export class Client extends Emitter<ClientEvents> {
     this.emit("state", { state, ...more });
   }
 }
+
+/** Half of what the server takes before its welcome: the last join may be long. */
+const BEFORE_WELCOME_MAX = 32 * 1024;
 
 type ConnectionFrame = Parameters<ConnectionEvents["frame"]>[0];
 

@@ -47,6 +47,7 @@ export class Connection {
   readonly #requests = new Map<number, PendingRequest>();
   #heartbeat: Heartbeat | undefined;
   #lastRequest = 0;
+  #sentLength = 0;
   #over = false;
 
   constructor(url: string, options: ConnectionOptions, events: ConnectionEvents) {
@@ -62,6 +63,11 @@ export class Connection {
     socket.onerror = () => {};
   }
 
+  /** How much has been sent so far: bytes, or characters of JSON. */
+  get sentLength(): number {
+    return this.#sentLength;
+  }
+
   /** Bytes that wait in this process to be sent. */
   get bufferedBytes(): number {
     return this.#socket.bufferedAmount;
@@ -71,7 +77,9 @@ export class Connection {
   send(frame: ClientFrame): void {
     if (this.#over) return;
     this.#heartbeat?.sent();
-    this.#socket.send(encodeClient(frame, this.#options.encoding));
+    const message = encodeClient(frame, this.#options.encoding);
+    this.#sentLength += message.length;
+    this.#socket.send(message);
   }
 
   /** Sends a request. */

@@ -115,10 +115,11 @@ export class RoomfulError extends Error {
     return new RoomfulError(frame.code, frame.text, frame.retry, frame.afterMs ?? undefined);
   }
 
-  /** What a close frame says. A code that is none of ours is a fault on the way (RFC 6455 §7.4), and those pass. */
+  /** What a close frame says; 1006 where there was none. A code that is none of ours is a fault on the way (RFC 6455 §7.4), and those pass. */
   static fromClose(code: number, reason: string): RoomfulError {
+    if (code === 1006) return RoomfulError.local(902, "the connection was lost");
     const known = row(CLOSES, code);
-    return new RoomfulError(code, reason || known?.name || "the connection was lost", known?.retry ?? "after_ms");
+    return new RoomfulError(code, reason || known?.name || "the connection was closed", known?.retry ?? "after_ms");
   }
 }
 

@@ -1,22 +1,22 @@
 // The package's public face.
 
 export { Client, type ClientEvents, type ClientOptions, type ClientState, type Session, type TokenReason } from "./client.js";
-export {
-  Room,
-  type CaughtUp,
-  type Content,
-  type HistoryOptions,
-  type HistoryPage,
-  type Joined,
-  type JoinOptions,
-  type Member,
-  type MembersPage,
-  type PresenceChanges,
-  type RoomEvent,
-  type RoomEvents,
-  type RoomState,
-  type Signal,
-} from "./room.js";
+export { Room } from "./room.js";
+export type {
+  CaughtUp,
+  Content,
+  HistoryOptions,
+  HistoryPage,
+  Joined,
+  JoinOptions,
+  Member,
+  MembersPage,
+  PresenceChanges,
+  RoomEvent,
+  RoomEvents,
+  RoomState,
+  Signal,
+} from "./room-events.js";
 export { Roster, type RosterEvents } from "./roster.js";
 export { Payload, type Json, type PayloadFormat, type PayloadLike } from "./payload.js";
 export { comparePositions, formatPosition, parsePosition, type Position } from "./position.js";

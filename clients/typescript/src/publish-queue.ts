@@ -56,8 +56,8 @@ export class Operations {
 /** A publish without an answer. */
 export interface QueuedPublish {
   readonly payload: Payload;
-  /** Its operation's id, and the epoch in which that was first sent; none before. */
-  sent: { readonly op: OpId; readonly epoch: number } | undefined;
+  /** Its operation's id, the same for every sending; none before the first. */
+  op: OpId | undefined;
   /** Which sending the awaited answer belongs to; 0 while it isn't on its way. */
   attempt: number;
   readonly resolve: (published: Published) => void;
@@ -69,6 +69,8 @@ export class PublishQueue {
   readonly #operations: Operations;
   readonly #queued = new Set<QueuedPublish>();
   #lastAttempt = 0;
+  #onTheirWay = 0;
+  #onTheirWayMax = ON_THEIR_WAY_MAX;
 
   constructor(budget: QueueBudget, operations: Operations) {
     this.#budget = budget;
@@ -83,31 +85,41 @@ export class PublishQueue {
   add(payload: Payload): Promise<Published> {
     return new Promise((resolve, reject) => {
       this.#budget.take(payload.bytes.length);
-      this.#queued.add({ payload, sent: undefined, attempt: 0, resolve, reject });
+      this.#queued.add({ payload, op: undefined, attempt: 0, resolve, reject });
     });
   }
 
   /** Nothing is on its way any more; everything without an answer will be sent again. */
   interrupt(): void {
     for (const queued of this.#queued) queued.attempt = 0;
+    this.#onTheirWay = 0;
   }
 
-  /**
-   * Takes what is to be sent now, in order, with its operation's id. What was first sent in another epoch has left no trace in this one, and gets a new
-   * id: the server refuses one below the `next` of the join, since it can't know what became of it.
-   */
-  *take(epoch: number): Generator<QueuedPublish & { sent: { op: OpId } }> {
+  /** The next one to send, with its operation's id; undefined when all are on their way, or as many as may be. */
+  next(): (QueuedPublish & { op: OpId }) | undefined {
+    if (this.#onTheirWay >= this.#onTheirWayMax) return undefined;
     for (const queued of this.#queued) {
       if (queued.attempt > 0) continue;
-      if (queued.sent?.epoch !== epoch) queued.sent = { op: this.#operations.take(), epoch };
+      queued.op ??= this.#operations.take();
       this.#lastAttempt += 1;
+      this.#onTheirWay += 1;
       queued.attempt = this.#lastAttempt;
-      yield queued as QueuedPublish & { sent: { op: OpId } };
+      return queued as QueuedPublish & { op: OpId };
     }
+    return undefined;
+  }
+
+  /** The server took nothing of it for now. It goes one by one for a while, so that what was published first is stored first. */
+  putBack(queued: QueuedPublish): void {
+    queued.attempt = 0;
+    this.#onTheirWay -= 1;
+    this.#onTheirWayMax = 1;
   }
 
   resolve(queued: QueuedPublish, published: Published): void {
-    if (this.#remove(queued)) queued.resolve(published);
+    if (!this.#remove(queued)) return;
+    this.#onTheirWayMax = Math.min(ON_THEIR_WAY_MAX, this.#onTheirWayMax + 1);
+    queued.resolve(published);
   }
 
   reject(queued: QueuedPublish, error: RoomfulError): void {
@@ -122,6 +134,13 @@ export class PublishQueue {
   #remove(queued: QueuedPublish): boolean {
     const removed = this.#queued.delete(queued);
     if (removed) this.#budget.give(queued.payload.bytes.length);
+    if (removed && queued.attempt > 0) this.#onTheirWay -= 1;
     return removed;
   }
 }
+
+/**
+ * So many publishes of a room may be without an answer at a time. The server keeps the results of the last 128 by default: with no more on their way, none
+ * of those that have to be sent again is below them.
+ */
+const ON_THEIR_WAY_MAX = 64;

@@ -7,149 +7,11 @@ import { Backoff, type BackoffOptions } from "./backoff.js";
 import type { Connection, ReplyFrame, RequestFrame } from "./connection.js";
 import { Emitter } from "./emitter.js";
 import { RoomfulError } from "./errors.js";
-import type { Durability, Entry, Limits, OpId, Published, Recovery, ServerFrameOf, Watch } from "./frames.js";
-import { Payload, type PayloadFormat, type PayloadLike } from "./payload.js";
+import type { Entry, Limits, OpId, Published, ServerFrameOf, Watch } from "./frames.js";
+import { Payload, type PayloadLike } from "./payload.js";
 import { comparePositions, formatPosition, type Position } from "./position.js";
 import { PublishQueue, type Operations, type QueueBudget, type QueuedPublish } from "./publish-queue.js";
-
-/** How to join. */
-export interface JoinOptions {
-  /** The last position that is known already; everything after it follows. Default: from now on. */
-  readonly since?: Position;
-  /** The own presence value. Default none. */
-  readonly presence?: PayloadLike;
-  /** How much of presence to be sent: nothing, the count, or every change. Default `none`. */
-  readonly watch?: Watch;
-  /** Whether the own events come back as events. Default true. */
-  readonly echo?: boolean;
-}
-
-/** Where a room stands: `waiting` for a connection or for its turn to join again, or one step further. `left` is final. */
-export type RoomState = "waiting" | "joining" | "recovering" | "live" | "left";
-
-/** What `joined` said. */
-export interface Joined {
-  /** Where the stream goes on: events follow from the offset after it. */
-  readonly position: Position;
-  /** The newest position at that moment. */
-  readonly head: Position;
-  /** What became of the position that the join brought. */
-  readonly recovery: Recovery;
-  /** What an answer to `publish` means here. */
-  readonly durability: Durability;
-  /** The own member number. */
-  readonly member: number;
-  /** The revision of presence that `occupancy` is of. */
-  readonly revision: number;
-  /** How many members there are, this one included. */
-  readonly occupancy: number;
-}
-
-/** Content from another client, decoded by its format. */
-export interface Content {
-  /** A string for `text`, a value for `json` and `msgpack`, a `Uint8Array` for `binary`. */
-  readonly payload: unknown;
-  readonly format: PayloadFormat;
-  /** The same with its bytes as they were sent. */
-  readonly raw: Payload;
-}
-
-/** An entry of the room's log. */
-export interface RoomEvent extends Content {
-  readonly position: Position;
-  /** The server's time, in milliseconds since 1970. */
-  readonly timeMs: number;
-  readonly kind: Entry["kind"];
-  /** Whose it is, as the server knows it. */
-  readonly user: string;
-  readonly op: OpId | null;
-  /** Whether this client published it. */
-  readonly own: boolean;
-  /** Whether it came late, with a recovery or from history. */
-  readonly recovered: boolean;
-}
-
-/** Something ephemeral from another member. */
-export interface Signal extends Content {
-  /** The sender's member number. */
-  readonly from: number;
-  readonly user: string;
-  readonly key: string | null;
-}
-
-/** A member. */
-export interface Member {
-  readonly member: number;
-  readonly user: string;
-  /** Its presence value, decoded by its format; `undefined` when it has none. */
-  readonly value: unknown;
-  /** The same with its bytes; null when it has none. */
-  readonly raw: Payload | null;
-}
-
-/** Who came, changed and went. */
-export interface PresenceChanges {
-  /** Grows; a page of members with this revision or a higher one knows these changes. */
-  readonly revision: number;
-  readonly occupancy: number;
-  readonly changes: readonly (Member & { readonly kind: "present" | "gone" })[];
-}
-
-/** A page of members, by ascending number. */
-export interface MembersPage {
-  readonly revision: number;
-  readonly occupancy: number;
-  readonly members: readonly Member[];
-  /** What to pass as `after` for the next page; null after the last. */
-  readonly next: number | null;
-}
-
-/** A page of the log, in ascending order. */
-export interface HistoryPage {
-  readonly events: readonly RoomEvent[];
-  /** Where the next page in the same direction starts; null when there is no more. */
-  readonly next: Position | null;
-}
-
-/** Which page of the log to read. */
-export interface HistoryOptions {
-  /** Entries before this position, the newest of them. Default: the newest of all. */
-  readonly before?: Position;
-  /** Entries after this position, the oldest of them; 0 as offset for the first. */
-  readonly after?: Position;
-  /** At most so many, from 1. Default 100. */
-  readonly limit?: number;
-}
-
-/** What a recovery brought. */
-export interface CaughtUp {
-  /** Where it began. */
-  readonly from: Position;
-  /** Where the stream stands now. */
-  readonly position: Position;
-  /** How many events came. */
-  readonly events: number;
-  /** How many offsets in between are not for this client. */
-  readonly skipped: number;
-}
-
-export type RoomEvents = {
-  /** Joined, for the first time or again. */
-  joined: Joined;
-  /** An entry of the log, in order, without a gap and without a repetition. */
-  event: RoomEvent;
-  /** The position moved without an event: over entries that are not for this client. */
-  advance: Position;
-  /** After a join with a position: everything that was missed has come, or nothing was. */
-  caughtUp: CaughtUp;
-  /** What is held from before is void; the stream goes on from `position`, and `history` has what comes before it. */
-  reset: { readonly position: Position; readonly previous: Position };
-  signal: Signal;
-  presence: PresenceChanges;
-  /** The server ended the membership, or refused to begin it. With `rejoining` the room comes back by itself. */
-  left: { readonly error: RoomfulError; readonly rejoining: boolean };
-  state: RoomState;
-};
+import type { Content, HistoryOptions, HistoryPage, Joined, JoinOptions, Member, MembersPage, RoomEvent, RoomEvents, RoomState } from "./room-events.js";
 
 /** What a room needs of its client. */
 export interface RoomContext {
@@ -186,7 +48,7 @@ export class Room extends Emitter<RoomEvents> {
   #recovery: { from: Position; events: number; skipped: number } | undefined;
   #watch: Watch;
   #presence: Payload | null;
-  /** The value that the server has been told on this membership. */
+  /** The value that the server was told last. */
   #presenceTold: Payload | null = null;
   #error: RoomfulError | undefined;
   #rejoinTimer: ReturnType<typeof setTimeout> | undefined;
@@ -248,8 +110,8 @@ export class Room extends Emitter<RoomEvents> {
   /**
    * Appends to the room's log; resolves once it is stored at the room's durability class. While the connection is away it waits in the queue, and it
    * takes effect once however often it has to be sent.
-   * @throws RoomfulError `queue_full`; `closed` when the room is left meanwhile; what the server refuses it with. After `op_id_expired` it is unknown
-   * whether it took effect.
+   * @throws RoomfulError `queue_full`; `closed` when the room is left meanwhile; what the server refuses it with for good. After `op_id_expired` it is
+   * unknown whether it took effect.
    */
   async publish(payload: PayloadLike): Promise<Published> {
     if (this.#error) throw this.#error;
@@ -360,7 +222,8 @@ export class Room extends Emitter<RoomEvents> {
   join(connection: Connection): void {
     clearTimeout(this.#rejoinTimer);
     this.#connection = connection;
-    this.#presenceTold = this.#presence;
+    // A join without a value leaves the one that is there.
+    if (this.#presence) this.#presenceTold = this.#presence;
     const { operations } = this.#context;
     const frame: RequestFrame = {
       type: "join",
@@ -408,8 +271,6 @@ export class Room extends Emitter<RoomEvents> {
   /** @internal The connection is gone; the client will bring another one. */
   disconnected(): void {
     clearTimeout(this.#rejoinTimer);
-    clearTimeout(this.#resendTimer);
-    this.#resendTimer = undefined;
     this.#connection = undefined;
     this.#suspend();
   }
@@ -502,6 +363,8 @@ export class Room extends Emitter<RoomEvents> {
       this.#backoff.worked(performance.now() - this.#membership.sinceMs);
       this.#context.routes.delete(this.#membership.alias);
     }
+    clearTimeout(this.#resendTimer);
+    this.#resendTimer = undefined;
     this.#membership = undefined;
     this.#recovery = undefined;
     this.#queue.interrupt();
@@ -511,47 +374,48 @@ export class Room extends Emitter<RoomEvents> {
   /** Sends what waits, in order. */
   #flush(): void {
     const [connection, membership] = [this.#connection, this.#membership];
-    if (!connection || !membership) return;
-    for (const queued of this.#queue.take(membership.info.position.epoch)) {
-      const { attempt, payload, sent } = queued;
-      const tooLarge = this.#tooLarge(payload);
-      if (tooLarge) {
-        this.#queue.reject(queued, tooLarge);
-        continue;
-      }
-      connection.request({ type: "publish", room: membership.alias, op: sent.op, payload }, {
-        resolve: (reply) => this.#publishAnswered(connection, queued, reply),
-        // An error for a sending that has been given up says nothing about the one that replaced it.
-        reject: (error) => queued.attempt === attempt && this.#publishFailed(connection, queued, error),
-      });
+    if (!connection || !membership || this.#resendTimer !== undefined) return;
+    for (let queued = this.#queue.next(); queued; queued = this.#queue.next()) {
+      const tooLarge = this.#tooLarge(queued.payload);
+      if (tooLarge) this.#queue.reject(queued, tooLarge);
+      else this.#send(connection, membership, queued);
     }
+  }
+
+  #send(connection: Connection, membership: Membership, queued: QueuedPublish & { op: OpId }): void {
+    const { attempt, payload, op } = queued;
+    connection.request({ type: "publish", room: membership.alias, op, payload }, {
+      resolve: (reply) => this.#publishAnswered(connection, queued, reply),
+      // An error for a sending that has been given up says nothing about the one that replaced it.
+      reject: (error) => queued.attempt === attempt && this.#publishFailed(connection, queued, error),
+    });
   }
 
   #publishAnswered(connection: Connection, queued: QueuedPublish, frame: ReplyFrame): void {
     if (frame.type !== "ok" || frame.reply.kind !== "published") return this.#context.abandon(connection, unexpected(frame.type));
     this.#queue.resolve(queued, frame.reply.published);
+    this.#flush();
   }
 
   #publishFailed(connection: Connection, queued: QueuedPublish, error: RoomfulError): void {
-    switch (error.code) {
-      case 902:
-        return;
-      case 901:
-        return this.#context.abandon(connection, error);
-      case 402:
-        return this.#resendLater(queued);
-      default:
-        return this.#queue.reject(queued, error);
+    if (error.code === 902) return;
+    if (error.code === 901) return this.#context.abandon(connection, error);
+    if (error.retry === "never") {
+      this.#queue.reject(queued, error);
+      return this.#flush();
     }
+    this.#queue.putBack(queued);
+    this.#resendLater(error);
   }
 
-  /** The storage failed under it. The membership ends with that as a rule, and the next one sends it again; where not, this does. */
-  #resendLater(queued: QueuedPublish): void {
-    queued.attempt = 0;
-    this.#resendTimer ??= setTimeout(() => {
+  /** The server was too busy, or its storage failed: with that the membership ends as a rule, and the next one sends it again. Where not, this does. */
+  #resendLater(error: RoomfulError): void {
+    if (this.#resendTimer !== undefined) return;
+    const waitMs = error.retry === "now" ? this.#backoff.nextAfterFirst() : this.#backoff.next(error.afterMs);
+    this.#resendTimer = setTimeout(() => {
       this.#resendTimer = undefined;
       this.#flush();
-    }, this.#backoff.nextAfterFirst());
+    }, waitMs);
   }
 
   /** Sends a request of a joined room, when it is joined. */

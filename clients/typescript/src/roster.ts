@@ -2,7 +2,8 @@
 
 import { Emitter } from "./emitter.js";
 import { RoomfulError } from "./errors.js";
-import type { Member, MembersPage, PresenceChanges, Room } from "./room.js";
+import type { Room } from "./room.js";
+import type { Member, MembersPage, PresenceChanges } from "./room-events.js";
 
 export type RosterEvents = {
   /** Somebody came, changed or went. */
@@ -75,7 +76,7 @@ export class Roster extends Emitter<RosterEvents> {
 
   #put(number: number, row: Row): void {
     const known = this.#rows.get(number);
-    if (!known || row.revision >= known.revision) this.#rows.set(number, row);
+    if (!known || row.revision > known.revision) this.#rows.set(number, row);
   }
 
   #show(): void {

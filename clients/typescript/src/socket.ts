@@ -23,5 +23,5 @@ export type WebSocketConstructor = new (url: string, protocols: string[]) => Web
 export function webSocketConstructor(given: WebSocketConstructor | undefined): WebSocketConstructor {
   const found = given ?? (globalThis as { WebSocket?: WebSocketConstructor }).WebSocket;
   if (found) return found;
-  throw RoomfulError.local(903, "this platform has no WebSocket; pass one: new Client(url, { webSocket })");
+  throw RoomfulError.local(105, "this platform has no WebSocket; pass one: new Client(url, { webSocket })");
 }

@@ -6,7 +6,7 @@ import { test } from "node:test";
 
 import { Client, placementKey, type ClientEvents, type TokenReason } from "../src/index.js";
 import { VERSION } from "../src/version.js";
-import { collect, event, FakeServer, withServer } from "./fake-server.js";
+import { collect, event, FakeServer, WELCOME, withServer } from "./fake-server.js";
 
 type StateEvent = ClientEvents["state"];
 
@@ -184,7 +184,7 @@ test("a token that expires is refreshed on the living connection, also when it t
 }));
 
 test("a server that answers nothing is given up, and tried again", withServer(async (server) => {
-  const client = server.client({ connectTimeoutMs: 30 });
+  const client = server.client({ connectTimeoutMs: 300 });
   void client.connect();
   const silent = await server.peer();
   assert.equal((await become(client, "waiting")).error?.name, "request_timeout");
@@ -198,7 +198,7 @@ test("an idle client pings, and measures the round trip", withServer(async (serv
   const rtt = collect(client, "rtt");
   void client.connect();
   const peer = await server.peer();
-  await peer.welcome({ heartbeatMs: 20 });
+  await peer.welcome({ heartbeatMs: 100 });
   const ping = await peer.frames.take("ping");
   assert.equal(ping.type, "ping");
   peer.send({ type: "pong", request: (ping as { request: number }).request, timeMs: 0 });
@@ -210,7 +210,7 @@ test("a connection on which nothing comes back for two heartbeats is given up", 
   const client = server.client();
   void client.connect();
   const silent = await server.peer();
-  await silent.welcome({ heartbeatMs: 20 });
+  await silent.welcome({ heartbeatMs: 100 });
   const { error } = await become(client, "waiting");
   assert.equal(error?.name, "connection_lost");
   await (await server.peer()).welcome();
@@ -272,7 +272,18 @@ test("a client that is offline stays away until it is told to come back", withSe
   assert.equal((await published).position.offset, 1);
 }));
 
-test("close says goodbye with 1000 and rejects what has no answer", withServer(async (server) => {
+test("joins beyond what the server takes before its welcome wait for that", withServer(async (server) => {
+  const client = server.client();
+  for (let index = 0; index < 10; index += 1) client.join(`chat:${index}`, { presence: "x".repeat(4_000) });
+  const peer = await server.peer();
+  const { request } = await peer.expect("hello");
+  for (let index = 0; index < 9; index += 1) assert.equal((await peer.expect("join")).room, `chat:${index}`);
+  assert.equal(peer.frames.size, 0);
+  peer.send({ ...WELCOME, request });
+  assert.equal((await peer.expect("join")).room, "chat:9");
+}));
+
+test("close leaves the rooms, says goodbye with 1000, and rejects what has no answer", withServer(async (server) => {
   const client = server.client();
   const room = client.join("chat:lobby");
   const peer = await server.peer();
@@ -282,6 +293,8 @@ test("close says goodbye with 1000 and rejects what has no answer", withServer(a
   const unanswered = assert.rejects(room.publish("unheard"), { code: 903, name: "closed" });
   await client.close();
   await unanswered;
+  await peer.expect("publish");
+  await peer.expect("leave");
   assert.equal(await peer.closed, 1000);
   assert.equal(client.state, "closed");
 }));

@@ -130,7 +130,8 @@ test("the tables of errors and close codes are the protocol's", () => {
   const own = Object.values(errorCode).filter((code) => code >= 900);
   assert.equal(Object.keys(errorCode).length, errors.length + own.length);
   assert.equal(Object.keys(closeCode).length, closes.length);
-  assert.deepEqual(asRow(RoomfulError.fromClose(1006, "")), { code: 1006, name: "close_1006", retry: "after_ms" });
+  assert.deepEqual(asRow(RoomfulError.fromClose(1006, "")), { code: 902, name: "connection_lost", retry: "now" });
+  assert.deepEqual(asRow(RoomfulError.fromClose(4999, "")), { code: 4999, name: "close_4999", retry: "after_ms" });
 });
 
 test("placement keys match the vectors", () => {

@@ -104,15 +104,15 @@ test("publishes without an answer are sent again with their op ids, in order, be
   assert.deepEqual((await Promise.all(published)).map(({ position }) => position.offset), [1, 2, 3, 4]);
 }));
 
-test("in a new epoch, what has no answer is sent again as new", withServer(async (server) => {
-  const { client, room, peer } = await joined(server);
+test("in a new epoch, what has no answer is sent again in the same way", withServer(async (server) => {
+  const { room, peer } = await joined(server);
   const published = room.publish("a");
-  assert.equal((await peer.expect("publish")).op?.sequence, 1);
+  const { op } = await peer.expect("publish");
   peer.socket.terminate();
   const second = await server.peer();
   await second.welcome();
   assert.equal((await second.joined({ recovery: "reset", position: { epoch: 8, offset: 0 } })).producer?.next, 2);
-  assert.deepEqual((await second.acknowledged(1)).op, { producer: client.producer, sequence: 2 });
+  assert.deepEqual((await second.acknowledged(1)).op, op);
   await published;
 }));
 
@@ -136,6 +136,34 @@ test("an unknown outcome is asked for again with the same op ids", withServer(as
   for (const { request } of first) peer.send({ type: "error", request, code: 402, text: "the storage failed", retry: "now", afterMs: null });
   const again = [await peer.acknowledged(1), await peer.acknowledged(2)];
   assert.deepEqual(again.map(({ op }) => op), first.map(({ op }) => op));
+  await published;
+}));
+
+test("what the server is too busy for is sent again after the time that it names, one by one and in order", withServer(async (server) => {
+  const { room, peer } = await joined(server);
+  const published = Promise.all(["a", "b", "c"].map((text) => room.publish(text)));
+  for (const _ of "abc") {
+    const { request } = await peer.expect("publish");
+    peer.send({ type: "error", request, code: 500, text: "too many publishes", retry: "after_ms", afterMs: 30 });
+  }
+  const startMs = performance.now();
+  const a = await peer.expect("publish");
+  assert.ok(performance.now() - startMs >= 28);
+  assert.equal(a.payload.value, "a");
+  const pong = room.signal("still alone", {});
+  assert.equal((await peer.frames.take("a frame")).type, "signal", String(pong));
+  peer.send({ type: "ok", request: a.request, reply: { kind: "published", published: { position: { epoch: 7, offset: 1 }, timeMs: 0, duplicate: false } } });
+  assert.deepEqual([(await peer.acknowledged(2)).payload.value, (await peer.acknowledged(3)).payload.value], ["b", "c"]);
+  await published;
+}));
+
+test("no more publishes are on their way than the server keeps results of", withServer(async (server) => {
+  const { room, peer } = await joined(server);
+  const published = Promise.all(Array.from({ length: 100 }, (_, index) => room.publish(index)));
+  room.signal("after the first ones");
+  for (let index = 0; index < 64; index += 1) assert.equal((await peer.acknowledged(index + 1)).payload.value, index);
+  await peer.expect("signal");
+  for (let index = 64; index < 100; index += 1) assert.equal((await peer.acknowledged(index + 1)).payload.value, index);
   await published;
 }));
 
@@ -208,7 +236,7 @@ test("a payload beyond the server's limit never leaves, and is refused here", wi
 }));
 
 test("a request that gets no answer in time is rejected; one on a lost connection too", withServer(async (server) => {
-  const { room, peer } = await joined(server, {}, server.client({ requestTimeoutMs: 40 }));
+  const { room, peer } = await joined(server, {}, server.client({ requestTimeoutMs: 300 }));
   await assert.rejects(room.history(), { code: 901, name: "request_timeout" });
   const lost = assert.rejects(room.membersPage(), { code: 902, name: "connection_lost" });
   await peer.expect("history");
@@ -218,7 +246,7 @@ test("a request that gets no answer in time is rejected; one on a lost connectio
 }));
 
 test("a publish that gets no answer in time is sent again on a fresh connection", withServer(async (server) => {
-  const { room, peer } = await joined(server, {}, server.client({ requestTimeoutMs: 40 }));
+  const { room, peer } = await joined(server, {}, server.client({ requestTimeoutMs: 300 }));
   const published = room.publish("a");
   const { op } = await peer.expect("publish");
   const second = await server.peer();
@@ -239,6 +267,20 @@ test("the presence value comes back with every join, also one that was set while
   assert.deepEqual((await second.joined()).presence?.value, { name: "Grace" });
   await set;
   const taken = room.setPresence(null);
+  const { request, what } = await second.expect("presence");
+  assert.deepEqual(what, { kind: "set", value: null });
+  second.send({ type: "ok", request, reply: { kind: "done" } });
+  await taken;
+}));
+
+test("a value that was taken away while away is taken away with a request, since a join can't", withServer(async (server) => {
+  const { client, room } = await joined(server, { presence: "here" });
+  client.offline();
+  const taken = room.setPresence(null);
+  client.online();
+  const second = await server.peer();
+  await second.welcome();
+  assert.equal((await second.joined()).presence, null);
   const { request, what } = await second.expect("presence");
   assert.deepEqual(what, { kind: "set", value: null });
   second.send({ type: "ok", request, reply: { kind: "done" } });

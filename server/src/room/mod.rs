@@ -32,7 +32,7 @@ use crate::shard::message::{
 };
 use kind::{Proposal, RoomKind};
 use operations::{OperationBounds, Operations, ProducerKey, Seen};
-use presence::Members;
+use presence::{Absence, Members};
 
 /// A room.
 #[derive(Debug)]
@@ -112,7 +112,7 @@ pub enum RoomTimer {
     /// Send the gathered presence changes.
     Presence,
     /// A disconnected member's grace ends.
-    Grace(MemberId, Attachment),
+    Grace(MemberId, Absence),
     /// Drop old history and forgotten operations.
     Maintain,
     /// Close the room, if it is still empty.
@@ -379,11 +379,8 @@ impl Room {
                 self.presence_armed = false;
                 self.take_delta();
             }
-            RoomTimer::Grace(number, attachment) => {
-                let over = self.members.get(number).is_some_and(|member| {
-                    member.attachment == attachment && member.location.is_none()
-                });
-                if over {
+            RoomTimer::Grace(number, absence) => {
+                if self.members.is_absent(number, absence) {
                     self.remove(number, context);
                 }
             }
@@ -435,12 +432,13 @@ impl Room {
         let presence = turn.delta.map(Arc::new);
         let message = Turn {
             room: self.alias,
+            missed: None,
             log,
             signals,
             presence,
         };
         let head = self.log.distributed;
-        let (alias, epoch) = (self.alias, self.log.epoch);
+        let alias = self.alias;
         for downstream in &mut self.downstreams {
             if !(context.can_send)(downstream.shard) {
                 context.counters.mailbox_full.add(1);
@@ -450,7 +448,7 @@ impl Room {
                 downstream.skipped = false;
                 context
                     .out
-                    .push((downstream.shard, Message::Turn(marker(alias, epoch, head))));
+                    .push((downstream.shard, Message::Turn(Turn::missed(alias, head))));
             } else if !message.is_empty() {
                 context
                     .out
@@ -462,6 +460,9 @@ impl Room {
     fn join(&mut self, join: &Join, context: &mut Context<'_>) {
         let known = self.members.of_session(join.session);
         if let Err(refusal) = self.may_join(join, known) {
+            if self.members.occupancy() == 0 && self.idle == 0 {
+                self.arm_idle(context);
+            }
             context.send(
                 join.to.shard,
                 Message::Joined {
@@ -605,8 +606,10 @@ impl Room {
             Some(downstream) => {
                 downstream.attachments.insert(who);
                 if std::mem::take(&mut downstream.skipped) {
-                    let marker = marker(self.alias, self.log.epoch, self.log.distributed);
-                    context.send(shard, Message::Turn(marker));
+                    context.send(
+                        shard,
+                        Message::Turn(Turn::missed(self.alias, self.log.distributed)),
+                    );
                 }
             }
             None => self.downstreams.push(Downstream {
@@ -683,13 +686,21 @@ impl Room {
         context: &mut Context<'_>,
     ) {
         self.detach_downstream(shard, (number, attachment));
-        let Some(member) = self.members.get_mut(number) else {
-            return;
-        };
-        if member.attachment == attachment && member.location.take().is_some() {
+        if self
+            .members
+            .get(number)
+            .is_some_and(|member| member.attachment == attachment)
+        {
+            self.disconnect(number, context);
+        }
+    }
+
+    /// The member has no connection any more; its grace begins.
+    fn disconnect(&mut self, number: MemberId, context: &mut Context<'_>) {
+        if let Some(absence) = self.members.disconnect(number) {
             context.timers.push((
                 self.settings.presence_grace_ms,
-                RoomTimer::Grace(number, attachment),
+                RoomTimer::Grace(number, absence),
             ));
         }
     }
@@ -704,17 +715,21 @@ impl Room {
         }
         self.presence_changed(context);
         if self.members.occupancy() == 0 {
-            self.idle += 1;
-            let history_ms = if self.log.committed == Offset(0) {
-                0
-            } else {
-                self.settings.history.age_max_ms
-            };
-            context.timers.push((
-                history_ms.max(self.settings.empty_ms),
-                RoomTimer::Idle(self.idle),
-            ));
+            self.arm_idle(context);
         }
+    }
+
+    /// Nobody is here: the room closes unless somebody comes while its history may still be wanted.
+    fn arm_idle(&mut self, context: &mut Context<'_>) {
+        self.idle += 1;
+        let empty = self.log.committed == Offset(0);
+        let history_ms = if empty {
+            0
+        } else {
+            self.settings.history.age_max_ms
+        };
+        let delay_ms = history_ms.max(self.settings.empty_ms);
+        context.timers.push((delay_ms, RoomTimer::Idle(self.idle)));
     }
 
     fn publish(
@@ -906,13 +921,8 @@ impl Room {
             };
             context.send(downstream.shard, ended);
         }
-        for (number, member) in self.members.iter_mut() {
-            if member.location.take().is_some() {
-                context.timers.push((
-                    self.settings.presence_grace_ms,
-                    RoomTimer::Grace(number, member.attachment),
-                ));
-            }
+        for number in self.members.numbers() {
+            self.disconnect(number, context);
         }
         if let Some(kind) = kind::create(&self.settings.kind) {
             self.kind = kind;
@@ -1142,7 +1152,10 @@ impl Room {
                 bytes += entry.payload.bytes.len();
                 fits
             });
-            let entries = bounded.cloned().collect();
+            let entries = bounded
+                .take(self.settings.chunk_entries_max)
+                .cloned()
+                .collect();
             return self.send_chunk(shard, from, Some(entries), context);
         }
         let query = ReadQuery {
@@ -1240,8 +1253,10 @@ impl Room {
         if let Some(downstream) = skipped {
             // The hub stands further back than it knows. It must learn that first, or this chunk would seem to run ahead of it.
             downstream.skipped = false;
-            let marker = marker(self.alias, self.log.epoch, self.log.distributed);
-            context.send(shard, Message::Turn(marker));
+            context.send(
+                shard,
+                Message::Turn(Turn::missed(self.alias, self.log.distributed)),
+            );
         }
         context
             .counters
@@ -1319,23 +1334,6 @@ impl Context<'_> {
         if to.request.is_some() {
             self.out.push((to.shard, Message::Reply { to, outcome }));
         }
-    }
-}
-
-/// Tells a hub how far the room is, and nothing else: what lies between it must pull.
-fn marker(room: RoomAlias, epoch: Epoch, head: Offset) -> Turn {
-    let batch = Batch {
-        room,
-        epoch,
-        after: head,
-        entries: Vec::new(),
-        wire: Wire::default(),
-    };
-    Turn {
-        room,
-        log: Some(Arc::new(batch)),
-        signals: None,
-        presence: None,
     }
 }
 

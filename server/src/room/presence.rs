@@ -38,6 +38,8 @@ pub struct Member {
     pub attachment: Attachment,
     /// Where it is; none while it is disconnected and its grace runs.
     pub location: Option<(ShardId, ConnectionId)>,
+    /// How often it was disconnected: the grace of an earlier time says nothing about a later one.
+    absences: u64,
     /// The user.
     pub user: UserId,
     /// Its presence value.
@@ -47,6 +49,10 @@ pub struct Member {
     /// The revision whose delta says, or will say, how it is now.
     changed: u64,
 }
+
+/// One of the times that a member was disconnected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Absence(u64);
 
 /// How many of those who left are remembered.
 const GONE_MAX: usize = 1024;
@@ -81,11 +87,24 @@ impl Members {
         self.by_session.get(&session).copied()
     }
 
-    /// Everybody, by number.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (MemberId, &mut Member)> {
-        self.by_number
-            .iter_mut()
-            .map(|(number, member)| (*number, member))
+    /// A member's connection is gone. The number of this absence, unless it has begun already.
+    pub fn disconnect(&mut self, number: MemberId) -> Option<Absence> {
+        let member = self.by_number.get_mut(&number)?;
+        member.location.take()?;
+        member.absences += 1;
+        Some(Absence(member.absences))
+    }
+
+    /// Whether a member is still in this absence.
+    #[must_use]
+    pub fn is_absent(&self, number: MemberId, absence: Absence) -> bool {
+        let member = self.by_number.get(&number);
+        member.is_some_and(|member| member.location.is_none() && member.absences == absence.0)
+    }
+
+    /// Everybody's number.
+    pub fn numbers(&self) -> Vec<MemberId> {
+        self.by_number.keys().copied().collect()
     }
 
     /// A new member.
@@ -105,6 +124,7 @@ impl Members {
             session,
             attachment,
             location,
+            absences: 0,
             user,
             value,
             producer: None,

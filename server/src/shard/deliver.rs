@@ -97,10 +97,16 @@ impl Shard {
         );
     }
 
-    pub(super) fn receive_turn(&mut self, turn: Turn) {
-        if let Some(hub) = self.hubs.get_mut(&turn.room) {
-            hub.receive(turn);
-            self.dirty_hubs.insert(hub.alias);
+    pub(super) fn receive_turn(&mut self, turn: Turn, host: &mut dyn Host) {
+        let Some(hub) = self.hubs.get_mut(&turn.room) else {
+            return;
+        };
+        let alias = hub.alias;
+        let behind = hub.receive(turn, self.settings.waiting_turns_max);
+        self.dirty_hubs.insert(alias);
+        self.counters.catch_ups.add(behind.len() as u64);
+        for (index, id) in behind {
+            self.catch_up_member(alias, index, id, host);
         }
     }
 
@@ -235,58 +241,78 @@ impl Shard {
         if hub.epoch != chunk.from.epoch {
             return;
         }
-        let from = Place::At(chunk.from.offset);
         for index in hub.pulls.remove(&chunk.from.offset).unwrap_or_default() {
-            let Some(hub) = self.hubs.get_mut(&chunk.room) else {
-                return;
-            };
-            let (received, next_turn) = (hub.received, hub.next_turn());
-            let Some(subscriber) = hub
-                .get_mut(index)
-                .filter(|subscriber| subscriber.place == from)
-            else {
+            let hub = self.hubs.get(&chunk.room);
+            let subscriber = hub.and_then(|hub| hub.get(index));
+            let waiting =
+                subscriber.filter(|subscriber| subscriber.place == Place::At(chunk.from.offset));
+            let Some(id) = waiting.map(|subscriber| subscriber.connection) else {
                 continue;
             };
-            let id = subscriber.connection;
-            let Some(batch) = &chunk.batch else {
-                self.ended(chunk.room, Some(id), ErrorCode::FellBehind, host);
-                continue;
-            };
-            let live = chunk.live && batch.last() == received;
-            subscriber.place = if live {
-                Place::Live(next_turn)
-            } else {
-                Place::At(batch.last())
-            };
-            let caught_up = live && std::mem::take(&mut subscriber.recovering);
-            let mute = subscriber.mute;
-            let Some(connection) = self.connection(id) else {
-                continue;
-            };
-            let encoding = connection.encoding;
-            if !batch.entries.is_empty() {
-                self.counters.deliveries.add(batch.entries.len() as u64);
-                let bytes = match mute {
-                    Some(own) => wire::batch_without_own(batch, encoding, own),
-                    None => wire::batch(batch, encoding).clone(),
-                };
-                self.deliver_log(id, chunk.room, bytes, now, host);
+            match &chunk.batch {
+                None => self.ended(chunk.room, Some(id), ErrorCode::FellBehind, host),
+                // It stays where it is, and asks again when its connection has drained.
+                Some(batch) if self.is_log_lane_full(id, batch) => {}
+                Some(batch) => {
+                    self.move_on(chunk.room, index, batch, chunk.live, now, host);
+                    self.catch_up_member(chunk.room, index, id, host);
+                }
             }
-            if caught_up {
-                let frame = CaughtUp {
-                    room: chunk.room,
-                    offset: batch.last(),
-                };
-                self.deliver_log(
-                    id,
-                    chunk.room,
-                    wire::message(encoding, &frame.into()),
-                    now,
-                    host,
-                );
-            }
-            self.catch_up_member(chunk.room, index, id, host);
         }
+    }
+
+    /// Gives a member the entries behind its place.
+    fn move_on(
+        &mut self,
+        room: RoomAlias,
+        index: u32,
+        batch: &Batch,
+        reaches_hub: bool,
+        now: Now,
+        host: &mut dyn Host,
+    ) {
+        let Some(hub) = self.hubs.get_mut(&room) else {
+            return;
+        };
+        let live = reaches_hub && batch.last() == hub.received;
+        let place = if live {
+            Place::Live(hub.next_turn())
+        } else {
+            Place::At(batch.last())
+        };
+        let Some(subscriber) = hub.get_mut(index) else {
+            return;
+        };
+        subscriber.place = place;
+        let caught_up = live && std::mem::take(&mut subscriber.recovering);
+        let (id, mute) = (subscriber.connection, subscriber.mute);
+        let Some(encoding) = self.connection(id).map(|connection| connection.encoding) else {
+            return;
+        };
+        if !batch.entries.is_empty() {
+            self.counters.deliveries.add(batch.entries.len() as u64);
+            let bytes = match mute {
+                Some(own) => wire::batch_without_own(batch, encoding, own),
+                None => wire::batch(batch, encoding).clone(),
+            };
+            self.deliver_log(id, room, bytes, now, host);
+        }
+        if caught_up {
+            let frame = CaughtUp {
+                room,
+                offset: batch.last(),
+            };
+            self.deliver_log(id, room, wire::message(encoding, &frame.into()), now, host);
+        }
+    }
+
+    fn is_log_lane_full(&self, id: ConnectionId, batch: &Batch) -> bool {
+        let outbox = self
+            .connection(id)
+            .and_then(|connection| connection.outbox.as_ref());
+        outbox.is_some_and(|outbox| {
+            outbox.log_bytes() + batch.payload_bytes() > self.settings.log_lane_bytes_max()
+        })
     }
 
     /// Sends something of the log lane, behind what waits there.

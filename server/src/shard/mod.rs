@@ -204,6 +204,8 @@ pub struct ShardSettings {
     pub write_stall_ms: u64,
     /// Members that fan-out serves between two looks at the turn's time.
     pub members_per_look: usize,
+    /// Turns of a room that may wait for a fan-out that is slower than the room.
+    pub waiting_turns_max: usize,
 }
 
 impl ShardSettings {
@@ -391,7 +393,7 @@ impl Shard {
             Message::Request { room, request } => self.request_room(room, request, now, host),
             Message::Reply { to, outcome } => self.replied(to, outcome, host),
             Message::Joined { to, room, outcome } => self.joined(to, room, outcome, host),
-            Message::Turn(turn) => self.receive_turn(turn),
+            Message::Turn(turn) => self.receive_turn(turn, host),
             Message::Chunk(chunk) => self.receive_chunk(&chunk, now, host),
             Message::Direct { to, signal } => self.deliver_direct(to, &signal, now, host),
             Message::Presence { to, delta, room } => {

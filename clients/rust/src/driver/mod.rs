@@ -18,12 +18,14 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::error::{CloseReason, Error};
 use crate::machine::{
-    Answer, At, CallId, Command, ConnectionState, Identity, Input, JoinInfo, Machine, Output, RoomEvent, RoomKey,
+    Answer, At, CallId, Command, ConnectionState, Identity, Input, JoinInfo, Machine, Output,
+    RoomEvent, RoomKey,
 };
 use crate::options::Options;
-pub(crate) use socket::Address;
-use socket::{Arrival, Socket};
 use roomful_protocol::position::Position;
+use roomful_protocol::text::Text;
+pub(crate) use socket::Address;
+use socket::{Arrival, NotOpened, Socket};
 
 /// A command on its way to the driver.
 #[derive(Debug)]
@@ -74,7 +76,10 @@ impl Shared {
     }
 
     pub(crate) fn abandon(&self, key: RoomKey) {
-        self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).push(key);
+        self.abandoned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(key);
         self.abandoned_now.notify_one();
     }
 
@@ -95,20 +100,26 @@ pub(crate) struct Driver {
     address: Address,
     commands: mpsc::Receiver<Envelope>,
     shared: Arc<Shared>,
+    /// Who waits for which answer.
     calls: HashMap<CallId, oneshot::Sender<Result<Answer, Error>>>,
+    /// Where rooms' events go.
     readers: HashMap<RoomKey, Reader>,
+    /// The socket, or the way to it.
     link: Link,
     /// The token source's answer, on its way.
     token: Option<BoxFuture<'static, Result<String, String>>>,
     /// What readers have no room for. Bounded by what one message brings, since none is read while anything is here.
     blocked: VecDeque<Delivery>,
+    /// The machine's time zero.
     started: Instant,
     random: SmallRng,
+    /// Empty between steps; kept for its memory.
+    outputs: Vec<Output>,
 }
 
 enum Link {
     None,
-    Opening(BoxFuture<'static, Result<Socket, String>>),
+    Opening(BoxFuture<'static, Result<Socket, NotOpened>>),
     Open(Box<Socket>),
 }
 
@@ -124,7 +135,7 @@ enum Happening {
     Command(Option<Envelope>),
     Abandoned,
     Token(Result<String, String>),
-    Opened(Result<Socket, String>),
+    Opened(Result<Socket, NotOpened>),
     Arrived(Arrival),
     /// The first blocked reader has room, or is gone.
     Unblocked,
@@ -152,6 +163,7 @@ impl Driver {
             blocked: VecDeque::new(),
             started: Instant::now(),
             random: SmallRng::seed_from_u64(rand::random()),
+            outputs: Vec::new(),
         }
     }
 
@@ -170,15 +182,23 @@ impl Driver {
 
     /// Waits for the next happening. Cancel safe: every part is.
     async fn next(&mut self) -> Happening {
-        let deadline = self.machine.deadline().map(|deadline| self.started + deadline);
+        let deadline = self
+            .machine
+            .deadline()
+            .map(|deadline| self.started + deadline);
         let reading = self.blocked.is_empty();
         let (mut opening, mut socket) = match &mut self.link {
             Link::None => (None, None),
             Link::Opening(opening) => (Some(opening), None),
             Link::Open(socket) => (None, Some(socket)),
         };
-        let writable = socket.as_ref().is_none_or(|socket| socket.backlog() < BACKLOG_MAX);
-        let blocked = self.blocked.front().and_then(|delivery| self.readers.get(&delivery.key()));
+        let writable = socket
+            .as_ref()
+            .is_none_or(|socket| socket.backlog() < BACKLOG_MAX);
+        let blocked = self
+            .blocked
+            .front()
+            .and_then(|delivery| self.readers.get(&delivery.key()));
         tokio::select! {
             command = self.commands.recv(), if writable => Happening::Command(command),
             () = self.shared.abandoned_now.notified() => Happening::Abandoned,
@@ -213,15 +233,16 @@ impl Driver {
             Happening::Abandoned => self.leave_abandoned(),
             Happening::Token(outcome) => {
                 self.token = None;
-                self.step(Input::Token(outcome));
+                let bounded = |text: String| Text::new(&text).map_err(|error| error.to_string());
+                self.step(Input::Token(outcome.and_then(bounded)));
             }
             Happening::Opened(Ok(socket)) => {
                 self.link = Link::Open(Box::new(socket));
                 self.step(Input::Opened);
             }
-            Happening::Opened(Err(text)) => {
+            Happening::Opened(Err(NotOpened { text, after })) => {
                 self.link = Link::None;
-                self.step(Input::OpenFailed(text));
+                self.step(Input::OpenFailed { text, after });
             }
             Happening::Arrived(arrival) => self.arrived(arrival),
             Happening::Unblocked => self.unblock(),
@@ -233,20 +254,36 @@ impl Driver {
     fn take_all(&mut self, first: Envelope) {
         self.take(first);
         for _ in 1..BATCH_MAX {
-            let Ok(envelope) = self.commands.try_recv() else { return };
+            let Ok(envelope) = self.commands.try_recv() else {
+                return;
+            };
             self.take(envelope);
         }
     }
 
-    fn take(&mut self, Envelope { command, reply, reader }: Envelope) {
+    fn take(
+        &mut self,
+        Envelope {
+            command,
+            reply,
+            reader,
+        }: Envelope,
+    ) {
         self.calls.extend(reply);
         self.readers.extend(reader);
         self.step(Input::Command(command));
     }
 
     fn leave_abandoned(&mut self) {
-        let keys = std::mem::take(&mut *self.shared.abandoned.lock().unwrap_or_else(PoisonError::into_inner));
-        keys.into_iter().for_each(|key| self.step(Input::Command(Command::Abandon(key))));
+        let keys = std::mem::take(
+            &mut *self
+                .shared
+                .abandoned
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        keys.into_iter()
+            .for_each(|key| self.step(Input::Command(Command::Abandon(key))));
     }
 
     fn arrived(&mut self, arrival: Arrival) {
@@ -273,11 +310,17 @@ impl Driver {
     /// One input, and everything that follows from it.
     fn step(&mut self, input: Input) {
         let was_reading = self.blocked.is_empty();
-        let at = At { now: self.started.elapsed(), random: self.random.next_u64() };
-        let mut outputs = Vec::new();
+        let at = At {
+            now: self.started.elapsed(),
+            random: self.random.next_u64(),
+        };
+        let mut outputs = std::mem::take(&mut self.outputs);
         self.machine.step(input, at, &mut outputs);
-        outputs.into_iter().for_each(|output| self.do_output(output));
-        self.shared.gaps.send_if_modified(|gaps| std::mem::replace(gaps, self.machine.gaps()) != *gaps);
+        outputs.drain(..).for_each(|output| self.do_output(output));
+        self.outputs = outputs;
+        self.shared
+            .gaps
+            .send_if_modified(|gaps| std::mem::replace(gaps, self.machine.gaps()) != *gaps);
         if was_reading && !self.blocked.is_empty() {
             self.machine.step(Input::ReadingPaused, at, &mut Vec::new());
         }
@@ -285,9 +328,18 @@ impl Driver {
 
     fn do_output(&mut self, output: Output) {
         match output {
-            Output::FetchToken => self.token = self.options.token_source.as_ref().map(crate::TokenSource::fetch),
+            Output::FetchToken => {
+                self.token = self
+                    .options
+                    .token_source
+                    .as_ref()
+                    .map(crate::TokenSource::fetch);
+            }
             Output::Open => {
-                self.link = Link::Opening(Box::pin(Socket::open(self.address.clone(), self.options.clone())));
+                self.link = Link::Opening(Box::pin(Socket::open(
+                    self.address.clone(),
+                    self.options.clone(),
+                )));
             }
             Output::Send(frame) => {
                 if let Link::Open(socket) = &mut self.link {
@@ -307,7 +359,9 @@ impl Driver {
                 self.note(key, &event);
                 self.deliver(Delivery::Event(key, event));
             }
-            Output::Position(key, position) => self.look(key, |view| view.position = Some(position)),
+            Output::Position(key, position) => {
+                self.look(key, |view| view.position = Some(position));
+            }
             Output::Ended(key) => self.deliver(Delivery::End(key)),
         }
     }
@@ -320,9 +374,11 @@ impl Driver {
     }
 
     /// Keeps what the room's handle shows up to date.
-    fn note(&mut self, key: RoomKey, event: &RoomEvent) {
+    fn note(&self, key: RoomKey, event: &RoomEvent) {
         match event {
-            RoomEvent::Event { position, .. } => self.look(key, |view| view.position = Some(*position)),
+            RoomEvent::Event { position, .. } => {
+                self.look(key, |view| view.position = Some(*position));
+            }
             RoomEvent::Joined(info) => self.look(key, |view| {
                 view.position = Some(info.position);
                 view.info = Some(info.clone());
@@ -335,7 +391,7 @@ impl Driver {
         }
     }
 
-    fn look(&mut self, key: RoomKey, change: impl FnOnce(&mut View)) {
+    fn look(&self, key: RoomKey, change: impl FnOnce(&mut View)) {
         if let Some(reader) = self.readers.get(&key) {
             change(&mut reader.view.lock().unwrap_or_else(PoisonError::into_inner));
         }
@@ -348,7 +404,9 @@ impl Driver {
         match delivery {
             Delivery::End(key) => drop(self.readers.remove(&key)),
             Delivery::Event(key, event) => {
-                let Some(reader) = self.readers.get(&key) else { return };
+                let Some(reader) = self.readers.get(&key) else {
+                    return;
+                };
                 // Without a reader an event has nowhere to go: the application may publish alone.
                 if let Err(mpsc::error::TrySendError::Full(event)) = reader.events.try_send(event) {
                     self.blocked.push_back(Delivery::Event(key, event));

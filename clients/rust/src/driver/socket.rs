@@ -2,8 +2,10 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use futures_util::{Sink, Stream};
 use roomful_protocol::codec::Encoding;
@@ -11,7 +13,7 @@ use roomful_protocol::frame::{ClientFrame, ServerFrame};
 use tokio_tungstenite::tungstenite::http::Uri;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{ClientRequestBuilder, Message};
+use tokio_tungstenite::tungstenite::{self, ClientRequestBuilder, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::error::Error;
@@ -37,15 +39,28 @@ impl Address {
             _ => return Err(bad(&"the scheme is missing or unknown")),
         };
         let authority = uri.authority().ok_or_else(|| bad(&"the host is missing"))?;
-        let path = if uri.path() == "/" { DEFAULT_PATH } else { uri.path() };
-        let key = options.placement.as_ref().map(|room| format!("k={}", room.placement_key()));
+        let path = if uri.path() == "/" {
+            DEFAULT_PATH
+        } else {
+            uri.path()
+        };
+        let key = options
+            .placement
+            .as_ref()
+            .map(|room| format!("k={}", room.placement_key()));
         let query: Vec<&str> = uri.query().into_iter().chain(key.as_deref()).collect();
-        let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
+        let query = if query.is_empty() {
+            String::new()
+        } else {
+            format!("?{}", query.join("&"))
+        };
         let scheme = if port == 80 { "ws" } else { "wss" };
         Ok(Self {
             host: authority.host().trim_matches(['[', ']']).to_owned(),
             port: authority.port_u16().unwrap_or(port),
-            uri: format!("{scheme}://{authority}{path}{query}").parse().map_err(|error| bad(&error))?,
+            uri: format!("{scheme}://{authority}{path}{query}")
+                .parse()
+                .map_err(|error| bad(&error))?,
         })
     }
 }
@@ -58,6 +73,37 @@ pub(crate) struct Socket {
     outgoing: VecDeque<Message>,
     /// Whether the stream holds bytes that the network doesn't have.
     dirty: bool,
+}
+
+/// Why a socket could not be opened.
+#[derive(Debug)]
+pub(crate) struct NotOpened {
+    pub(crate) text: String,
+    /// The server's `Retry-After`, which comes with status 503.
+    pub(crate) after: Option<Duration>,
+}
+
+impl From<io::Error> for NotOpened {
+    fn from(error: io::Error) -> Self {
+        Self {
+            text: error.to_string(),
+            after: None,
+        }
+    }
+}
+
+impl From<tungstenite::Error> for NotOpened {
+    fn from(error: tungstenite::Error) -> Self {
+        let after = match &error {
+            tungstenite::Error::Http(response) => response.headers().get("retry-after"),
+            _ => None,
+        };
+        let seconds = after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        Self {
+            text: error.to_string(),
+            after: seconds.map(Duration::from_secs),
+        }
+    }
 }
 
 /// What comes out of a socket.
@@ -74,19 +120,24 @@ pub(crate) enum Arrival {
 
 impl Socket {
     /// Opens the socket and does the handshake.
-    pub(crate) async fn open(address: Address, options: Options) -> Result<Self, String> {
+    pub(crate) async fn open(address: Address, options: Options) -> Result<Self, NotOpened> {
         let connector = options.connector.unwrap_or_else(Connector::tcp);
-        let text = |error: &dyn fmt::Display| error.to_string();
-        let stream = connector.open(&address.host, address.port).await.map_err(|error| text(&error))?;
-        let request = ClientRequestBuilder::new(address.uri).with_sub_protocol(options.encoding.subprotocol());
+        let stream = connector.open(&address.host, address.port).await?;
+        let request = ClientRequestBuilder::new(address.uri)
+            .with_sub_protocol(options.encoding.subprotocol());
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER_BYTES)
             .write_buffer_size(BUFFER_BYTES)
             .max_message_size(Some(options.message_bytes_max))
             .max_frame_size(Some(options.message_bytes_max));
         let handshake = client_async_with_config(request, stream, Some(config));
-        let (stream, _) = handshake.await.map_err(|error| text(&error))?;
-        Ok(Self { stream, encoding: options.encoding, outgoing: VecDeque::new(), dirty: false })
+        let (stream, _) = handshake.await?;
+        Ok(Self {
+            stream,
+            encoding: options.encoding,
+            outgoing: VecDeque::new(),
+            dirty: false,
+        })
     }
 
     pub(crate) fn push(&mut self, frame: &ClientFrame) {
@@ -101,7 +152,10 @@ impl Socket {
 
     /// Queues the goodbye.
     pub(crate) fn push_close(&mut self) {
-        self.outgoing.push_back(Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() })));
+        self.outgoing.push_back(Message::Close(Some(CloseFrame {
+            code: CloseCode::Normal,
+            reason: "".into(),
+        })));
     }
 
     /// Messages that the stream hasn't taken.
@@ -123,7 +177,10 @@ impl Socket {
             Some(Ok(Message::Text(text))) => self.decode(Encoding::Json, text.as_bytes()),
             Some(Ok(Message::Close(frame))) => {
                 self.dirty = true;
-                #[expect(clippy::let_underscore_must_use, reason = "the echo is a courtesy; writing it or not changes nothing")]
+                #[expect(
+                    clippy::let_underscore_must_use,
+                    reason = "the echo is a courtesy; writing it or not changes nothing"
+                )]
                 let _ = self.poll_write(cx);
                 Arrival::Ended(frame.map(|frame| (frame.code.into(), frame.reason.to_string())))
             }
@@ -141,7 +198,9 @@ impl Socket {
             ready!(Pin::new(&mut self.stream).poll_ready(cx)).map_err(drop)?;
             if let Some(message) = self.outgoing.pop_front() {
                 self.dirty = true;
-                Pin::new(&mut self.stream).start_send(message).map_err(drop)?;
+                Pin::new(&mut self.stream)
+                    .start_send(message)
+                    .map_err(drop)?;
             }
         }
         if self.dirty {
@@ -158,7 +217,9 @@ impl Socket {
         match self.encoding.decode_server(message) {
             Ok(frame) => Arrival::Frame(frame),
             // A newer server may say more than this client understands.
-            Err(error) if error.kind == roomful_protocol::codec::DecodeErrorKind::UnknownType => Arrival::SignOfLife,
+            Err(error) if error.kind == roomful_protocol::codec::DecodeErrorKind::UnknownType => {
+                Arrival::SignOfLife
+            }
             Err(error) => Arrival::Unreadable(format!("the server sent no frame: {error}")),
         }
     }
@@ -166,7 +227,10 @@ impl Socket {
 
 impl fmt::Debug for Socket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Socket").field("encoding", &self.encoding).field("backlog", &self.backlog()).finish()
+        f.debug_struct("Socket")
+            .field("encoding", &self.encoding)
+            .field("backlog", &self.backlog())
+            .finish()
     }
 }
 
@@ -185,21 +249,66 @@ mod tests {
     fn an_address_gets_the_default_path_and_the_placement_key() {
         let placement = RoomName::parse(b"chat:lobby").unwrap();
         let key = placement.placement_key();
-        let near = Options { placement: Some(placement), ..Options::default() };
-        let uri = |url: &str, options: &Options| Address::parse(url, options).unwrap().uri.to_string();
+        let near = Options {
+            placement: Some(placement),
+            ..Options::default()
+        };
+        let uri =
+            |url: &str, options: &Options| Address::parse(url, options).unwrap().uri.to_string();
         let plain = Options::default();
-        assert_eq!(uri("ws://127.0.0.1:7400", &plain), "ws://127.0.0.1:7400/v1/ws");
-        assert_eq!(uri("http://localhost/other?x=1", &plain), "ws://localhost/other?x=1");
-        assert_eq!(uri("ws://localhost", &near), format!("ws://localhost/v1/ws?k={key}"));
-        assert_eq!(uri("ws://localhost/?x=1", &near), format!("ws://localhost/v1/ws?x=1&k={key}"));
+        assert_eq!(
+            uri("ws://127.0.0.1:7400", &plain),
+            "ws://127.0.0.1:7400/v1/ws"
+        );
+        assert_eq!(
+            uri("http://localhost/other?x=1", &plain),
+            "ws://localhost/other?x=1"
+        );
+        assert_eq!(
+            uri("ws://localhost", &near),
+            format!("ws://localhost/v1/ws?k={key}")
+        );
+        assert_eq!(
+            uri("ws://localhost/?x=1", &near),
+            format!("ws://localhost/v1/ws?x=1&k={key}")
+        );
         let address = Address::parse("ws://[::1]:7400", &plain).unwrap();
         assert_eq!((address.host.as_str(), address.port), ("::1", 7400));
     }
 
     #[test]
     fn an_address_without_a_scheme_or_with_tls_and_no_connector_is_refused() {
-        for bad in ["", "localhost", "ftp://localhost", "wss://localhost", "ws://"] {
-            assert!(matches!(Address::parse(bad, &Options::default()), Err(Error::Address(_))), "{bad:?}");
+        for bad in [
+            "",
+            "localhost",
+            "ftp://localhost",
+            "wss://localhost",
+            "ws://",
+        ] {
+            assert!(
+                matches!(
+                    Address::parse(bad, &Options::default()),
+                    Err(Error::Address(_))
+                ),
+                "{bad:?}"
+            );
         }
+    }
+
+    #[test]
+    fn a_full_servers_retry_after_is_read() {
+        let refused = |header: Option<&str>| {
+            let mut response = tungstenite::http::Response::builder().status(503);
+            if let Some(seconds) = header {
+                response = response.header("retry-after", seconds);
+            }
+            NotOpened::from(tungstenite::Error::Http(Box::new(
+                response.body(None).unwrap(),
+            )))
+            .after
+        };
+        assert_eq!(refused(Some("7")), Some(Duration::from_secs(7)));
+        assert_eq!(refused(Some("soon")), None);
+        assert_eq!(refused(None), None);
     }
 }

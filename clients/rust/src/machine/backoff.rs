@@ -15,12 +15,19 @@ pub(super) struct Backoff {
 
 impl Backoff {
     pub(super) const fn new(base: Duration, max: Duration) -> Self {
-        Self { base, max, failures: 0 }
+        Self {
+            base,
+            max,
+            failures: 0,
+        }
     }
 
     /// Counts a failure: anything from nothing to the ceiling, which doubles with each.
     pub(super) fn next(&mut self, random: u64) -> Duration {
-        let ceiling = self.base.saturating_mul(1 << self.failures.min(20)).min(self.max);
+        let ceiling = self
+            .base
+            .saturating_mul(1 << self.failures.min(20))
+            .min(self.max);
         self.failures = self.failures.saturating_add(1);
         fraction(ceiling, random)
     }
@@ -57,7 +64,8 @@ mod tests {
     #[test]
     fn the_ceiling_doubles_up_to_its_own_and_the_floor_stays_zero() {
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(20));
-        let ceilings = [500, 1_000, 2_000, 4_000, 8_000, 16_000, 20_000, 20_000].map(Duration::from_millis);
+        let ceilings =
+            [500, 1_000, 2_000, 4_000, 8_000, 16_000, 20_000, 20_000].map(Duration::from_millis);
         for ceiling in ceilings {
             let micros = u64::try_from(ceiling.as_micros()).unwrap();
             assert_eq!(backoff.clone().next(micros), ceiling);

@@ -68,6 +68,10 @@ impl Token {
 #[derive(Debug)]
 pub(super) enum Cause {
     Network(String),
+    NotOpened {
+        text: String,
+        after: Option<Duration>,
+    },
     Token(String),
     Timeout(&'static str),
     /// Nothing came for two heartbeats.
@@ -75,7 +79,10 @@ pub(super) enum Cause {
     /// The server left a hole in the order of events; coming back with the last position fills it, and a quick resume hides it from the others.
     Gap,
     HelloRefused(Refusal),
-    Closed { code: u16, reason: String },
+    Closed {
+        code: u16,
+        reason: String,
+    },
 }
 
 impl Phase {
@@ -123,7 +130,9 @@ impl Machine {
         turn.state(ConnectionState::Connecting);
         self.token.fresh = false;
         if self.config.has_token_source && self.token.text.is_none() {
-            self.phase = Phase::FetchingToken { until: turn.at.now + self.config.connect_timeout };
+            self.phase = Phase::FetchingToken {
+                until: turn.at.now + self.config.connect_timeout,
+            };
             turn.out.push(Output::FetchToken);
         } else {
             self.open(turn);
@@ -131,25 +140,41 @@ impl Machine {
     }
 
     fn open(&mut self, turn: &mut Turn<'_>) {
-        self.phase = Phase::Opening { until: turn.at.now + self.config.connect_timeout };
+        self.phase = Phase::Opening {
+            until: turn.at.now + self.config.connect_timeout,
+        };
         turn.out.push(Output::Open);
     }
 
-    pub(super) fn token_arrived(&mut self, outcome: Result<String, String>, turn: &mut Turn<'_>) {
-        let outcome = outcome.and_then(|text| Text::new(&text).map_err(|error| error.to_string()));
+    pub(super) fn token_arrived(
+        &mut self,
+        outcome: Result<Text<TOKEN_BYTES_MAX>, String>,
+        turn: &mut Turn<'_>,
+    ) {
         match (&mut self.phase, outcome) {
             (Phase::FetchingToken { .. }, Ok(text)) => {
-                self.token = Token { text: Some(text), fresh: true };
+                self.token = Token {
+                    text: Some(text),
+                    fresh: true,
+                };
                 self.open(turn);
             }
             (Phase::FetchingToken { .. }, Err(text)) => self.lost(Cause::Token(text), turn),
             (Phase::Open(open), Ok(text)) => {
                 self.token.text = Some(text.clone());
                 if std::mem::take(&mut open.renewing) {
-                    self.request(Request::Refresh, turn, |request| Refresh { request, token: text }.into());
+                    self.request(Request::Refresh, turn, |request| {
+                        Refresh {
+                            request,
+                            token: text,
+                        }
+                        .into()
+                    });
                 }
             }
-            (Phase::Open(open), Err(_)) if open.renewing => open.renew_at = Some(turn.at.now + RENEW_AGAIN),
+            (Phase::Open(open), Err(_)) if open.renewing => {
+                open.renew_at = Some(turn.at.now + RENEW_AGAIN);
+            }
             (_, Ok(text)) => self.token.text = Some(text),
             (_, Err(_)) => {}
         }
@@ -162,10 +187,17 @@ impl Machine {
         let hello = Hello {
             request: self.requests.number(),
             token: self.token.text.clone(),
-            resume: self.resume.as_deref().and_then(|text| Text::new(text).ok()),
-            agent: self.config.agent.as_deref().and_then(|text| Text::new(text).ok()),
+            resume: self.resume.clone(),
+            agent: self
+                .config
+                .agent
+                .as_deref()
+                .and_then(|text| Text::new(text).ok()),
         };
-        self.phase = Phase::Greeting { hello: hello.request, until: turn.at.now + self.config.request_timeout };
+        self.phase = Phase::Greeting {
+            hello: hello.request,
+            until: turn.at.now + self.config.request_timeout,
+        };
         self.send(hello.into(), turn);
         self.join_all(turn);
     }
@@ -183,25 +215,36 @@ impl Machine {
             renew_at: None,
             renewing: false,
         });
-        self.resume = Some(welcome.resume);
+        self.resume = Text::new(&welcome.resume).ok();
         self.limits = Some(welcome.limits);
         self.reconnect_after = None;
-        let Welcome { user, session, resumed, .. } = welcome;
-        turn.out.push(Output::Identity(Identity { user, session, resumed }));
+        let Welcome {
+            user,
+            session,
+            resumed,
+            ..
+        } = welcome;
+        turn.out.push(Output::Identity(Identity {
+            user,
+            session,
+            resumed,
+        }));
         turn.state(ConnectionState::Connected);
         // A server may answer a pipelined join before `welcome`; its publishes waited for the limits.
         self.pump(turn);
     }
 
-    pub(super) fn goaway(&mut self, goaway: Goaway) {
+    pub(super) fn goaway(&mut self, goaway: &Goaway) {
         self.reconnect_after = Some(Duration::from_millis(goaway.reconnect_after_ms));
-        self.resume = Some(goaway.resume);
+        self.resume = Text::new(&goaway.resume).ok();
     }
 
     /// Asks for a token that will replace the present one on the living connection.
     pub(super) fn renew_token(&mut self, turn: &mut Turn<'_>) {
         self.token.forget();
-        let Phase::Open(open) = &mut self.phase else { return };
+        let Phase::Open(open) = &mut self.phase else {
+            return;
+        };
         if self.config.has_token_source {
             open.renewing = true;
             open.renew_at = None;
@@ -223,21 +266,35 @@ impl Machine {
     }
 
     fn ping(&mut self, call: Option<CallId>, turn: &mut Turn<'_>) {
-        let request = Request::Ping { sent: turn.at.now, call };
+        let request = Request::Ping {
+            sent: turn.at.now,
+            call,
+        };
         self.request(request, turn, |request| Ping { request }.into());
     }
 
     pub(super) fn pong(&mut self, pong: &Pong, turn: &mut Turn<'_>) {
-        if let Some(Request::Ping { sent, call: Some(call) }) = self.requests.close(pong.request) {
-            turn.reply(call, Ok(Answer::RoundTrip(turn.at.now.saturating_sub(sent))));
+        if let Some(Request::Ping {
+            sent,
+            call: Some(call),
+        }) = self.requests.close(pong.request)
+        {
+            turn.reply(
+                call,
+                Ok(Answer::RoundTrip(turn.at.now.saturating_sub(sent))),
+            );
         }
     }
 
     pub(super) fn tick(&mut self, turn: &mut Turn<'_>) {
         let now = turn.at.now;
         match &mut self.phase {
-            Phase::FetchingToken { until } if *until <= now => self.lost(Cause::Timeout("the token source"), turn),
-            Phase::Opening { until } if *until <= now => self.drop_connection(Cause::Timeout("the server"), turn),
+            Phase::FetchingToken { until } if *until <= now => {
+                self.lost(Cause::Timeout("the token source"), turn);
+            }
+            Phase::Opening { until } if *until <= now => {
+                self.drop_connection(Cause::Timeout("the server"), turn);
+            }
             Phase::Greeting { until, .. } if *until <= now => {
                 self.drop_connection(Cause::Timeout("the session"), turn);
             }
@@ -251,7 +308,9 @@ impl Machine {
     }
 
     fn tick_open(&mut self, turn: &mut Turn<'_>) {
-        let Phase::Open(open) = &mut self.phase else { return };
+        let Phase::Open(open) = &mut self.phase else {
+            return;
+        };
         let now = turn.at.now;
         let quiet = open.sent + open.heartbeat <= now;
         if open.renew_at.is_some_and(|at| at <= now) {
@@ -286,14 +345,20 @@ impl Machine {
     }
 
     fn abort(&self, turn: &mut Turn<'_>) {
-        if matches!(self.phase, Phase::Opening { .. } | Phase::Greeting { .. } | Phase::Open(_)) {
+        if matches!(
+            self.phase,
+            Phase::Opening { .. } | Phase::Greeting { .. } | Phase::Open(_)
+        ) {
             turn.out.push(Output::Abort);
         }
     }
 
     /// The connection is gone, or was never made: back to waiting, or the end.
     pub(super) fn lost(&mut self, cause: Cause, turn: &mut Turn<'_>) {
-        if matches!(self.phase, Phase::Suspended | Phase::Waiting { .. } | Phase::Closed(_)) {
+        if matches!(
+            self.phase,
+            Phase::Suspended | Phase::Waiting { .. } | Phase::Closed(_)
+        ) {
             return;
         }
         if matches!(&self.phase, Phase::Open(open) if turn.at.now >= open.since + STABLE) {
@@ -303,8 +368,13 @@ impl Machine {
         let text = cause.to_string();
         match self.verdict(cause, turn.at.random) {
             Ok(delay) => {
-                self.phase = Phase::Waiting { until: turn.at.now + delay };
-                turn.state(ConnectionState::Waiting { retry_in: delay, cause: text });
+                self.phase = Phase::Waiting {
+                    until: turn.at.now + delay,
+                };
+                turn.state(ConnectionState::Waiting {
+                    retry_in: delay,
+                    cause: text,
+                });
             }
             Err(reason) => self.close_for_good(reason, turn),
         }
@@ -314,7 +384,13 @@ impl Machine {
     fn verdict(&mut self, cause: Cause, random: u64) -> Result<Duration, CloseReason> {
         let hint = self.reconnect_after.take();
         match cause {
-            Cause::Network(_) | Cause::Timeout(_) | Cause::Token(_) => Ok(self.backoff.next(random)),
+            Cause::NotOpened {
+                after: Some(after), ..
+            } => Ok(self.backoff.next_after(after, random)),
+            Cause::Network(_)
+            | Cause::NotOpened { after: None, .. }
+            | Cause::Timeout(_)
+            | Cause::Token(_) => Ok(self.backoff.next(random)),
             Cause::Silence | Cause::Gap => Ok(self.backoff.next_after_now(random)),
             Cause::HelloRefused(refusal) => {
                 let text = refusal.text.clone();
@@ -323,7 +399,10 @@ impl Machine {
             }
             Cause::Closed { code, reason } => {
                 let retry = CloseCode::from_code(code).map(CloseCode::retry);
-                let never = CloseReason::ByServer { code, reason: reason.clone() };
+                let never = CloseReason::ByServer {
+                    code,
+                    reason: reason.clone(),
+                };
                 self.follow(retry, hint, random, never, reason)
             }
         }
@@ -359,11 +438,16 @@ impl Machine {
         let mut leaving = Vec::new();
         for request in self.requests.close_all() {
             match request {
-                Request::Call { call, .. } | Request::Ping { call: Some(call), .. } => {
+                Request::Call { call, .. }
+                | Request::Ping {
+                    call: Some(call), ..
+                } => {
                     turn.reply(call, Err(Error::ConnectionLost));
                 }
                 // The value is remembered, and the next join brings it.
-                Request::SetPresence { call, .. } | Request::Watch { call, .. } => turn.reply(call, Ok(Answer::Done)),
+                Request::SetPresence { call, .. } | Request::Watch { call, .. } => {
+                    turn.reply(call, Ok(Answer::Done));
+                }
                 Request::Leave(key) => leaving.push(key),
                 Request::Join(_)
                 | Request::Publish(_)
@@ -385,7 +469,9 @@ impl Machine {
                 Request::Call { call, .. }
                 | Request::SetPresence { call, .. }
                 | Request::Watch { call, .. }
-                | Request::Ping { call: Some(call), .. } => Some(call),
+                | Request::Ping {
+                    call: Some(call), ..
+                } => Some(call),
                 Request::Join(_)
                 | Request::Leave(_)
                 | Request::Publish(_)
@@ -409,7 +495,9 @@ impl Machine {
         turn: &mut Turn<'_>,
         frame: impl FnOnce(RequestId) -> ClientFrame,
     ) -> RequestId {
-        let id = self.requests.open(request, turn.at.now + self.config.request_timeout);
+        let id = self
+            .requests
+            .open(request, turn.at.now + self.config.request_timeout);
         self.send(frame(id), turn);
         id
     }
@@ -423,15 +511,23 @@ impl Machine {
 
     /// Whether a payload is within the server's limits. A longer message would close the connection for good, so it is stopped here.
     pub(super) fn check_size(&self, payload: &Payload) -> Result<(), Error> {
-        let Some(limits) = &self.limits else { return Ok(()) };
+        let Some(limits) = &self.limits else {
+            return Ok(());
+        };
         let got = payload.bytes.len();
         let payload_max = usize::try_from(limits.payload_bytes_max).unwrap_or(usize::MAX);
         if got > payload_max {
-            return Err(Error::PayloadTooLarge { got, max: payload_max });
+            return Err(Error::PayloadTooLarge {
+                got,
+                max: payload_max,
+            });
         }
         let message_max = usize::try_from(limits.message_bytes_max).unwrap_or(usize::MAX);
         if encoded_bytes(self.config.encoding, payload) + ENVELOPE_BYTES > message_max {
-            return Err(Error::PayloadTooLarge { got, max: message_max });
+            return Err(Error::PayloadTooLarge {
+                got,
+                max: message_max,
+            });
         }
         Ok(())
     }
@@ -441,8 +537,12 @@ impl Machine {
 fn encoded_bytes(encoding: Encoding, payload: &Payload) -> usize {
     match (encoding, payload.format) {
         (Encoding::MessagePack, _) | (Encoding::Json, PayloadFormat::Json) => payload.bytes.len(),
-        (Encoding::Json, PayloadFormat::Binary | PayloadFormat::MessagePack) => payload.bytes.len().div_ceil(3) * 4,
-        (Encoding::Json, PayloadFormat::Text) => payload.bytes.iter().map(|byte| escaped_bytes(*byte)).sum(),
+        (Encoding::Json, PayloadFormat::Binary | PayloadFormat::MessagePack) => {
+            payload.bytes.len().div_ceil(3) * 4
+        }
+        (Encoding::Json, PayloadFormat::Text) => {
+            payload.bytes.iter().map(|byte| escaped_bytes(*byte)).sum()
+        }
     }
 }
 
@@ -458,7 +558,7 @@ const fn escaped_bytes(byte: u8) -> usize {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Network(text) => f.write_str(text),
+            Self::Network(text) | Self::NotOpened { text, .. } => f.write_str(text),
             Self::Token(text) => write!(f, "the token source failed: {text}"),
             Self::Timeout(what) => write!(f, "{what} didn't answer in time"),
             Self::Silence => f.write_str("nothing was heard for two heartbeats"),

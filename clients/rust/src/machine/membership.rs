@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use roomful_protocol::error::{ErrorCode, Retry};
 use roomful_protocol::frame::{
-    Advance, CaughtUp, Event, History, Join, JoinProducer, Joined, Leave, Left, OpId, Presence, PresenceDelta,
-    PresenceRequest, Publish, Recovery, Reply, RoomText, Signal as SignalFrame, Signalled,
+    Advance, CaughtUp, Event, History, Join, JoinProducer, Joined, Leave, Left, OpId, Presence,
+    PresenceDelta, PresenceRequest, Publish, Recovery, Reply, RoomText, Signal as SignalFrame,
+    Signalled,
 };
 use roomful_protocol::id::{Offset, RequestId, RoomAlias, Sequence};
 use roomful_protocol::payload::Payload;
@@ -13,9 +14,11 @@ use roomful_protocol::position::Position;
 
 use super::backoff::Backoff;
 use super::connection::Cause;
-use super::publishes::{Publishes, Queued, Stamp};
+use super::publishes::{Publishes, Queued};
 use super::requests::{Expects, Request};
-use super::step::{Answer, CallId, JoinInfo, JoinOptions, Output, RoomEvent, RoomKey, RoomRequest, Signal};
+use super::step::{
+    Answer, CallId, JoinInfo, JoinOptions, Output, RoomEvent, RoomKey, RoomRequest, Signal,
+};
 use super::{Machine, Turn};
 use crate::error::{Error, Refusal};
 
@@ -29,6 +32,8 @@ pub(super) struct Membership {
     standing: Standing,
     /// The application's call, until the first `joined`.
     joining: Option<CallId>,
+    /// Whether a presence value was ever wanted. A member that comes back without one keeps the one it had, so taking it away has to be said.
+    had_presence: bool,
     /// What was asked while the room was being joined again.
     parked: Vec<(CallId, RoomRequest)>,
     publishes: Publishes,
@@ -49,15 +54,39 @@ enum Standing {
     /// The server ended it, and may be asked again then.
     Retry { at: Duration },
     /// `leave` is sent.
-    Leaving { alias: RoomAlias, call: Option<CallId> },
+    Leaving {
+        alias: RoomAlias,
+        call: Option<CallId>,
+    },
 }
 
 impl Membership {
     fn alias(&self) -> Option<RoomAlias> {
         match self.standing {
             Standing::In { alias } => Some(alias),
-            Standing::Out | Standing::Joining | Standing::Retry { .. } | Standing::Leaving { .. } => None,
+            Standing::Out
+            | Standing::Joining
+            | Standing::Retry { .. }
+            | Standing::Leaving { .. } => None,
         }
+    }
+
+    /// Keeps for the next join what can be kept.
+    fn remember(&mut self, request: RoomRequest) -> bool {
+        match request {
+            RoomRequest::SetPresence(value) => {
+                self.want_presence(value);
+            }
+            RoomRequest::Watch(level) => self.options.watch = level,
+            _ => return false,
+        }
+        true
+    }
+
+    /// The value to have from now on; gives the one before.
+    fn want_presence(&mut self, value: Option<Payload>) -> Option<Payload> {
+        self.had_presence |= value.is_some();
+        std::mem::replace(&mut self.options.presence, value)
     }
 
     /// When the room wants a tick.
@@ -80,15 +109,22 @@ impl Machine {
         options: JoinOptions,
         turn: &mut Turn<'_>,
     ) {
-        let there = |room: &Membership| room.name == name && !matches!(room.standing, Standing::Leaving { .. });
+        let there = |room: &Membership| {
+            room.name == name && !matches!(room.standing, Standing::Leaving { .. })
+        };
         if self.rooms.values().any(there) {
             return turn.reply(call, Err(Error::AlreadyJoined));
         }
-        if let Some(Err(error)) = options.presence.as_ref().map(|value| self.check_size(value)) {
+        if let Some(Err(error)) = options
+            .presence
+            .as_ref()
+            .map(|value| self.check_size(value))
+        {
             return turn.reply(call, Err(error));
         }
         let membership = Membership {
             name,
+            had_presence: options.presence.is_some(),
             options,
             standing: Standing::Out,
             joining: Some(call),
@@ -110,13 +146,32 @@ impl Machine {
     }
 
     fn send_join(&mut self, key: RoomKey, turn: &mut Turn<'_>) {
-        let Some(room) = self.rooms.get_mut(&key) else { return };
+        let Some(room) = self.rooms.get_mut(&key) else {
+            return;
+        };
         room.standing = Standing::Joining;
-        let producer = JoinProducer { producer: self.config.producer, next: Sequence(self.next_sequence) };
+        let producer = JoinProducer {
+            producer: self.config.producer,
+            next: Sequence(self.next_sequence),
+        };
         let room_text = RoomText::from(room.name.as_str());
-        let JoinOptions { since, echo, watch, presence } = room.options.clone();
+        let JoinOptions {
+            since,
+            echo,
+            watch,
+            presence,
+        } = room.options.clone();
         self.request(Request::Join(key), turn, |request| {
-            Join { request, room: room_text, since, producer: Some(producer), echo, watch, presence }.into()
+            Join {
+                request,
+                room: room_text,
+                since,
+                producer: Some(producer),
+                echo,
+                watch,
+                presence,
+            }
+            .into()
         });
     }
 
@@ -126,33 +181,55 @@ impl Machine {
             Some(Request::Join(key)) if self.rooms.contains_key(&key) => key,
             // The application stopped waiting for it, or left before it was in.
             _ => {
-                self.request(Request::Quiet, turn, |request| Leave { request, room: alias }.into());
+                self.request(Request::Quiet, turn, |request| {
+                    Leave {
+                        request,
+                        room: alias,
+                    }
+                    .into()
+                });
                 return;
             }
         };
         self.aliases.insert(alias, key);
-        let Some(room) = self.rooms.get_mut(&key) else { return };
+        let Some(room) = self.rooms.get_mut(&key) else {
+            return;
+        };
         let info = join_info(joined);
         room.standing = Standing::In { alias };
         room.joined_at = turn.at.now;
         room.options.since = Some(info.position);
-        room.publishes.enter_epoch(info.position.epoch);
         let (position, recovery) = (info.position, info.recovery);
         match room.joining.take() {
             Some(call) => turn.reply(call, Ok(Answer::Joined(info))),
             None => turn.out.push(Output::Event(key, RoomEvent::Joined(info))),
         }
         if recovery == Recovery::Reset {
-            turn.out.push(Output::Event(key, RoomEvent::Reset(position)));
+            turn.out
+                .push(Output::Event(key, RoomEvent::Reset(position)));
         }
-        for (call, request) in std::mem::take(&mut room.parked) {
+        let parked = std::mem::take(&mut room.parked);
+        if room.had_presence && room.options.presence.is_none() {
+            let what = PresenceRequest::Set(None);
+            self.request(Request::Quiet, turn, |request| {
+                Presence {
+                    request,
+                    room: alias,
+                    what,
+                }
+                .into()
+            });
+        }
+        for (call, request) in parked {
             self.room_request(call, key, request, turn);
         }
         self.pump(turn);
     }
 
     pub(super) fn join_refused(&mut self, key: RoomKey, refusal: Refusal, turn: &mut Turn<'_>) {
-        let Some(room) = self.rooms.get_mut(&key) else { return };
+        let Some(room) = self.rooms.get_mut(&key) else {
+            return;
+        };
         if let Some(call) = room.joining.take() {
             turn.reply(call, Err(Error::Refused(refusal)));
             return self.end(key, &Error::NotJoined, turn);
@@ -161,7 +238,9 @@ impl Machine {
     }
 
     pub(super) fn join_timed_out(&mut self, key: RoomKey, turn: &mut Turn<'_>) {
-        let Some(room) = self.rooms.get_mut(&key) else { return };
+        let Some(room) = self.rooms.get_mut(&key) else {
+            return;
+        };
         match room.joining.take() {
             Some(call) => {
                 turn.reply(call, Err(Error::Timeout));
@@ -173,14 +252,22 @@ impl Machine {
     }
 
     pub(super) fn left(&mut self, left: Left, turn: &mut Turn<'_>) {
-        let Some(key) = self.aliases.remove(&left.room) else { return };
-        self.membership_ended(key, Refusal::new(left.code, left.text, left.retry, left.after_ms), turn);
+        let Some(key) = self.aliases.remove(&left.room) else {
+            return;
+        };
+        self.membership_ended(
+            key,
+            Refusal::new(left.code, left.text, left.retry, left.after_ms),
+            turn,
+        );
     }
 
     /// The server ended a membership, or refused to renew it.
     fn membership_ended(&mut self, key: RoomKey, refusal: Refusal, turn: &mut Turn<'_>) {
         self.requests.close_publishes(key);
-        let Some(room) = self.rooms.get_mut(&key) else { return };
+        let Some(room) = self.rooms.get_mut(&key) else {
+            return;
+        };
         room.publishes.recall();
         if let Standing::Leaving { .. } = room.standing {
             return self.left_by_request(key, Ok(Answer::Done), turn);
@@ -198,7 +285,9 @@ impl Machine {
             (Retry::After, Some(after)) => room.backoff.next_after(after, random),
             (Retry::After, None) | (Retry::Refresh, _) => room.backoff.next(random),
         };
-        room.standing = Standing::Retry { at: turn.at.now + delay };
+        room.standing = Standing::Retry {
+            at: turn.at.now + delay,
+        };
         if refusal.retry == Retry::Refresh {
             self.renew_token(turn);
         }
@@ -207,45 +296,74 @@ impl Machine {
 
     /// Does what rooms waited to do: join again, or go on publishing.
     pub(super) fn tick_rooms(&mut self, turn: &mut Turn<'_>) {
-        self.rooms.values_mut().for_each(|room| room.publishes.release(turn.at.now));
+        self.rooms
+            .values_mut()
+            .for_each(|room| room.publishes.release(turn.at.now));
         self.rejoin_due(turn);
         self.pump(turn);
     }
 
     fn rejoin_due(&mut self, turn: &mut Turn<'_>) {
         let due = |room: &Membership| matches!(room.standing, Standing::Retry { at } if at <= turn.at.now);
-        let keys: Vec<RoomKey> = self.rooms.iter().filter(|(_, room)| due(room)).map(|(key, _)| *key).collect();
+        let keys: Vec<RoomKey> = self
+            .rooms
+            .iter()
+            .filter(|(_, room)| due(room))
+            .map(|(key, _)| *key)
+            .collect();
         keys.into_iter().for_each(|key| self.send_join(key, turn));
     }
 
     pub(super) fn leave(&mut self, call: Option<CallId>, key: RoomKey, turn: &mut Turn<'_>) {
-        let Some(room) = self.rooms.get_mut(&key) else { return };
+        let Some(room) = self.rooms.get_mut(&key) else {
+            return;
+        };
         let Standing::In { alias } = room.standing else {
             if let Some(joining) = room.joining.take() {
                 turn.reply(joining, Err(Error::NotJoined));
             }
             self.end(key, &Error::NotJoined, turn);
-            return call.into_iter().for_each(|call| turn.reply(call, Ok(Answer::Done)));
+            return call
+                .into_iter()
+                .for_each(|call| turn.reply(call, Ok(Answer::Done)));
         };
         room.standing = Standing::Leaving { alias, call };
-        self.request(Request::Leave(key), turn, |request| Leave { request, room: alias }.into());
+        self.request(Request::Leave(key), turn, |request| {
+            Leave {
+                request,
+                room: alias,
+            }
+            .into()
+        });
     }
 
     /// The reply to `leave`, or the certainty that there will be none.
-    pub(super) fn left_by_request(&mut self, key: RoomKey, result: Result<Answer, Error>, turn: &mut Turn<'_>) {
+    pub(super) fn left_by_request(
+        &mut self,
+        key: RoomKey,
+        result: Result<Answer, Error>,
+        turn: &mut Turn<'_>,
+    ) {
         let standing = self.rooms.get(&key).map(|room| room.standing);
         if let Some(Standing::Leaving { alias, call }) = standing {
             if self.aliases.get(&alias) == Some(&key) {
                 self.aliases.remove(&alias);
             }
             self.end(key, &Error::NotJoined, turn);
-            call.into_iter().for_each(|call| turn.reply(call, result.clone()));
+            if let Some(call) = call {
+                turn.reply(call, result);
+            }
         }
     }
 
     /// Before a goodbye: nobody shall wait for this client's grace to end.
     pub(super) fn leave_all(&mut self, turn: &mut Turn<'_>) {
-        let keys: Vec<RoomKey> = self.rooms.iter().filter(|(_, room)| room.alias().is_some()).map(|(key, _)| *key).collect();
+        let keys: Vec<RoomKey> = self
+            .rooms
+            .iter()
+            .filter(|(_, room)| room.alias().is_some())
+            .map(|(key, _)| *key)
+            .collect();
         keys.into_iter().for_each(|key| self.leave(None, key, turn));
     }
 
@@ -256,8 +374,13 @@ impl Machine {
             room.standing = Standing::Out;
             room.publishes.recall();
             for (call, request) in std::mem::take(&mut room.parked) {
-                let remembered = remember(&mut room.options, request);
-                turn.reply(call, remembered.then_some(Answer::Done).ok_or(Error::ConnectionLost));
+                let remembered = room.remember(request);
+                turn.reply(
+                    call,
+                    remembered
+                        .then_some(Answer::Done)
+                        .ok_or(Error::ConnectionLost),
+                );
             }
         }
     }
@@ -271,16 +394,27 @@ impl Machine {
     /// Forgets a membership; everything that waits in it fails.
     fn end(&mut self, key: RoomKey, error: &Error, turn: &mut Turn<'_>) {
         self.requests.close_publishes(key);
-        let Some(mut room) = self.rooms.remove(&key) else { return };
+        let Some(mut room) = self.rooms.remove(&key) else {
+            return;
+        };
         let leaving = match room.standing {
             Standing::Leaving { call, .. } if matches!(error, Error::Closed(_)) => call,
             _ => None,
         };
-        room.joining.into_iter().chain(leaving).for_each(|call| turn.reply(call, Err(error.clone())));
-        room.parked.into_iter().for_each(|(call, _)| turn.reply(call, Err(error.clone())));
+        room.joining
+            .into_iter()
+            .chain(leaving)
+            .for_each(|call| turn.reply(call, Err(error.clone())));
+        room.parked
+            .into_iter()
+            .for_each(|(call, _)| turn.reply(call, Err(error.clone())));
         for queued in room.publishes.drain() {
             self.unload(&queued);
-            let outcome = if queued.stamp.is_some() { Error::OutcomeUnknown } else { error.clone() };
+            let outcome = if queued.sequence.is_some() {
+                Error::OutcomeUnknown
+            } else {
+                error.clone()
+            };
             turn.reply(queued.call, Err(outcome));
         }
         turn.out.push(Output::Ended(key));
@@ -290,7 +424,9 @@ impl Machine {
 /// What arrives.
 impl Machine {
     pub(super) fn event(&mut self, event: Event, turn: &mut Turn<'_>) {
-        let Some((key, last)) = self.stands_at(event.room) else { return };
+        let Some((key, last)) = self.stands_at(event.room) else {
+            return;
+        };
         let offset = event.entry.offset;
         if offset <= last.offset {
             return;
@@ -299,19 +435,29 @@ impl Machine {
             return self.gap(turn);
         }
         let position = self.move_to(key, offset, last);
-        turn.out.push(Output::Event(key, RoomEvent::Event { position, entry: event.entry }));
+        turn.out.push(Output::Event(
+            key,
+            RoomEvent::Event {
+                position,
+                entry: event.entry,
+            },
+        ));
     }
 
-    pub(super) fn advance(&mut self, advance: Advance, turn: &mut Turn<'_>) {
-        let Some((key, last)) = self.stands_at(advance.room) else { return };
+    pub(super) fn advance(&mut self, advance: &Advance, turn: &mut Turn<'_>) {
+        let Some((key, last)) = self.stands_at(advance.room) else {
+            return;
+        };
         if advance.offset > last.offset {
             let position = self.move_to(key, advance.offset, last);
             turn.out.push(Output::Position(key, position));
         }
     }
 
-    pub(super) fn caught_up(&mut self, caught_up: CaughtUp, turn: &mut Turn<'_>) {
-        let Some((key, last)) = self.stands_at(caught_up.room) else { return };
+    pub(super) fn caught_up(&mut self, caught_up: &CaughtUp, turn: &mut Turn<'_>) {
+        let Some((key, last)) = self.stands_at(caught_up.room) else {
+            return;
+        };
         if caught_up.offset > last.offset {
             return self.gap(turn);
         }
@@ -340,36 +486,79 @@ impl Machine {
         self.drop_connection(Cause::Gap, turn);
     }
 
-    pub(super) fn signalled(&mut self, signal: Signalled, turn: &mut Turn<'_>) {
+    pub(super) fn signalled(&self, signal: Signalled, turn: &mut Turn<'_>) {
         if let Some(key) = self.aliases.get(&signal.room) {
-            let Signalled { from, user, key: signal_key, payload, .. } = signal;
-            turn.out.push(Output::Event(*key, RoomEvent::Signal { from, user, key: signal_key, payload }));
+            let Signalled {
+                from,
+                user,
+                key: signal_key,
+                payload,
+                ..
+            } = signal;
+            turn.out.push(Output::Event(
+                *key,
+                RoomEvent::Signal {
+                    from,
+                    user,
+                    key: signal_key,
+                    payload,
+                },
+            ));
         }
     }
 
-    pub(super) fn presence_delta(&mut self, delta: PresenceDelta, turn: &mut Turn<'_>) {
+    pub(super) fn presence_delta(&self, delta: PresenceDelta, turn: &mut Turn<'_>) {
         if let Some(key) = self.aliases.get(&delta.room) {
-            let PresenceDelta { revision, occupancy, changes, .. } = delta;
-            turn.out.push(Output::Event(*key, RoomEvent::Presence { revision, occupancy, changes }));
+            let PresenceDelta {
+                revision,
+                occupancy,
+                changes,
+                ..
+            } = delta;
+            turn.out.push(Output::Event(
+                *key,
+                RoomEvent::Presence {
+                    revision,
+                    occupancy,
+                    changes,
+                },
+            ));
         }
     }
 }
 
 /// What the application asks of a room.
 impl Machine {
-    pub(super) fn room_request(&mut self, call: CallId, key: RoomKey, request: RoomRequest, turn: &mut Turn<'_>) {
+    pub(super) fn room_request(
+        &mut self,
+        call: CallId,
+        key: RoomKey,
+        request: RoomRequest,
+        turn: &mut Turn<'_>,
+    ) {
         let open = self.is_greeted();
-        let Some(room) = self.rooms.get_mut(&key).filter(|room| !matches!(room.standing, Standing::Leaving { .. })) else {
+        let Some(room) = self
+            .rooms
+            .get_mut(&key)
+            .filter(|room| !matches!(room.standing, Standing::Leaving { .. }))
+        else {
             return turn.reply(call, Err(Error::NotJoined));
         };
         match (request, room.alias()) {
             (RoomRequest::Leave, _) => self.leave(Some(call), key, turn),
             (RoomRequest::Publish(payload), _) => self.publish(call, key, payload, turn),
             (request, Some(alias)) => self.request_now(call, key, alias, request, turn),
-            (request, None) if open && room.parked.len() < PARKED_MAX => room.parked.push((call, request)),
+            (request, None) if open && room.parked.len() < PARKED_MAX => {
+                room.parked.push((call, request));
+            }
             (request, None) => {
-                let remembered = remember(&mut room.options, request);
-                turn.reply(call, remembered.then_some(Answer::Done).ok_or(Error::NotConnected));
+                let remembered = room.remember(request);
+                turn.reply(
+                    call,
+                    remembered
+                        .then_some(Answer::Done)
+                        .ok_or(Error::NotConnected),
+                );
             }
         }
     }
@@ -392,18 +581,47 @@ impl Machine {
         }
         match request {
             RoomRequest::Signal(signal) => {
-                let pending = Request::Call { call, expects: Expects::Done };
-                self.request(pending, turn, |request| signal_frame(Some(request), alias, signal).into());
+                let pending = Request::Call {
+                    call,
+                    expects: Expects::Done,
+                };
+                self.request(pending, turn, |request| {
+                    signal_frame(Some(request), alias, signal).into()
+                });
             }
             RoomRequest::Members { after, limit } => {
                 let what = PresenceRequest::Get { after, limit };
-                let pending = Request::Call { call, expects: Expects::Members };
-                self.request(pending, turn, |request| Presence { request, room: alias, what }.into());
-            }
-            RoomRequest::History { from, direction, limit } => {
-                let pending = Request::Call { call, expects: Expects::History };
+                let pending = Request::Call {
+                    call,
+                    expects: Expects::Members,
+                };
                 self.request(pending, turn, |request| {
-                    History { request, room: alias, from, direction, limit }.into()
+                    Presence {
+                        request,
+                        room: alias,
+                        what,
+                    }
+                    .into()
+                });
+            }
+            RoomRequest::History {
+                from,
+                direction,
+                limit,
+            } => {
+                let pending = Request::Call {
+                    call,
+                    expects: Expects::History,
+                };
+                self.request(pending, turn, |request| {
+                    History {
+                        request,
+                        room: alias,
+                        from,
+                        direction,
+                        limit,
+                    }
+                    .into()
                 });
             }
             request @ (RoomRequest::SetPresence(_) | RoomRequest::Watch(_)) => {
@@ -422,19 +640,34 @@ impl Machine {
         request: RoomRequest,
         turn: &mut Turn<'_>,
     ) {
-        let Some(room) = self.rooms.get_mut(&key) else { return };
+        let Some(room) = self.rooms.get_mut(&key) else {
+            return;
+        };
         let (pending, what) = match request {
             RoomRequest::SetPresence(value) => {
-                let before = std::mem::replace(&mut room.options.presence, value.clone());
-                (Request::SetPresence { call, key, before }, PresenceRequest::Set(value))
+                let before = room.want_presence(value.clone());
+                (
+                    Request::SetPresence { call, key, before },
+                    PresenceRequest::Set(value),
+                )
             }
             RoomRequest::Watch(level) => {
                 let before = std::mem::replace(&mut room.options.watch, level);
-                (Request::Watch { call, key, before }, PresenceRequest::Watch(level))
+                (
+                    Request::Watch { call, key, before },
+                    PresenceRequest::Watch(level),
+                )
             }
             _ => return,
         };
-        self.request(pending, turn, |request| Presence { request, room: alias, what }.into());
+        self.request(pending, turn, |request| {
+            Presence {
+                request,
+                room: alias,
+                what,
+            }
+            .into()
+        });
     }
 
     /// Into the room if there is a way now; else nowhere, as a signal may.
@@ -450,16 +683,25 @@ impl Machine {
 impl Machine {
     fn publish(&mut self, call: CallId, key: RoomKey, payload: Payload, turn: &mut Turn<'_>) {
         let (count, bytes) = (self.queued.count, self.queued.bytes);
-        if count >= self.config.publishes_max || bytes + payload.bytes.len() > self.config.publish_bytes_max {
+        if count >= self.config.publishes_max
+            || bytes + payload.bytes.len() > self.config.publish_bytes_max
+        {
             return turn.reply(call, Err(Error::QueueFull { count, bytes }));
         }
         if let Err(error) = self.check_size(&payload) {
             return turn.reply(call, Err(error));
         }
-        let Some(room) = self.rooms.get_mut(&key) else { return };
+        let Some(room) = self.rooms.get_mut(&key) else {
+            return;
+        };
         self.queued.count += 1;
         self.queued.bytes += payload.bytes.len();
-        room.publishes.push(Queued { order: self.next_order, call, payload, stamp: None });
+        room.publishes.push(Queued {
+            order: self.next_order,
+            call,
+            payload,
+            sequence: None,
+        });
         self.next_order += 1;
         self.pump(turn);
     }
@@ -469,12 +711,22 @@ impl Machine {
         if !self.is_open() {
             return;
         }
-        let allowed = self.limits.as_ref().map_or(1, |limits| limits.requests_max.max(1));
-        let window = usize::try_from(allowed).unwrap_or(usize::MAX).min(WINDOW_MAX);
+        let allowed = self
+            .limits
+            .as_ref()
+            .map_or(1, |limits| limits.requests_max.max(1));
+        let window = usize::try_from(allowed)
+            .unwrap_or(usize::MAX)
+            .min(WINDOW_MAX);
         loop {
             let before = self.requests.publishes();
             let waits = |room: &Membership| room.alias().is_some() && room.publishes.is_ready();
-            let keys: Vec<RoomKey> = self.rooms.iter().filter(|(_, room)| waits(room)).map(|(key, _)| *key).collect();
+            let keys: Vec<RoomKey> = self
+                .rooms
+                .iter()
+                .filter(|(_, room)| waits(room))
+                .map(|(key, _)| *key)
+                .collect();
             for key in keys {
                 if self.requests.publishes() >= window {
                     return;
@@ -488,30 +740,55 @@ impl Machine {
     }
 
     fn send_publish(&mut self, key: RoomKey, turn: &mut Turn<'_>) {
-        let Some(room) = self.rooms.get_mut(&key) else { return };
-        let (Some(alias), Some(position)) = (room.alias(), room.options.since) else { return };
-        let Some(mut queued) = room.publishes.next() else { return };
+        let Some(room) = self.rooms.get_mut(&key) else {
+            return;
+        };
+        let Some(alias) = room.alias() else {
+            return;
+        };
+        let Some(mut queued) = room.publishes.next() else {
+            return;
+        };
         // Queued before the first `welcome` said what is too large.
         if let Err(error) = self.check_size(&queued.payload) {
             self.unload(&queued);
             return turn.reply(queued.call, Err(error));
         }
-        let op = match queued.stamp {
-            Some(stamp) => OpId { producer: self.config.producer, sequence: stamp.sequence },
-            None => self.next_op(),
+        let sequence = queued.sequence.unwrap_or_else(|| self.next_sequence());
+        queued.sequence = Some(sequence);
+        let op = OpId {
+            producer: self.config.producer,
+            sequence,
         };
-        queued.stamp = Some(Stamp { sequence: op.sequence, epoch: position.epoch });
         let payload = queued.payload.clone();
         let request = self.request(Request::Publish(key), turn, |request| {
-            Publish { request, room: alias, op: Some(op), payload }.into()
+            Publish {
+                request,
+                room: alias,
+                op: Some(op),
+                payload,
+            }
+            .into()
         });
         if let Some(room) = self.rooms.get_mut(&key) {
             room.publishes.sent(request, queued);
         }
     }
 
-    pub(super) fn published(&mut self, key: RoomKey, request: RequestId, reply: &Reply, turn: &mut Turn<'_>) {
-        let Some(queued) = self.rooms.get_mut(&key).and_then(|room| room.publishes.take(request)) else { return };
+    pub(super) fn published(
+        &mut self,
+        key: RoomKey,
+        request: RequestId,
+        reply: &Reply,
+        turn: &mut Turn<'_>,
+    ) {
+        let Some(queued) = self
+            .rooms
+            .get_mut(&key)
+            .and_then(|room| room.publishes.take(request))
+        else {
+            return;
+        };
         let answer = match reply {
             Reply::Published(published) => Ok(Answer::Published(*published)),
             _ => Err(Error::UnexpectedAnswer),
@@ -528,8 +805,12 @@ impl Machine {
         refusal: Refusal,
         turn: &mut Turn<'_>,
     ) {
-        let Some(room) = self.rooms.get_mut(&key) else { return };
-        let Some(queued) = room.publishes.take(request) else { return };
+        let Some(room) = self.rooms.get_mut(&key) else {
+            return;
+        };
+        let Some(queued) = room.publishes.take(request) else {
+            return;
+        };
         match refusal.retry {
             // Under its op id it takes effect once, however often it is sent.
             Retry::Now | Retry::After => {
@@ -543,7 +824,11 @@ impl Machine {
             Retry::Never | Retry::Refresh => {
                 self.unload(&queued);
                 let expired = refusal.code == ErrorCode::OpIdExpired.into();
-                let error = if expired { Error::OutcomeUnknown } else { Error::Refused(refusal) };
+                let error = if expired {
+                    Error::OutcomeUnknown
+                } else {
+                    Error::Refused(refusal)
+                };
                 turn.reply(queued.call, Err(error));
             }
         }
@@ -556,19 +841,15 @@ impl Machine {
     }
 }
 
-/// Keeps for the next join what can be kept.
-fn remember(options: &mut JoinOptions, request: RoomRequest) -> bool {
-    match request {
-        RoomRequest::SetPresence(value) => options.presence = value,
-        RoomRequest::Watch(level) => options.watch = level,
-        _ => return false,
-    }
-    true
-}
-
 fn signal_frame(request: Option<RequestId>, room: RoomAlias, signal: Signal) -> SignalFrame {
     let Signal { to, key, payload } = signal;
-    SignalFrame { request, room, to, key, payload }
+    SignalFrame {
+        request,
+        room,
+        to,
+        key,
+        payload,
+    }
 }
 
 fn join_info(joined: &Joined) -> JoinInfo {
@@ -584,8 +865,9 @@ fn join_info(joined: &Joined) -> JoinInfo {
     }
 }
 
-/// Publishes in flight at a time, whatever the server would allow: what is written but not acknowledged stays small.
-const WINDOW_MAX: usize = 128;
+/// Publishes in flight at a time, whatever the server would allow: fewer than the results that it keeps for a producer, so that all of them may be
+/// sent again.
+const WINDOW_MAX: usize = 64;
 
 /// Requests that wait for a room to be joined again; each is a call that somebody awaits.
 const PARKED_MAX: usize = 256;

@@ -22,10 +22,11 @@ use roomful_protocol::frame::{self, Ok as OkFrame, OpId, Publish, Reply, ServerF
 use roomful_protocol::id::{ProducerId, RoomAlias, Sequence};
 use roomful_protocol::limits::Limits;
 use roomful_protocol::payload::Payload;
+use roomful_protocol::text::Text;
 
 pub use step::{
-    Answer, At, CallId, Command, ConnectionState, Identity, Input, JoinInfo, JoinOptions, Output, RoomEvent, RoomKey,
-    RoomRequest, Signal,
+    Answer, At, CallId, Command, ConnectionState, Identity, Input, JoinInfo, JoinOptions, Output,
+    RoomEvent, RoomKey, RoomRequest, Signal,
 };
 
 use crate::error::{Error, Refusal};
@@ -68,7 +69,7 @@ pub struct Machine {
     backoff: Backoff,
     token: Token,
     /// The newest resume token.
-    resume: Option<String>,
+    resume: Option<Text<RESUME_BYTES_MAX>>,
     /// The wait that `goaway` asked for.
     reconnect_after: Option<Duration>,
     /// What the last `welcome` allowed.
@@ -142,14 +143,16 @@ impl Machine {
             Input::Command(command) => self.command(command, turn),
             Input::Token(outcome) => self.token_arrived(outcome, turn),
             Input::Opened => self.opened(turn),
-            Input::OpenFailed(text) => self.lost(Cause::Network(text), turn),
+            Input::OpenFailed { text, after } => self.lost(Cause::NotOpened { text, after }, turn),
             Input::Frame(frame) => {
                 self.heard(at.now);
                 self.frame(frame, turn);
             }
             Input::Unreadable(text) => self.drop_connection(Cause::Network(text), turn),
             Input::Heard => self.heard(at.now),
-            Input::Closed(None) => self.lost(Cause::Network("the connection ended".to_owned()), turn),
+            Input::Closed(None) => {
+                self.lost(Cause::Network("the connection ended".to_owned()), turn);
+            }
             Input::Closed(Some((code, reason))) => self.lost(Cause::Closed { code, reason }, turn),
             Input::ReadingPaused => self.reading = false,
             Input::ReadingResumed => {
@@ -164,9 +167,15 @@ impl Machine {
     /// a tick moves it on.
     #[must_use]
     pub fn deadline(&self) -> Option<Duration> {
-        let rooms = self.rooms.values().filter_map(|room| room.deadline(self.is_open()));
+        let rooms = self
+            .rooms
+            .values()
+            .filter_map(|room| room.deadline(self.is_open()));
         let connection = self.connection_deadline();
-        rooms.chain(connection).chain(self.requests.deadline()).min()
+        rooms
+            .chain(connection)
+            .chain(self.requests.deadline())
+            .min()
     }
 
     /// Holes that the server left in the order of events so far. Not zero means a fault of the server's, which the client has repaired.
@@ -184,13 +193,27 @@ impl Machine {
             return;
         }
         match command {
-            Command::Join { call, key, name, options } => self.join(call, key, name, options, turn),
+            Command::Join {
+                call,
+                key,
+                name,
+                options,
+            } => self.join(call, key, name, options, turn),
             Command::Room { call, key, request } => self.room_request(call, key, request, turn),
             Command::Abandon(key) => self.leave(None, key, turn),
-            Command::SignalUnconfirmed { key, signal } => self.signal_unconfirmed(key, signal, turn),
+            Command::SignalUnconfirmed { key, signal } => {
+                self.signal_unconfirmed(key, signal, turn);
+            }
             Command::RoundTrip(call) => self.round_trip(call, turn),
-            Command::RawPublish { call, alias, op, payload } => self.raw_publish(call, alias, op, payload, turn),
-            Command::Cut => self.drop_connection(Cause::Network("cut by the application".to_owned()), turn),
+            Command::RawPublish {
+                call,
+                alias,
+                op,
+                payload,
+            } => self.raw_publish(call, alias, op, payload, turn),
+            Command::Cut => {
+                self.drop_connection(Cause::Network("cut by the application".to_owned()), turn);
+            }
             Command::Suspend => self.suspend(turn),
             Command::Resume => self.come_back(turn),
             Command::Close => self.close(turn),
@@ -211,8 +234,19 @@ impl Machine {
         if let Some(op) = op.filter(|op| op.producer == self.config.producer) {
             self.next_sequence = self.next_sequence.max(op.sequence.0 + 1);
         }
-        let request = Request::Call { call, expects: Expects::Published };
-        self.request(request, turn, |request| Publish { request, room, op, payload }.into());
+        let request = Request::Call {
+            call,
+            expects: Expects::Published,
+        };
+        self.request(request, turn, |request| {
+            Publish {
+                request,
+                room,
+                op,
+                payload,
+            }
+            .into()
+        });
     }
 
     fn frame(&mut self, frame: ServerFrame, turn: &mut Turn<'_>) {
@@ -220,22 +254,28 @@ impl Machine {
             ServerFrame::Welcome(welcome) => self.welcome(welcome, turn),
             ServerFrame::Joined(joined) => self.joined(&joined, turn),
             ServerFrame::Event(event) => self.event(event, turn),
-            ServerFrame::Advance(advance) => self.advance(advance, turn),
+            ServerFrame::Advance(advance) => self.advance(&advance, turn),
             ServerFrame::Signalled(signal) => self.signalled(signal, turn),
             ServerFrame::PresenceDelta(delta) => self.presence_delta(delta, turn),
             ServerFrame::Ok(ok) => self.ok(ok, turn),
             ServerFrame::Error(error) => self.error(error, turn),
-            ServerFrame::CaughtUp(caught_up) => self.caught_up(caught_up, turn),
+            ServerFrame::CaughtUp(caught_up) => self.caught_up(&caught_up, turn),
             ServerFrame::Left(left) => self.left(left, turn),
             ServerFrame::TokenExpiring(_) => self.renew_token(turn),
-            ServerFrame::Goaway(goaway) => self.goaway(goaway),
+            ServerFrame::Goaway(goaway) => self.goaway(&goaway),
             ServerFrame::Pong(pong) => self.pong(&pong, turn),
-            ServerFrame::ServerBatch(batch) => batch.frames.0.into_iter().for_each(|frame| self.frame(frame, turn)),
+            ServerFrame::ServerBatch(batch) => batch
+                .frames
+                .0
+                .into_iter()
+                .for_each(|frame| self.frame(frame, turn)),
         }
     }
 
     fn ok(&mut self, OkFrame { request: id, reply }: OkFrame, turn: &mut Turn<'_>) {
-        let Some(request) = self.requests.close(id) else { return };
+        let Some(request) = self.requests.close(id) else {
+            return;
+        };
         match request {
             Request::Publish(key) => self.published(key, id, &reply, turn),
             Request::Leave(key) => self.left_by_request(key, Ok(Answer::Done), turn),
@@ -247,19 +287,34 @@ impl Machine {
         }
     }
 
-    fn error(&mut self, frame::Error { request, code, text, retry, after_ms }: frame::Error, turn: &mut Turn<'_>) {
+    fn error(
+        &mut self,
+        frame::Error {
+            request,
+            code,
+            text,
+            retry,
+            after_ms,
+        }: frame::Error,
+        turn: &mut Turn<'_>,
+    ) {
         let refusal = Refusal::new(code, text, retry, after_ms);
         let Some(id) = request else { return };
         if self.phase.is_greeting_with(id) {
             return self.drop_connection(Cause::HelloRefused(refusal), turn);
         }
-        let Some(request) = self.requests.close(id) else { return };
+        let Some(request) = self.requests.close(id) else {
+            return;
+        };
         let error = Error::Refused(refusal.clone());
         match request {
             Request::Join(key) => self.join_refused(key, refusal, turn),
             Request::Publish(key) => self.publish_refused(key, id, refusal, turn),
             Request::Leave(key) => self.left_by_request(key, Err(error), turn),
-            Request::Call { call, .. } | Request::Ping { call: Some(call), .. } => turn.reply(call, Err(error)),
+            Request::Call { call, .. }
+            | Request::Ping {
+                call: Some(call), ..
+            } => turn.reply(call, Err(error)),
             Request::SetPresence { call, key, before } => {
                 if let Some(room) = self.rooms.get_mut(&key) {
                     room.options.presence = before;
@@ -286,19 +341,27 @@ impl Machine {
                 Request::Call { call, .. }
                 | Request::SetPresence { call, .. }
                 | Request::Watch { call, .. }
-                | Request::Ping { call: Some(call), .. } => turn.reply(call, Err(Error::Timeout)),
-                Request::Publish(_) | Request::Refresh | Request::Ping { call: None, .. } | Request::Quiet => {}
+                | Request::Ping {
+                    call: Some(call), ..
+                } => turn.reply(call, Err(Error::Timeout)),
+                Request::Publish(_)
+                | Request::Refresh
+                | Request::Ping { call: None, .. }
+                | Request::Quiet => {}
             }
         }
     }
 
-    /// The op id for a publish that is sent for the first time.
-    fn next_op(&mut self) -> OpId {
+    /// The sequence for a publish that is sent for the first time.
+    const fn next_sequence(&mut self) -> Sequence {
         let sequence = Sequence(self.next_sequence);
         self.next_sequence += 1;
-        OpId { producer: self.config.producer, sequence }
+        sequence
     }
 }
+
+/// Longest resume token that `hello` takes, in bytes.
+const RESUME_BYTES_MAX: usize = 1024;
 
 impl Command {
     /// Who waits for it.

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use roomful_protocol::id::{Epoch, RequestId, Sequence};
+use roomful_protocol::id::{RequestId, Sequence};
 use roomful_protocol::payload::Payload;
 
 use super::step::CallId;
@@ -31,17 +31,8 @@ pub(super) struct Queued {
     pub(super) call: CallId,
     /// The content.
     pub(super) payload: Payload,
-    /// From the first sending on.
-    pub(super) stamp: Option<Stamp>,
-}
-
-/// The number under which a publish was sent, and the history that it was sent to.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Stamp {
-    /// The op id's second half.
-    pub(super) sequence: Sequence,
-    /// In another epoch the number means nothing, and the publish can't have taken effect.
-    pub(super) epoch: Epoch,
+    /// The op id's second half, from the first sending on.
+    pub(super) sequence: Option<Sequence>,
 }
 
 impl Publishes {
@@ -60,13 +51,18 @@ impl Publishes {
 
     /// The reply came.
     pub(super) fn take(&mut self, request: RequestId) -> Option<Queued> {
-        let index = self.in_flight.iter().position(|(sent, _)| *sent == request)?;
+        let index = self
+            .in_flight
+            .iter()
+            .position(|(sent, _)| *sent == request)?;
         self.in_flight.remove(index).map(|(_, queued)| queued)
     }
 
     /// To be sent again, at its old place.
     pub(super) fn put_back(&mut self, queued: Queued) {
-        let index = self.waiting.partition_point(|other| other.order < queued.order);
+        let index = self
+            .waiting
+            .partition_point(|other| other.order < queued.order);
         self.waiting.insert(index, queued);
     }
 
@@ -74,13 +70,6 @@ impl Publishes {
     pub(super) fn recall(&mut self) {
         for (_, queued) in std::mem::take(&mut self.in_flight) {
             self.put_back(queued);
-        }
-    }
-
-    /// The room has a history of this epoch: what was sent to another one can't be in it, and gets a new number.
-    pub(super) fn enter_epoch(&mut self, epoch: Epoch) {
-        for queued in &mut self.waiting {
-            queued.stamp = queued.stamp.filter(|stamp| stamp.epoch == epoch);
         }
     }
 

@@ -29,13 +29,27 @@ pub(super) enum Request {
     Leave(RoomKey),
     Publish(RoomKey),
     /// A call whose answer goes to the application as it is.
-    Call { call: CallId, expects: Expects },
+    Call {
+        call: CallId,
+        expects: Expects,
+    },
     /// The value before, to go back to if the server refuses the new one.
-    SetPresence { call: CallId, key: RoomKey, before: Option<Payload> },
-    Watch { call: CallId, key: RoomKey, before: Watch },
+    SetPresence {
+        call: CallId,
+        key: RoomKey,
+        before: Option<Payload>,
+    },
+    Watch {
+        call: CallId,
+        key: RoomKey,
+        before: Watch,
+    },
     Refresh,
     /// The time of sending, and who wants to know.
-    Ping { sent: Duration, call: Option<CallId> },
+    Ping {
+        sent: Duration,
+        call: Option<CallId>,
+    },
     /// Nobody waits.
     Quiet,
 }
@@ -51,7 +65,12 @@ pub(super) enum Expects {
 
 impl Requests {
     pub(super) const fn new() -> Self {
-        Self { last: 0, open: BTreeMap::new(), deadlines: VecDeque::new(), publishes: 0 }
+        Self {
+            last: 0,
+            open: BTreeMap::new(),
+            deadlines: VecDeque::new(),
+            publishes: 0,
+        }
     }
 
     /// A number for a request that is tracked elsewhere.
@@ -75,7 +94,11 @@ impl Requests {
     pub(super) fn close(&mut self, id: RequestId) -> Option<Request> {
         let request = self.open.remove(&id)?;
         self.publishes -= usize::from(matches!(request, Request::Publish(_)));
-        while self.deadlines.front().is_some_and(|(_, first)| !self.open.contains_key(first)) {
+        while self
+            .deadlines
+            .front()
+            .is_some_and(|(_, first)| !self.open.contains_key(first))
+        {
             self.deadlines.pop_front();
         }
         Some(request)
@@ -89,8 +112,13 @@ impl Requests {
 
     /// Closes the publishes of a room: what replies still come mean nothing any more.
     pub(super) fn close_publishes(&mut self, key: RoomKey) {
-        self.open.retain(|_, request| !matches!(request, Request::Publish(of) if *of == key));
-        self.publishes = self.open.values().filter(|request| matches!(request, Request::Publish(_))).count();
+        self.open
+            .retain(|_, request| !matches!(request, Request::Publish(of) if *of == key));
+        self.publishes = self
+            .open
+            .values()
+            .filter(|request| matches!(request, Request::Publish(_)))
+            .count();
     }
 
     /// The connection is gone, and every reply with it.

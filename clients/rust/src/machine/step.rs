@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use roomful_protocol::error::WireErrorCode;
 use roomful_protocol::frame::{
-    ClientFrame, Direction, Durability, Entry, HistoryPage, MembersPage, OpId, PresenceChange, Published, Recovery,
-    ServerFrame, Watch,
+    ClientFrame, Direction, Durability, Entry, HistoryPage, MembersPage, OpId, PresenceChange,
+    Published, Recovery, ServerFrame, Watch,
 };
 use roomful_protocol::id::{MemberId, RoomAlias, SessionId, SignalKey, UserId};
+use roomful_protocol::limits::TOKEN_BYTES_MAX;
 use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
+use roomful_protocol::text::Text;
 
 use crate::error::{CloseReason, Error, Refusal};
 
@@ -36,11 +38,16 @@ pub enum Input {
     /// The application wants something.
     Command(Command),
     /// The token source answered [`Output::FetchToken`].
-    Token(Result<String, String>),
+    Token(Result<Text<TOKEN_BYTES_MAX>, String>),
     /// The socket that [`Output::Open`] asked for is open.
     Opened,
     /// It could not be opened.
-    OpenFailed(String),
+    OpenFailed {
+        /// Why.
+        text: String,
+        /// How long to stay away, where the server said so.
+        after: Option<Duration>,
+    },
     /// A message arrived and was decoded.
     Frame(ServerFrame),
     /// A message arrived that is no frame.
@@ -158,7 +165,12 @@ pub struct JoinOptions {
 
 impl Default for JoinOptions {
     fn default() -> Self {
-        Self { since: None, echo: true, watch: Watch::None, presence: None }
+        Self {
+            since: None,
+            echo: true,
+            watch: Watch::None,
+            presence: None,
+        }
     }
 }
 
@@ -177,19 +189,29 @@ impl Signal {
     /// A signal to all others, without a key.
     #[must_use]
     pub const fn new(payload: Payload) -> Self {
-        Self { to: None, key: None, payload }
+        Self {
+            to: None,
+            key: None,
+            payload,
+        }
     }
 
     /// To one member alone.
     #[must_use]
     pub fn to(self, member: MemberId) -> Self {
-        Self { to: Some(member), ..self }
+        Self {
+            to: Some(member),
+            ..self
+        }
     }
 
     /// Replacing an older one of the same key.
     #[must_use]
     pub fn key(self, key: SignalKey) -> Self {
-        Self { key: Some(key), ..self }
+        Self {
+            key: Some(key),
+            ..self
+        }
     }
 }
 
@@ -338,6 +360,11 @@ impl Refusal {
         retry: roomful_protocol::error::Retry,
         after_ms: Option<u64>,
     ) -> Self {
-        Self { code, text, retry, after: after_ms.map(Duration::from_millis) }
+        Self {
+            code,
+            text,
+            retry,
+            after: after_ms.map(Duration::from_millis),
+        }
     }
 }

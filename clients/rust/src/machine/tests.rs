@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use roomful_protocol::error::{ErrorCode, Retry};
 use roomful_protocol::frame::{
-    Advance, CaughtUp, ClientFrame, Durability, Entry, EntryKind, Error as ErrorFrame, Event, Frames, Goaway, Join,
-    Joined, Left, Ok as OkFrame, OpId, Published, Recovery, Reply, ServerBatch, ServerFrame, TokenExpiring, Watch,
-    Welcome,
+    Advance, CaughtUp, ClientFrame, Durability, Entry, EntryKind, Error as ErrorFrame, Event,
+    Frames, Goaway, Join, Joined, Left, Ok as OkFrame, OpId, PresenceRequest, Published, Recovery,
+    Reply, ServerBatch, ServerFrame, TokenExpiring, Watch, Welcome,
 };
-use roomful_protocol::id::{Epoch, MemberId, Offset, ProducerId, RequestId, RoomAlias, SessionId, UserId};
+use roomful_protocol::id::{
+    Epoch, MemberId, Offset, ProducerId, RequestId, RoomAlias, SessionId, UserId,
+};
 use roomful_protocol::limits::Limits;
 use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
@@ -48,7 +50,13 @@ impl Bench {
             publish_bytes_max: 100,
         };
         change(&mut config);
-        Self { machine: Machine::new(config), now: Duration::ZERO, random: 0, outputs: Vec::new(), calls: 0 }
+        Self {
+            machine: Machine::new(config),
+            now: Duration::ZERO,
+            random: 0,
+            outputs: Vec::new(),
+            calls: 0,
+        }
     }
 
     /// Connected, and in the room at position 1-0.
@@ -62,7 +70,10 @@ impl Bench {
     }
 
     fn step(&mut self, input: Input) {
-        let at = At { now: self.now, random: self.random };
+        let at = At {
+            now: self.now,
+            random: self.random,
+        };
         self.machine.step(input, at, &mut self.outputs);
     }
 
@@ -76,7 +87,10 @@ impl Bench {
 
     /// Lets the time pass until the machine's deadline.
     fn wait(&mut self) -> Duration {
-        let deadline = self.machine.deadline().expect("the machine waits for something");
+        let deadline = self
+            .machine
+            .deadline()
+            .expect("the machine waits for something");
         let waited = deadline.saturating_sub(self.now);
         self.now = self.now.max(deadline);
         self.step(Input::Tick);
@@ -108,14 +122,24 @@ impl Bench {
             heartbeat_ms: u64::try_from(HEARTBEAT.as_millis()).unwrap(),
             time_ms: 0,
             expires_ms: None,
-            limits: Limits { message_bytes_max: 4_096, payload_bytes_max: 1_000, rooms_max: 10, requests_max: 3 },
+            limits: Limits {
+                message_bytes_max: 4_096,
+                payload_bytes_max: 1_000,
+                rooms_max: 10,
+                requests_max: 3,
+            },
         });
     }
 
     fn join(&mut self) {
         let call = self.call();
         let options = JoinOptions::default();
-        self.command(Command::Join { call, key: ROOM, name: "chat:lobby".to_owned(), options });
+        self.command(Command::Join {
+            call,
+            key: ROOM,
+            name: "chat:lobby".to_owned(),
+            options,
+        });
     }
 
     fn last_join(&self) -> Join {
@@ -134,13 +158,21 @@ impl Bench {
     fn publish(&mut self, text: &str) -> CallId {
         let call = self.call();
         let request = RoomRequest::Publish(Payload::text(text));
-        self.command(Command::Room { call, key: ROOM, request });
+        self.command(Command::Room {
+            call,
+            key: ROOM,
+            request,
+        });
         call
     }
 
     fn request(&mut self, request: RoomRequest) -> CallId {
         let call = self.call();
-        self.command(Command::Room { call, key: ROOM, request });
+        self.command(Command::Room {
+            call,
+            key: ROOM,
+            request,
+        });
         call
     }
 
@@ -150,7 +182,10 @@ impl Bench {
     }
 
     fn event(&mut self, offset: u64) {
-        self.frame(Event { room: ALIAS, entry: entry(offset) });
+        self.frame(Event {
+            room: ALIAS,
+            entry: entry(offset),
+        });
     }
 
     /// The network fails, the delay passes, and the socket is open again.
@@ -173,7 +208,12 @@ impl Bench {
     /// The publishes among them: request, sequence, text.
     fn sent_publishes(&self) -> Vec<(RequestId, u64, String)> {
         let frames = self.sent().into_iter().filter_map(|frame| match frame {
-            ClientFrame::Publish(Publish { request, op, payload, .. }) => {
+            ClientFrame::Publish(Publish {
+                request,
+                op,
+                payload,
+                ..
+            }) => {
                 let text = String::from_utf8(payload.bytes.to_vec()).unwrap();
                 Some((request, op.unwrap().sequence.0, text))
             }
@@ -183,7 +223,10 @@ impl Bench {
     }
 
     fn sent_texts(&self) -> Vec<(u64, String)> {
-        self.sent_publishes().into_iter().map(|(_, sequence, text)| (sequence, text)).collect()
+        self.sent_publishes()
+            .into_iter()
+            .map(|(_, sequence, text)| (sequence, text))
+            .collect()
     }
 
     fn room_events(&self) -> Vec<RoomEvent> {
@@ -247,12 +290,22 @@ fn entry(offset: u64) -> Entry {
 }
 
 fn published(request: RequestId, offset: u64) -> OkFrame {
-    let reply = Reply::Published(Published { position: position(1, offset), time_ms: 0, duplicate: false });
+    let reply = Reply::Published(Published {
+        position: position(1, offset),
+        time_ms: 0,
+        duplicate: false,
+    });
     OkFrame { request, reply }
 }
 
 fn refused(request: RequestId, code: ErrorCode, after_ms: Option<u64>) -> ErrorFrame {
-    ErrorFrame { request: Some(request), code: code.into(), text: "no".to_owned(), retry: code.retry(), after_ms }
+    ErrorFrame {
+        request: Some(request),
+        code: code.into(),
+        text: "no".to_owned(),
+        retry: code.retry(),
+        after_ms,
+    }
 }
 
 fn offsets(events: &[RoomEvent]) -> Vec<u64> {
@@ -264,7 +317,10 @@ fn offsets(events: &[RoomEvent]) -> Vec<u64> {
 }
 
 fn texts(pairs: &[(u64, &str)]) -> Vec<(u64, String)> {
-    pairs.iter().map(|(sequence, text)| (*sequence, (*text).to_owned())).collect()
+    pairs
+        .iter()
+        .map(|(sequence, text)| (*sequence, (*text).to_owned()))
+        .collect()
 }
 
 #[test]
@@ -275,7 +331,10 @@ fn hello_and_joins_leave_together_before_welcome() {
     assert!(bench.has(|output| matches!(output, Output::Open)));
     bench.step(Input::Opened);
     let sent = bench.sent();
-    assert!(matches!(&sent[..], [ClientFrame::Hello(_), ClientFrame::Join(_)]), "{sent:?}");
+    assert!(
+        matches!(&sent[..], [ClientFrame::Hello(_), ClientFrame::Join(_)]),
+        "{sent:?}"
+    );
 }
 
 #[test]
@@ -285,13 +344,18 @@ fn a_cut_comes_back_after_full_jitter_with_the_resume_token_and_the_last_positio
     bench.event(2);
     bench.random = 123_456;
     bench.step(Input::Closed(None));
-    assert!(matches!(bench.state(), Some(ConnectionState::Waiting { .. })));
+    assert!(matches!(
+        bench.state(),
+        Some(ConnectionState::Waiting { .. })
+    ));
     assert_eq!(bench.wait(), Duration::from_micros(123_456));
     assert!(bench.has(|output| matches!(output, Output::Open)));
     bench.outputs.clear();
     bench.step(Input::Opened);
     let sent = bench.sent();
-    let [ClientFrame::Hello(hello), ClientFrame::Join(join)] = &sent[..] else { panic!("{sent:?}") };
+    let [ClientFrame::Hello(hello), ClientFrame::Join(join)] = &sent[..] else {
+        panic!("{sent:?}")
+    };
     assert_eq!(hello.resume.as_deref(), Some("resume-1"));
     assert_eq!(join.since, Some(position(1, 2)));
 }
@@ -306,15 +370,42 @@ fn recovered_events_come_once_and_in_order_and_then_caught_up() {
     bench.cut_and_reopen();
     let request = bench.last_join().request;
     let frames = vec![
-        Joined { request, head: position(1, 3), ..recovering }.into(),
-        Event { room: ALIAS, entry: entry(2) }.into(),
-        Event { room: ALIAS, entry: entry(2) }.into(),
-        Event { room: ALIAS, entry: entry(3) }.into(),
-        CaughtUp { room: ALIAS, offset: Offset(3) }.into(),
-        Event { room: ALIAS, entry: entry(4) }.into(),
+        Joined {
+            request,
+            head: position(1, 3),
+            ..recovering
+        }
+        .into(),
+        Event {
+            room: ALIAS,
+            entry: entry(2),
+        }
+        .into(),
+        Event {
+            room: ALIAS,
+            entry: entry(2),
+        }
+        .into(),
+        Event {
+            room: ALIAS,
+            entry: entry(3),
+        }
+        .into(),
+        CaughtUp {
+            room: ALIAS,
+            offset: Offset(3),
+        }
+        .into(),
+        Event {
+            room: ALIAS,
+            entry: entry(4),
+        }
+        .into(),
     ];
     bench.outputs.clear();
-    bench.frame(ServerBatch { frames: Frames(frames) });
+    bench.frame(ServerBatch {
+        frames: Frames(frames),
+    });
     let events = bench.room_events();
     assert!(matches!(events[0], RoomEvent::Joined(_)));
     assert_eq!(offsets(&events), [2, 3, 4]);
@@ -350,14 +441,20 @@ fn a_gap_is_counted_and_filled_by_coming_back_with_the_last_position() {
 #[test]
 fn caught_up_beyond_what_came_is_a_gap_too() {
     let mut bench = Bench::joined();
-    bench.frame(CaughtUp { room: ALIAS, offset: Offset(2) });
+    bench.frame(CaughtUp {
+        room: ALIAS,
+        offset: Offset(2),
+    });
     assert_eq!(bench.machine.gaps(), 1);
 }
 
 #[test]
 fn an_advance_moves_the_position_without_an_event() {
     let mut bench = Bench::joined();
-    bench.frame(Advance { room: ALIAS, offset: Offset(5) });
+    bench.frame(Advance {
+        room: ALIAS,
+        offset: Offset(5),
+    });
     bench.event(6);
     assert!(bench.has(|output| matches!(output, Output::Position(_, at) if *at == position(1, 5))));
     assert_eq!(offsets(&bench.room_events()), [6]);
@@ -375,24 +472,59 @@ fn unacknowledged_publishes_are_sent_again_in_order_under_their_ids_before_new_o
     bench.wait();
     bench.outputs.clear();
     bench.open();
-    assert_eq!(bench.last_join().producer.unwrap().next.0, 3, "the lowest sequence never sent");
+    assert_eq!(
+        bench.last_join().producer.unwrap().next.0,
+        3,
+        "the lowest sequence never sent"
+    );
     bench.answer_join(position(1, 0), Recovery::Live);
     assert_eq!(bench.sent_texts(), texts(&[(1, "a"), (2, "b"), (3, "c")]));
     bench.frame(published(request, 9));
-    assert_eq!(bench.reply(first), None, "the reply to a request of the old connection means nothing");
+    assert_eq!(
+        bench.reply(first),
+        None,
+        "the reply to a request of the old connection means nothing"
+    );
     let (request, ..) = bench.sent_publishes()[0];
     bench.frame(published(request, 1));
     assert!(matches!(bench.reply(first), Some(Ok(Answer::Published(_)))));
 }
 
 #[test]
-fn in_a_new_epoch_unacknowledged_publishes_get_new_ids() {
+fn in_a_new_epoch_unacknowledged_publishes_are_sent_again_too() {
     let mut bench = Bench::joined();
     bench.publish("a");
     bench.publish("b");
     bench.cut_and_reopen();
     bench.answer_join(position(2, 0), Recovery::Reset);
-    assert_eq!(bench.sent_texts(), texts(&[(3, "a"), (4, "b")]));
+    assert_eq!(bench.sent_texts(), texts(&[(1, "a"), (2, "b")]));
+}
+
+#[test]
+fn a_full_server_is_given_the_time_that_it_asks_for() {
+    let mut bench = Bench::new();
+    bench.command(Command::Resume);
+    let after = Some(Duration::from_secs(7));
+    bench.step(Input::OpenFailed {
+        text: "503".to_owned(),
+        after,
+    });
+    assert_eq!(bench.wait(), Duration::from_secs(7));
+    assert!(bench.has(|output| matches!(output, Output::Open)));
+}
+
+#[test]
+fn a_value_taken_away_while_offline_is_taken_away_after_the_join() {
+    let mut bench = Bench::joined();
+    bench.request(RoomRequest::SetPresence(Some(Payload::text("here"))));
+    bench.step(Input::Closed(None));
+    bench.request(RoomRequest::SetPresence(None));
+    bench.wait();
+    bench.outputs.clear();
+    bench.open();
+    bench.answer_join(position(1, 0), Recovery::Live);
+    let takes_away = |frame: &ClientFrame| matches!(frame, ClientFrame::Presence(presence) if presence.what == PresenceRequest::Set(None));
+    assert!(bench.sent().iter().any(takes_away));
 }
 
 #[test]
@@ -424,7 +556,9 @@ fn a_publish_that_the_server_wants_later_keeps_its_place_and_id() {
 #[test]
 fn no_more_publishes_are_in_flight_than_the_server_allows() {
     let mut bench = Bench::joined();
-    ["a", "b", "c", "d"].iter().for_each(|text| drop(bench.publish(text)));
+    for text in ["a", "b", "c", "d"] {
+        bench.publish(text);
+    }
     let sent = bench.sent_publishes();
     assert_eq!(sent.len(), 3, "requests_max is 3");
     bench.outputs.clear();
@@ -436,14 +570,25 @@ fn no_more_publishes_are_in_flight_than_the_server_allows() {
 fn the_queue_is_bounded_in_count_and_bytes_and_frees_what_is_acknowledged() {
     let mut bench = Bench::joined();
     bench.step(Input::Closed(None));
-    (0..4).for_each(|_| drop(bench.publish("x")));
+    for _ in 0..4 {
+        bench.publish("x");
+    }
     let fifth = bench.publish("x");
-    assert_eq!(bench.reply(fifth), Some(Err(Error::QueueFull { count: 4, bytes: 4 })));
+    assert_eq!(
+        bench.reply(fifth),
+        Some(Err(Error::QueueFull { count: 4, bytes: 4 }))
+    );
 
     let mut bench = Bench::joined();
     bench.publish(&"x".repeat(60));
     let second = bench.publish(&"x".repeat(41));
-    assert_eq!(bench.reply(second), Some(Err(Error::QueueFull { count: 1, bytes: 60 })));
+    assert_eq!(
+        bench.reply(second),
+        Some(Err(Error::QueueFull {
+            count: 1,
+            bytes: 60
+        }))
+    );
     let (request, ..) = bench.sent_publishes()[0];
     bench.frame(published(request, 1));
     let third = bench.publish(&"x".repeat(100));
@@ -457,7 +602,13 @@ fn a_payload_beyond_the_servers_limit_is_refused_before_it_can_close_the_connect
     bench.join();
     bench.answer_join(position(1, 0), Recovery::Live);
     let call = bench.publish(&"x".repeat(1_001));
-    assert_eq!(bench.reply(call), Some(Err(Error::PayloadTooLarge { got: 1_001, max: 1_000 })));
+    assert_eq!(
+        bench.reply(call),
+        Some(Err(Error::PayloadTooLarge {
+            got: 1_001,
+            max: 1_000
+        }))
+    );
     assert_eq!(bench.sent_publishes(), []);
     let call = bench.publish("x");
     assert_eq!(bench.reply(call), None);
@@ -470,11 +621,22 @@ fn a_room_that_was_reopened_is_joined_again_at_once_and_gets_the_publishes_again
     bench.publish("a");
     bench.outputs.clear();
     let code = ErrorCode::RoomReopened;
-    bench.frame(Left { room: ALIAS, code: code.into(), text: String::new(), retry: code.retry(), after_ms: None });
+    bench.frame(Left {
+        room: ALIAS,
+        code: code.into(),
+        text: String::new(),
+        retry: code.retry(),
+        after_ms: None,
+    });
     assert_eq!(bench.last_join().since, Some(position(1, 1)));
     bench.answer_join(position(1, 1), Recovery::Live);
     assert_eq!(bench.sent_texts(), texts(&[(1, "a")]));
-    assert!(bench.room_events().iter().all(|event| !matches!(event, RoomEvent::Left(_))));
+    assert!(
+        bench
+            .room_events()
+            .iter()
+            .all(|event| !matches!(event, RoomEvent::Left(_)))
+    );
 }
 
 #[test]
@@ -482,8 +644,16 @@ fn a_membership_that_ended_for_good_says_so_and_fails_what_waits() {
     let mut bench = Bench::joined();
     let sent = bench.publish("a");
     let code = ErrorCode::MembershipTaken;
-    bench.frame(Left { room: ALIAS, code: code.into(), text: String::new(), retry: code.retry(), after_ms: None });
-    assert!(matches!(&bench.room_events()[..], [RoomEvent::Left(refusal)] if refusal.code == code.into()));
+    bench.frame(Left {
+        room: ALIAS,
+        code: code.into(),
+        text: String::new(),
+        retry: code.retry(),
+        after_ms: None,
+    });
+    assert!(
+        matches!(&bench.room_events()[..], [RoomEvent::Left(refusal)] if refusal.code == code.into())
+    );
     assert_eq!(bench.reply(sent), Some(Err(Error::OutcomeUnknown)));
     assert!(bench.has(|output| matches!(output, Output::Ended(ROOM))));
     let later = bench.publish("b");
@@ -493,21 +663,32 @@ fn a_membership_that_ended_for_good_says_so_and_fails_what_waits() {
 #[test]
 fn goaway_sets_the_delay_and_the_resume_token() {
     let mut bench = Bench::joined();
-    bench.frame(Goaway { reconnect_after_ms: 3_000, resume: "resume-2".to_owned() });
+    bench.frame(Goaway {
+        reconnect_after_ms: 3_000,
+        resume: "resume-2".to_owned(),
+    });
     bench.step(Input::Closed(Some((1012, "restart".to_owned()))));
     assert_eq!(bench.wait(), Duration::from_secs(3));
     bench.outputs.clear();
     bench.step(Input::Opened);
     let sent = bench.sent();
-    assert!(matches!(&sent[0], ClientFrame::Hello(hello) if hello.resume.as_deref() == Some("resume-2")));
+    assert!(
+        matches!(&sent[0], ClientFrame::Hello(hello) if hello.resume.as_deref() == Some("resume-2"))
+    );
 }
 
 #[test]
 fn a_close_code_of_class_never_ends_the_client_and_every_call() {
     let mut bench = Bench::joined();
-    let call = bench.request(RoomRequest::Members { after: None, limit: 10 });
+    let call = bench.request(RoomRequest::Members {
+        after: None,
+        limit: 10,
+    });
     bench.step(Input::Closed(Some((4409, "replaced".to_owned()))));
-    let reason = CloseReason::ByServer { code: 4409, reason: "replaced".to_owned() };
+    let reason = CloseReason::ByServer {
+        code: 4409,
+        reason: "replaced".to_owned(),
+    };
     assert_eq!(bench.state(), Some(ConnectionState::Closed(reason.clone())));
     assert_eq!(bench.machine.deadline(), None);
     assert_eq!(bench.reply(call), Some(Err(Error::ConnectionLost)));
@@ -539,31 +720,39 @@ fn an_expired_token_is_fetched_anew_and_a_fresh_one_that_is_refused_ends_the_cli
     let mut bench = Bench::with(|config| config.has_token_source = true);
     bench.command(Command::Resume);
     assert!(bench.has(|output| matches!(output, Output::FetchToken)));
-    bench.step(Input::Token(Ok("one".to_owned())));
+    bench.step(Input::Token(Ok(Text::new("one").unwrap())));
     bench.open();
     bench.step(Input::Closed(Some((1006, String::new()))));
     bench.outputs.clear();
     bench.wait();
-    assert!(!bench.has(|output| matches!(output, Output::FetchToken)), "the token may still be good");
+    assert!(
+        !bench.has(|output| matches!(output, Output::FetchToken)),
+        "the token may still be good"
+    );
     bench.step(Input::Opened);
     bench.step(Input::Closed(Some((4410, "token_expired".to_owned()))));
     bench.wait();
     assert!(bench.has(|output| matches!(output, Output::FetchToken)));
     bench.outputs.clear();
-    bench.step(Input::Token(Ok("two".to_owned())));
+    bench.step(Input::Token(Ok(Text::new("two").unwrap())));
     bench.step(Input::Opened);
     let sent = bench.sent();
-    let ClientFrame::Hello(hello) = &sent[0] else { panic!("{sent:?}") };
+    let ClientFrame::Hello(hello) = &sent[0] else {
+        panic!("{sent:?}")
+    };
     assert_eq!(hello.token.as_deref(), Some("two"));
     bench.frame(refused(hello.request, ErrorCode::InvalidToken, None));
-    assert!(matches!(bench.state(), Some(ConnectionState::Closed(CloseReason::NotAuthenticated(_)))));
+    assert!(matches!(
+        bench.state(),
+        Some(ConnectionState::Closed(CloseReason::NotAuthenticated(_)))
+    ));
 }
 
 #[test]
 fn a_token_that_expires_is_refreshed_on_the_living_connection() {
     let mut bench = Bench::with(|config| config.has_token_source = true);
     bench.command(Command::Resume);
-    bench.step(Input::Token(Ok("one".to_owned())));
+    bench.step(Input::Token(Ok(Text::new("one").unwrap())));
     bench.open();
     bench.outputs.clear();
     bench.frame(TokenExpiring { expires_ms: 60_000 });
@@ -571,10 +760,16 @@ fn a_token_that_expires_is_refreshed_on_the_living_connection() {
     bench.step(Input::Token(Err("the issuer is down".to_owned())));
     bench.outputs.clear();
     bench.wait();
-    assert!(bench.has(|output| matches!(output, Output::FetchToken)), "asked again");
-    bench.step(Input::Token(Ok("two".to_owned())));
+    assert!(
+        bench.has(|output| matches!(output, Output::FetchToken)),
+        "asked again"
+    );
+    bench.step(Input::Token(Ok(Text::new("two").unwrap())));
     let sent = bench.sent();
-    assert!(matches!(&sent[..], [ClientFrame::Refresh(refresh)] if &*refresh.token == "two"), "{sent:?}");
+    assert!(
+        matches!(&sent[..], [ClientFrame::Refresh(refresh)] if &*refresh.token == "two"),
+        "{sent:?}"
+    );
 }
 
 #[test]
@@ -583,7 +778,9 @@ fn a_token_source_that_fails_is_asked_again_after_a_delay() {
     bench.command(Command::Resume);
     bench.random = 200_000;
     bench.step(Input::Token(Err("the issuer is down".to_owned())));
-    assert!(matches!(bench.state(), Some(ConnectionState::Waiting { cause, .. }) if cause.contains("issuer")));
+    assert!(
+        matches!(bench.state(), Some(ConnectionState::Waiting { cause, .. }) if cause.contains("issuer"))
+    );
     bench.outputs.clear();
     assert_eq!(bench.wait(), Duration::from_millis(200));
     assert!(bench.has(|output| matches!(output, Output::FetchToken)));
@@ -618,7 +815,10 @@ fn silence_proves_nothing_while_the_socket_is_not_read() {
 #[test]
 fn a_request_without_an_answer_times_out() {
     let mut bench = Bench::joined();
-    let call = bench.request(RoomRequest::Members { after: None, limit: 10 });
+    let call = bench.request(RoomRequest::Members {
+        after: None,
+        limit: 10,
+    });
     assert_eq!(bench.wait(), Duration::from_secs(10));
     assert_eq!(bench.reply(call), Some(Err(Error::Timeout)));
 }
@@ -633,7 +833,10 @@ fn a_join_that_was_given_up_is_left_when_it_succeeds_after_all() {
     bench.outputs.clear();
     bench.frame(joined(request, position(1, 0), Recovery::Live));
     let sent = bench.sent();
-    assert!(matches!(&sent[..], [ClientFrame::Leave(leave)] if leave.room == ALIAS), "{sent:?}");
+    assert!(
+        matches!(&sent[..], [ClientFrame::Leave(leave)] if leave.room == ALIAS),
+        "{sent:?}"
+    );
 }
 
 #[test]
@@ -661,15 +864,24 @@ fn presence_set_while_away_is_brought_by_the_next_join_and_a_refused_value_is_no
 fn what_is_asked_while_a_room_is_joined_again_waits_for_it() {
     let mut bench = Bench::joined();
     bench.step(Input::Closed(None));
-    let offline = bench.request(RoomRequest::Members { after: None, limit: 10 });
+    let offline = bench.request(RoomRequest::Members {
+        after: None,
+        limit: 10,
+    });
     assert_eq!(bench.reply(offline), Some(Err(Error::NotConnected)));
     bench.wait();
     bench.outputs.clear();
     bench.open();
-    let call = bench.request(RoomRequest::Members { after: None, limit: 10 });
+    let call = bench.request(RoomRequest::Members {
+        after: None,
+        limit: 10,
+    });
     assert_eq!(bench.reply(call), None);
     bench.answer_join(position(1, 0), Recovery::Live);
-    assert!(matches!(bench.sent().last(), Some(ClientFrame::Presence(_))));
+    assert!(matches!(
+        bench.sent().last(),
+        Some(ClientFrame::Presence(_))
+    ));
 }
 
 #[test]
@@ -694,8 +906,14 @@ fn closing_leaves_the_rooms_says_goodbye_and_answers_every_call() {
     bench.command(Command::Close);
     assert!(bench.has(|output| matches!(output, Output::Close)));
     assert_eq!(bench.reply(publish), Some(Err(Error::OutcomeUnknown)));
-    assert_eq!(bench.reply(leave), Some(Err(Error::Closed(CloseReason::ByApplication))));
-    assert_eq!(bench.state(), Some(ConnectionState::Closed(CloseReason::ByApplication)));
+    assert_eq!(
+        bench.reply(leave),
+        Some(Err(Error::Closed(CloseReason::ByApplication)))
+    );
+    assert_eq!(
+        bench.state(),
+        Some(ConnectionState::Closed(CloseReason::ByApplication))
+    );
 }
 
 #[test]
@@ -706,8 +924,13 @@ fn a_refused_first_join_is_told_to_the_caller_and_a_refused_rejoin_to_the_reader
     let call = CallId(bench.calls);
     let request = bench.last_join().request;
     bench.frame(refused(request, ErrorCode::RoomFull, Some(1_000)));
-    let Some(Err(Error::Refused(refusal))) = bench.reply(call) else { panic!() };
-    assert_eq!((refusal.retry, refusal.after), (Retry::After, Some(Duration::from_secs(1))));
+    let Some(Err(Error::Refused(refusal))) = bench.reply(call) else {
+        panic!()
+    };
+    assert_eq!(
+        (refusal.retry, refusal.after),
+        (Retry::After, Some(Duration::from_secs(1)))
+    );
 
     let mut bench = Bench::joined();
     bench.cut_and_reopen();
@@ -726,7 +949,12 @@ fn a_room_is_joined_once_at_a_time_by_one_client() {
     let mut bench = Bench::joined();
     let call = bench.call();
     let options = JoinOptions::default();
-    bench.command(Command::Join { call, key: RoomKey(2), name: "chat:lobby".to_owned(), options });
+    bench.command(Command::Join {
+        call,
+        key: RoomKey(2),
+        name: "chat:lobby".to_owned(),
+        options,
+    });
     assert_eq!(bench.reply(call), Some(Err(Error::AlreadyJoined)));
 }
 
@@ -734,8 +962,16 @@ fn a_room_is_joined_once_at_a_time_by_one_client() {
 fn a_raw_publish_with_the_own_producer_uses_up_its_sequence() {
     let mut bench = Bench::joined();
     let call = bench.call();
-    let op = Some(OpId { producer: ProducerId(99), sequence: Sequence(5) });
-    bench.command(Command::RawPublish { call, alias: ALIAS, op, payload: Payload::text("raw") });
+    let op = Some(OpId {
+        producer: ProducerId(99),
+        sequence: Sequence(5),
+    });
+    bench.command(Command::RawPublish {
+        call,
+        alias: ALIAS,
+        op,
+        payload: Payload::text("raw"),
+    });
     bench.publish("next");
     assert_eq!(bench.sent_texts(), texts(&[(5, "raw"), (6, "next")]));
 }
