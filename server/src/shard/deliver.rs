@@ -474,7 +474,7 @@ impl Shard {
         match connection.stall_armed {
             false => {}
             true if until_ms <= now.monotonic_ms => {
-                self.close(id, CloseCode::SlowConsumer, now, host)
+                self.close(id, CloseCode::SlowConsumer, now, host);
             }
             true => self.wheel.set(until_ms, Timer::Stall(id)),
         }

@@ -152,7 +152,7 @@ impl Shard {
                 self.spend_error(id, now, host);
             }
             (Phase::Authenticating { waiting, .. }, frame) if waiting.len() < BATCH_FRAMES_MAX => {
-                waiting.push(frame)
+                waiting.push(frame);
             }
             (Phase::Authenticating { .. }, _) => self.close(id, CloseCode::HelloTimeout, now, host),
             (Phase::Open(_), frame) => self.request(id, frame, now, host),
@@ -504,7 +504,7 @@ impl Shard {
         self.returned(to.connection, host);
         match (outcome, joining) {
             (Ok(admitted), Some(request)) => {
-                self.subscribe(to.connection, request, room, *admitted, host)
+                self.subscribe(to.connection, request, room, *admitted, host);
             }
             (Ok(admitted), None) => {
                 // The connection went away meanwhile: the owner holds a member for nobody.
