@@ -63,7 +63,9 @@ impl Encoding {
     /// The encoding of a subprotocol.
     #[must_use]
     pub fn from_subprotocol(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|encoding| encoding.subprotocol() == name)
+        Self::ALL
+            .into_iter()
+            .find(|encoding| encoding.subprotocol() == name)
     }
 
     /// Appends a frame's bytes.
@@ -82,12 +84,17 @@ impl Encoding {
     }
 
     /// Appends a `batch` of frames that are encoded already, in the same encoding.
-    pub fn encode_batch<'a>(self, frames: impl ExactSizeIterator<Item = &'a [u8]>, out: &mut Vec<u8>) {
+    pub fn encode_batch<'a>(
+        self,
+        frames: impl ExactSizeIterator<Item = &'a [u8]>,
+        out: &mut Vec<u8>,
+    ) {
         match self {
             Self::MessagePack => {
                 out.put_u8(0x92);
                 out.put_u8(<ServerBatch as Fields>::CODE);
-                let count = u16::try_from(frames.len()).expect("a batch holds at most BATCH_FRAMES_MAX frames");
+                let count = u16::try_from(frames.len())
+                    .expect("a batch holds at most BATCH_FRAMES_MAX frames");
                 if count < 16 {
                     out.put_u8(0x90 | count.to_le_bytes()[0]);
                 } else {
@@ -130,7 +137,11 @@ impl Encoding {
             Self::MessagePack => decode_msgpack(message),
             Self::Json => decode_json(message),
         };
-        outcome.map_err(|(kind, text)| DecodeError { kind, request: self.peek_request(message), text })
+        outcome.map_err(|(kind, text)| DecodeError {
+            kind,
+            request: self.peek_request(message),
+            text,
+        })
     }
 
     /// The second element, if it is an integer: the request id of every client frame that has one.
@@ -138,9 +149,14 @@ impl Encoding {
         let mut found = None;
         // The visitor stops in mid-array, which the readers report as an error; what it saw is in `found`.
         match self {
-            Self::MessagePack => drop(msgpack_reader(message).deserialize_seq(PeekRequest(&mut found))),
+            Self::MessagePack => {
+                drop(msgpack_reader(message).deserialize_seq(PeekRequest(&mut found)))
+            }
             Self::Json if json_depth_within(message, DEPTH_MAX) => {
-                drop(serde_json::Deserializer::from_slice(message).deserialize_seq(PeekRequest(&mut found)));
+                drop(
+                    serde_json::Deserializer::from_slice(message)
+                        .deserialize_seq(PeekRequest(&mut found)),
+                );
             }
             Self::Json => {}
         }
@@ -168,7 +184,10 @@ fn decode_msgpack<F: DeserializeOwned>(message: &[u8]) -> Result<F, Failure> {
 
 fn decode_json<F: DeserializeOwned>(message: &[u8]) -> Result<F, Failure> {
     if !json_depth_within(message, DEPTH_MAX) {
-        return Err((DecodeErrorKind::Malformed, format!("the frame nests deeper than {DEPTH_MAX} levels")));
+        return Err((
+            DecodeErrorKind::Malformed,
+            format!("the frame nests deeper than {DEPTH_MAX} levels"),
+        ));
     }
     let mut reader = serde_json::Deserializer::from_slice(message);
     let frame = F::deserialize(&mut reader).map_err(|error| classify(&error))?;
@@ -178,12 +197,19 @@ fn decode_json<F: DeserializeOwned>(message: &[u8]) -> Result<F, Failure> {
 fn classify(error: &impl fmt::Display) -> Failure {
     let text = error.to_string();
     let unknown = text.contains(UNKNOWN_TYPE);
-    let kind = if unknown { DecodeErrorKind::UnknownType } else { DecodeErrorKind::Malformed };
+    let kind = if unknown {
+        DecodeErrorKind::UnknownType
+    } else {
+        DecodeErrorKind::Malformed
+    };
     (kind, text)
 }
 
 fn trailing() -> Failure {
-    (DecodeErrorKind::TrailingBytes, "bytes follow the frame; send one frame a message, or a batch".to_owned())
+    (
+        DecodeErrorKind::TrailingBytes,
+        "bytes follow the frame; send one frame a message, or a batch".to_owned(),
+    )
 }
 
 /// Reads the first two elements and keeps the second.

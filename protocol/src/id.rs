@@ -64,16 +64,24 @@ impl RoomName {
     /// The first rule of the grammar that is broken, as an [`IdError`].
     pub fn parse(bytes: &[u8]) -> Result<Self, IdError> {
         bounded(bytes, Self::BYTES_MAX)?;
-        let colon = bytes.iter().position(|byte| *byte == b':').ok_or(IdError::NoNamespace)?;
+        let colon = bytes
+            .iter()
+            .position(|byte| *byte == b':')
+            .ok_or(IdError::NoNamespace)?;
         let (namespace, rest) = bytes.split_at(colon);
         let rest = rest.split_first().map_or(&[][..], |(_, rest)| rest);
         bounded(namespace, Self::NAMESPACE_BYTES_MAX)?;
         bounded(rest, Self::BYTES_MAX)?;
-        alphabet(namespace, 0, Self::NAMESPACE_ALPHABET, |index, byte| match byte {
-            b'a'..=b'z' => true,
-            b'0'..=b'9' | b'-' => index > 0,
-            _ => false,
-        })?;
+        alphabet(
+            namespace,
+            0,
+            Self::NAMESPACE_ALPHABET,
+            |index, byte| match byte {
+                b'a'..=b'z' => true,
+                b'0'..=b'9' | b'-' => index > 0,
+                _ => false,
+            },
+        )?;
         alphabet(rest, colon + 1, Self::ALPHABET, |_, byte| {
             byte.is_ascii_alphanumeric() || b"._~@+=,:/-".contains(&byte)
         })?;
@@ -89,7 +97,9 @@ impl RoomName {
     /// What stands before the first colon.
     #[must_use]
     pub fn namespace(&self) -> &str {
-        self.0.split_once(':').map_or("", |(namespace, _)| namespace)
+        self.0
+            .split_once(':')
+            .map_or("", |(namespace, _)| namespace)
     }
 
     /// The key that places this room's connections: see [`PlacementKey`].
@@ -97,7 +107,10 @@ impl RoomName {
     pub fn placement_key(&self) -> PlacementKey {
         let digest = Sha256::digest(self.0.as_bytes());
         let mut first = [0; 8];
-        first.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
+        first
+            .iter_mut()
+            .zip(digest)
+            .for_each(|(to, from)| *to = from);
         PlacementKey(u64::from_be_bytes(first))
     }
 }
@@ -126,8 +139,13 @@ impl PlacementKey {
     /// Reads the 16 digits; `None` for anything else, which is then no hint at all.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let well_formed = text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        well_formed.then(|| u64::from_str_radix(text, 16).ok().map(Self)).flatten()
+        let well_formed = text.len() == 16
+            && text
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        well_formed
+            .then(|| u64::from_str_radix(text, 16).ok().map(Self))
+            .flatten()
     }
 }
 
@@ -252,8 +270,13 @@ impl SessionId {
     /// Reads the 32 digits.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let well_formed = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        well_formed.then(|| u128::from_str_radix(text, 16).ok().map(Self)).flatten()
+        let well_formed = text.len() == 32
+            && text
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        well_formed
+            .then(|| u128::from_str_radix(text, 16).ok().map(Self))
+            .flatten()
     }
 }
 
@@ -278,7 +301,8 @@ impl Serialize for SessionId {
 impl<'de> Deserialize<'de> for SessionId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Self::parse(&text).ok_or_else(|| de::Error::custom("a session id has 32 lower-case hexadecimal digits"))
+        Self::parse(&text)
+            .ok_or_else(|| de::Error::custom("a session id has 32 lower-case hexadecimal digits"))
     }
 }
 
@@ -356,7 +380,10 @@ impl RequestId {
 pub(crate) fn integer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     let integer = u64::deserialize(deserializer)?;
     if integer > INTEGER_MAX {
-        return Err(de::Error::invalid_value(Unexpected::Unsigned(integer), &"an integer below 2^53"));
+        return Err(de::Error::invalid_value(
+            Unexpected::Unsigned(integer),
+            &"an integer below 2^53",
+        ));
     }
     Ok(integer)
 }
@@ -375,8 +402,16 @@ fn alphabet(
     allowed: &'static str,
     test: impl Fn(usize, u8) -> bool,
 ) -> Result<(), IdError> {
-    match bytes.iter().enumerate().find(|(index, byte)| !test(*index, **byte)) {
-        Some((index, byte)) => Err(IdError::Character { byte: *byte, index: start + index, allowed }),
+    match bytes
+        .iter()
+        .enumerate()
+        .find(|(index, byte)| !test(*index, **byte))
+    {
+        Some((index, byte)) => Err(IdError::Character {
+            byte: *byte,
+            index: start + index,
+            allowed,
+        }),
         None => Ok(()),
     }
 }

@@ -58,19 +58,28 @@ impl Payload {
     /// Bytes of any kind.
     #[must_use]
     pub fn binary(bytes: impl Into<Bytes>) -> Self {
-        Self { format: PayloadFormat::Binary, bytes: bytes.into() }
+        Self {
+            format: PayloadFormat::Binary,
+            bytes: bytes.into(),
+        }
     }
 
     /// A text.
     #[must_use]
     pub fn text(text: impl Into<String>) -> Self {
-        Self { format: PayloadFormat::Text, bytes: text.into().into() }
+        Self {
+            format: PayloadFormat::Text,
+            bytes: text.into().into(),
+        }
     }
 
     /// A JSON text; [`Payload::check`] tells whether it is one.
     #[must_use]
     pub fn json(text: impl Into<String>) -> Self {
-        Self { format: PayloadFormat::Json, bytes: text.into().into() }
+        Self {
+            format: PayloadFormat::Json,
+            bytes: text.into().into(),
+        }
     }
 
     /// Whether the bytes are what the tag says. `binary` and `msgpack` always are.
@@ -83,8 +92,12 @@ impl Payload {
             PayloadFormat::Text => self.utf8().map(|_| ()),
             PayloadFormat::Json => {
                 let text = self.utf8().map_err(|_| PayloadError::NotJson)?;
-                json_depth_within(text.as_bytes(), DEPTH_MAX).then_some(()).ok_or(PayloadError::TooDeep)?;
-                serde_json::from_str::<IgnoredAny>(text).map(|_| ()).map_err(|_| PayloadError::NotJson)
+                json_depth_within(text.as_bytes(), DEPTH_MAX)
+                    .then_some(())
+                    .ok_or(PayloadError::TooDeep)?;
+                serde_json::from_str::<IgnoredAny>(text)
+                    .map(|_| ())
+                    .map_err(|_| PayloadError::NotJson)
             }
         }
     }
@@ -131,10 +144,13 @@ impl Serialize for Payload {
             pair.serialize_element(self.format.name())?;
             match self.format {
                 PayloadFormat::Json => {
-                    let value: &RawValue = serde_json::from_slice(&self.bytes).map_err(ser::Error::custom)?;
+                    let value: &RawValue =
+                        serde_json::from_slice(&self.bytes).map_err(ser::Error::custom)?;
                     pair.serialize_element(value)?;
                 }
-                PayloadFormat::Text => pair.serialize_element(self.utf8().map_err(ser::Error::custom)?)?,
+                PayloadFormat::Text => {
+                    pair.serialize_element(self.utf8().map_err(ser::Error::custom)?)?
+                }
                 PayloadFormat::Binary | PayloadFormat::MessagePack => {
                     pair.serialize_element(&BASE64.encode(&self.bytes))?;
                 }
@@ -149,7 +165,9 @@ impl Serialize for Payload {
 
 impl<'de> Deserialize<'de> for Payload {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let visitor = PayloadVisitor { human: deserializer.is_human_readable() };
+        let visitor = PayloadVisitor {
+            human: deserializer.is_human_readable(),
+        };
         deserializer.deserialize_tuple(2, visitor)
     }
 }
@@ -166,7 +184,11 @@ impl<'de> Visitor<'de> for PayloadVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Payload, A::Error> {
-        let payload = if self.human { human_payload(&mut seq)? } else { binary_payload(&mut seq)? };
+        let payload = if self.human {
+            human_payload(&mut seq)?
+        } else {
+            binary_payload(&mut seq)?
+        };
         while seq.next_element::<IgnoredAny>()?.is_some() {}
         Ok(payload)
     }
@@ -174,9 +196,13 @@ impl<'de> Visitor<'de> for PayloadVisitor {
 
 fn binary_payload<'de, A: SeqAccess<'de>>(seq: &mut A) -> Result<Payload, A::Error> {
     let tag: u8 = element(seq, "format")?;
-    let format = PayloadFormat::from_tag(tag)
-        .ok_or_else(|| de::Error::custom(format_args!("{tag} is no payload format; they are 0 to 3")))?;
-    Ok(Payload { format, bytes: element::<_, BinBuf>(seq, "bytes")?.0 })
+    let format = PayloadFormat::from_tag(tag).ok_or_else(|| {
+        de::Error::custom(format_args!("{tag} is no payload format; they are 0 to 3"))
+    })?;
+    Ok(Payload {
+        format,
+        bytes: element::<_, BinBuf>(seq, "bytes")?.0,
+    })
 }
 
 fn human_payload<'de, A: SeqAccess<'de>>(seq: &mut A) -> Result<Payload, A::Error> {
@@ -185,19 +211,28 @@ fn human_payload<'de, A: SeqAccess<'de>>(seq: &mut A) -> Result<Payload, A::Erro
         de::Error::custom("a payload format is one of \"binary\", \"json\", \"text\", \"msgpack\"")
     })?;
     let bytes = match format {
-        PayloadFormat::Json => element::<_, Box<RawValue>>(seq, "value")?.get().to_owned().into(),
+        PayloadFormat::Json => element::<_, Box<RawValue>>(seq, "value")?
+            .get()
+            .to_owned()
+            .into(),
         PayloadFormat::Text => element::<_, String>(seq, "text")?.into(),
         PayloadFormat::Binary | PayloadFormat::MessagePack => {
             let text: Cow<'de, str> = element(seq, "base64")?;
             let bytes = BASE64.decode(text.as_bytes());
-            bytes.map_err(|_| de::Error::custom("the payload is not padded base64"))?.into()
+            bytes
+                .map_err(|_| de::Error::custom("the payload is not padded base64"))?
+                .into()
         }
     };
     Ok(Payload { format, bytes })
 }
 
-fn element<'de, A: SeqAccess<'de>, T: Deserialize<'de>>(seq: &mut A, name: &str) -> Result<T, A::Error> {
-    seq.next_element()?.ok_or_else(|| de::Error::custom(format_args!("a payload without its {name}")))
+fn element<'de, A: SeqAccess<'de>, T: Deserialize<'de>>(
+    seq: &mut A,
+    name: &str,
+) -> Result<T, A::Error> {
+    seq.next_element()?
+        .ok_or_else(|| de::Error::custom(format_args!("a payload without its {name}")))
 }
 
 /// A MessagePack `bin`, written from a slice.
@@ -258,10 +293,16 @@ mod tests {
     fn a_payload_is_what_its_tag_says_or_is_refused() {
         assert_eq!(Payload::text("grüezi").check(), Ok(()));
         assert_eq!(Payload::json("{\"a\": [1, 2]}").check(), Ok(()));
-        assert_eq!(Payload::json("{\"a\": NaN}").check(), Err(PayloadError::NotJson));
+        assert_eq!(
+            Payload::json("{\"a\": NaN}").check(),
+            Err(PayloadError::NotJson)
+        );
         assert_eq!(Payload::json("1 2").check(), Err(PayloadError::NotJson));
         assert_eq!(Payload::json("").check(), Err(PayloadError::NotJson));
-        let bad = Payload { format: PayloadFormat::Text, bytes: Bytes::from_static(b"\xff") };
+        let bad = Payload {
+            format: PayloadFormat::Text,
+            bytes: Bytes::from_static(b"\xff"),
+        };
         assert_eq!(bad.check(), Err(PayloadError::NotUtf8));
         assert_eq!(Payload::binary(&b"\xff"[..]).check(), Ok(()));
     }
@@ -272,6 +313,9 @@ mod tests {
         assert_eq!(nested(32).check(), Ok(()));
         assert_eq!(nested(33).check(), Err(PayloadError::TooDeep));
         assert_eq!(nested(1_000_000).check(), Err(PayloadError::TooDeep));
-        assert_eq!(Payload::json(format!("\"{}\"", "[".repeat(100))).check(), Ok(()));
+        assert_eq!(
+            Payload::json(format!("\"{}\"", "[".repeat(100))).check(),
+            Ok(())
+        );
     }
 }

@@ -64,7 +64,17 @@ mod tests {
         let position = Position::new(Epoch(7), Offset(42));
         assert_eq!(position.to_string(), "7-42");
         assert_eq!("7-42".parse(), Ok(position));
-        for bad in ["", "7", "7-", "-42", "7-42-1", "07-42", "+7-42", "7-9007199254740992", "7 -42"] {
+        for bad in [
+            "",
+            "7",
+            "7-",
+            "-42",
+            "7-42-1",
+            "07-42",
+            "+7-42",
+            "7-9007199254740992",
+            "7 -42",
+        ] {
             assert_eq!(bad.parse::<Position>(), Err(ParsePositionError), "{bad:?}");
         }
     }

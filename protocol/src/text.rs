@@ -27,7 +27,10 @@ impl<const MAX: usize> Text<MAX> {
     /// It is longer than `MAX` bytes.
     pub fn new(text: &str) -> Result<Self, TextTooLong> {
         if text.len() > MAX {
-            return Err(TextTooLong { got: text.len(), max: MAX });
+            return Err(TextTooLong {
+                got: text.len(),
+                max: MAX,
+            });
         }
         Ok(Self(text.to_owned()))
     }

@@ -53,7 +53,10 @@ impl Nested for ServerFrame {
     }
 }
 
-#[expect(private_bounds, reason = "the bound is a rule of this file, not something to implement elsewhere")]
+#[expect(
+    private_bounds,
+    reason = "the bound is a rule of this file, not something to implement elsewhere"
+)]
 impl<'de, F: Deserialize<'de> + Nested> Deserialize<'de> for Frames<F> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Bounded<F>(PhantomData<F>);

@@ -72,8 +72,9 @@ macro_rules! record {
 
 macro_rules! field {
     ($seq:expr, $field:ident) => {
-        $crate::frame::next($seq, stringify!($field))?
-            .ok_or_else(|| <A::Error as serde::de::Error>::custom(concat!("missing field ", stringify!($field))))?
+        $crate::frame::next($seq, stringify!($field))?.ok_or_else(|| {
+            <A::Error as serde::de::Error>::custom(concat!("missing field ", stringify!($field)))
+        })?
     };
     ($seq:expr, $field:ident, $default:expr) => {
         $crate::frame::next($seq, stringify!($field))?.unwrap_or_else(|| $default)

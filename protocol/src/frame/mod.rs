@@ -158,7 +158,10 @@ pub(crate) trait Fields: Sized {
     fn read<'de, A: SeqAccess<'de>>(seq: &mut A) -> Result<Self, A::Error>;
 }
 
-pub(crate) fn write_frame<F: Fields, S: Serializer>(frame: &F, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn write_frame<F: Fields, S: Serializer>(
+    frame: &F,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     let human = serializer.is_human_readable();
     let mut tuple = serializer.serialize_tuple(F::COUNT + 1)?;
     if human {
@@ -170,21 +173,36 @@ pub(crate) fn write_frame<F: Fields, S: Serializer>(frame: &F, serializer: S) ->
     tuple.end()
 }
 
-fn read_type<'de, A: SeqAccess<'de>>(seq: &mut A, human: bool, types: &[(u8, &str)]) -> Result<u8, A::Error> {
+fn read_type<'de, A: SeqAccess<'de>>(
+    seq: &mut A,
+    human: bool,
+    types: &[(u8, &str)],
+) -> Result<u8, A::Error> {
     if human {
-        let name: Cow<'de, str> = next(seq, "type")?.ok_or_else(|| de::Error::custom("an empty array"))?;
-        let found = types.iter().find(|(_, known)| *known == name).map(|(code, _)| *code);
+        let name: Cow<'de, str> =
+            next(seq, "type")?.ok_or_else(|| de::Error::custom("an empty array"))?;
+        let found = types
+            .iter()
+            .find(|(_, known)| *known == name)
+            .map(|(code, _)| *code);
         found.ok_or_else(|| de::Error::custom(UNKNOWN_TYPE))
     } else {
         let code: u64 = next(seq, "type")?.ok_or_else(|| de::Error::custom("an empty array"))?;
-        let found = types.iter().find(|(known, _)| u64::from(*known) == code).map(|(code, _)| *code);
+        let found = types
+            .iter()
+            .find(|(known, _)| u64::from(*known) == code)
+            .map(|(code, _)| *code);
         found.ok_or_else(|| de::Error::custom(UNKNOWN_TYPE))
     }
 }
 
 /// The next element, with its name in the error.
-pub(crate) fn next<'de, A: SeqAccess<'de>, T: Deserialize<'de>>(seq: &mut A, name: &str) -> Result<Option<T>, A::Error> {
-    seq.next_element().map_err(|error| de::Error::custom(format_args!("field {name}: {error}")))
+pub(crate) fn next<'de, A: SeqAccess<'de>, T: Deserialize<'de>>(
+    seq: &mut A,
+    name: &str,
+) -> Result<Option<T>, A::Error> {
+    seq.next_element()
+        .map_err(|error| de::Error::custom(format_args!("field {name}: {error}")))
 }
 
 /// Fields that a later version appended are read over.

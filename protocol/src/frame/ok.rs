@@ -124,7 +124,11 @@ fn one<S: Serializer>(serializer: S, kind: ReplyKind) -> Result<S::Ok, S::Error>
     tuple.end()
 }
 
-fn two<S: Serializer, T: Serialize>(serializer: S, kind: ReplyKind, content: &T) -> Result<S::Ok, S::Error> {
+fn two<S: Serializer, T: Serialize>(
+    serializer: S,
+    kind: ReplyKind,
+    content: &T,
+) -> Result<S::Ok, S::Error> {
     let mut tuple = serializer.serialize_tuple(2)?;
     tuple.serialize_element(&kind)?;
     tuple.serialize_element(content)?;
@@ -144,12 +148,18 @@ impl<'de> Deserialize<'de> for Reply {
                 let kind = next(&mut seq, "kind")?.ok_or_else(missing)?;
                 let reply = match kind {
                     ReplyKind::Done => Reply::Done,
-                    ReplyKind::Published => Reply::Published(next(&mut seq, "published")?.ok_or_else(missing)?),
-                    ReplyKind::Members => Reply::Members(next(&mut seq, "members")?.ok_or_else(missing)?),
-                    ReplyKind::History => Reply::History(next(&mut seq, "history")?.ok_or_else(missing)?),
-                    ReplyKind::Refreshed => {
-                        Reply::Refreshed { expires_ms: next(&mut seq, "expires_ms")?.ok_or_else(missing)? }
+                    ReplyKind::Published => {
+                        Reply::Published(next(&mut seq, "published")?.ok_or_else(missing)?)
                     }
+                    ReplyKind::Members => {
+                        Reply::Members(next(&mut seq, "members")?.ok_or_else(missing)?)
+                    }
+                    ReplyKind::History => {
+                        Reply::History(next(&mut seq, "history")?.ok_or_else(missing)?)
+                    }
+                    ReplyKind::Refreshed => Reply::Refreshed {
+                        expires_ms: next(&mut seq, "expires_ms")?.ok_or_else(missing)?,
+                    },
                 };
                 skip_rest(&mut seq)?;
                 Ok(reply)

@@ -54,7 +54,11 @@ wire_enum! {
 
 impl Serialize for PresenceRequest {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let elements = if matches!(self, Self::Get { .. }) { 3 } else { 2 };
+        let elements = if matches!(self, Self::Get { .. }) {
+            3
+        } else {
+            2
+        };
         let mut tuple = serializer.serialize_tuple(elements)?;
         match self {
             Self::Get { after, limit } => {
@@ -84,7 +88,8 @@ impl<'de> Deserialize<'de> for PresenceRequest {
                 f.write_str("[get, after, limit], [set, value] or [watch, level]")
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<PresenceRequest, A::Error> {
-                let action = next(&mut seq, "action")?.ok_or_else(|| de::Error::custom("missing field action"))?;
+                let action = next(&mut seq, "action")?
+                    .ok_or_else(|| de::Error::custom("missing field action"))?;
                 let request = match action {
                     Action::Get => PresenceRequest::Get {
                         after: next(&mut seq, "after")?.unwrap_or(None),
@@ -92,7 +97,8 @@ impl<'de> Deserialize<'de> for PresenceRequest {
                     },
                     Action::Set => PresenceRequest::Set(next(&mut seq, "value")?.unwrap_or(None)),
                     Action::Watch => PresenceRequest::Watch(
-                        next(&mut seq, "level")?.ok_or_else(|| de::Error::custom("missing field level"))?,
+                        next(&mut seq, "level")?
+                            .ok_or_else(|| de::Error::custom("missing field level"))?,
                     ),
                 };
                 skip_rest(&mut seq)?;
