@@ -4,59 +4,21 @@
 
 use std::fmt;
 
-use serde::de::{self, Deserializer};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
-/// What a client does after an error or a close.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Retry {
-    /// The same request will fail again; do not repeat it.
-    Never = 0,
-    /// Repeat at once (once; then with back-off).
-    Now = 1,
-    /// Repeat after the milliseconds that stand beside it, or with back-off where none stand there.
-    After = 2,
-    /// Get a fresh token first, then repeat.
-    Refresh = 3,
-}
+use crate::frame::wire_enum;
 
-impl Retry {
-    /// The name in tables and in the JSON form.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Never => "never",
-            Self::Now => "now",
-            Self::After => "after_ms",
-            Self::Refresh => "refresh",
-        }
-    }
-
-    const ALL: [Self; 4] = [Self::Never, Self::Now, Self::After, Self::Refresh];
-}
-
-impl Serialize for Retry {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if serializer.is_human_readable() {
-            serializer.serialize_str(self.name())
-        } else {
-            serializer.serialize_u8(*self as u8)
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Retry {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        if deserializer.is_human_readable() {
-            let name = String::deserialize(deserializer)?;
-            let found = Self::ALL.into_iter().find(|retry| retry.name() == name);
-            found.ok_or_else(|| de::Error::custom("no such retry class"))
-        } else {
-            let number = u8::deserialize(deserializer)?;
-            let found = Self::ALL.into_iter().find(|retry| *retry as u8 == number);
-            found.ok_or_else(|| de::Error::custom("no such retry class"))
-        }
+wire_enum! {
+    /// What a client does after an error or a close.
+    pub Retry {
+        /// The same request will fail again; do not repeat it.
+        Never = 0 "never",
+        /// Repeat at once (once; then with back-off).
+        Now = 1 "now",
+        /// Repeat after the milliseconds that stand beside it, or with back-off where none stand there.
+        After = 2 "after_ms",
+        /// Get a fresh token first, then repeat.
+        Refresh = 3 "refresh",
     }
 }
 
@@ -177,7 +139,7 @@ catalogue! {
     UnsupportedData = 1003, "unsupported_data", Never;
     /// A text message, or a close reason, that is not UTF-8.
     InvalidUtf8 = 1007, "invalid_utf8", Never;
-    /// Too many bad frames: the error budget is spent.
+    /// The error budget is spent: too many bad frames, or one message in too many fragments.
     PolicyViolation = 1008, "error_budget_spent", Never;
     /// A message longer than the limit.
     MessageTooBig = 1009, "message_too_big", Never;

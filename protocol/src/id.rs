@@ -46,8 +46,8 @@ pub enum IdError {
 
 /// A room's name, `namespace:rest`, at most 255 bytes.
 ///
-/// `namespace` is `[a-z][a-z0-9-]{0,31}`, `rest` is 1 to 222 of `[A-Za-z0-9._~@+=,:/-]`. ASCII alone, so that two
-/// names that look the same are the same, and none can carry a wildcard, a space or a control character.
+/// `namespace` is `[a-z][a-z0-9-]{0,31}`, `rest` is one or more of `[A-Za-z0-9._~@+=,:/-]`. ASCII alone, so that two names
+/// that look the same are the same, and none can carry a wildcard, a space or a control character.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RoomName(Arc<str>);
 
@@ -230,9 +230,9 @@ text_id!(
     TenantId, 64, "A-Z a-z 0-9 _ -", |byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte)
 );
 text_id!(
-    /// A user, as the token's `sub` names it, or the server for an anonymous one. 1 to 128 bytes of UTF-8 without
+    /// A user, as the token's `sub` names it, or the server for an anonymous one. 1 to 128 bytes of UTF-8 without ASCII
     /// control characters.
-    UserId, 128, "any UTF-8 but control characters", |byte| !byte.is_ascii_control()
+    UserId, 128, "any UTF-8 but ASCII control characters", |byte| !byte.is_ascii_control()
 );
 text_id!(
     /// The key by which a signal replaces an older one of the same sender. 1 to 64 printable ASCII characters.

@@ -7,10 +7,14 @@
 //! Read in this order: [`id`] and [`position`] (what things are called), [`payload`] (what is carried), [`frame`] (what is said), [`codec`]
 //! (how it is written), [`error`] (what can go wrong), [`limits`], and [`websocket`] (how messages travel).
 
+// Lengths and numbers come from strangers, and a new frame has to ask for its decisions.
+#![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
+
 pub mod id;
 pub mod position;
 
 pub mod payload;
+pub mod text;
 
 pub mod frame;
 
@@ -19,6 +23,5 @@ pub mod codec;
 pub mod error;
 
 pub mod limits;
-pub mod text;
 
 pub mod websocket;

@@ -15,7 +15,7 @@ use serde::ser::{self, SerializeTuple};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use crate::limits::DEPTH_MAX;
+use crate::limits::PAYLOAD_DEPTH_MAX;
 
 /// Bytes of the application and what they are.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -32,7 +32,7 @@ pub struct Payload {
 pub enum PayloadFormat {
     /// Anything.
     Binary = 0,
-    /// One JSON text (RFC 8259), at most 32 levels deep.
+    /// One JSON text (RFC 8259), at most 24 levels deep.
     Json = 1,
     /// UTF-8.
     Text = 2,
@@ -49,8 +49,8 @@ pub enum PayloadError {
     /// `json` that is not one JSON text.
     #[error("the payload is tagged json but is not one JSON text")]
     NotJson,
-    /// `json` deeper than 32 levels.
-    #[error("the payload is tagged json and nests deeper than {DEPTH_MAX} levels")]
+    /// `json` deeper than 24 levels.
+    #[error("the payload is tagged json and nests deeper than {PAYLOAD_DEPTH_MAX} levels")]
     TooDeep,
 }
 
@@ -92,7 +92,7 @@ impl Payload {
             PayloadFormat::Text => self.utf8().map(|_| ()),
             PayloadFormat::Json => {
                 let text = self.utf8().map_err(|_| PayloadError::NotJson)?;
-                json_depth_within(text.as_bytes(), DEPTH_MAX)
+                json_depth_within(text.as_bytes(), PAYLOAD_DEPTH_MAX)
                     .then_some(())
                     .ok_or(PayloadError::TooDeep)?;
                 serde_json::from_str::<IgnoredAny>(text)
@@ -149,7 +149,7 @@ impl Serialize for Payload {
                     pair.serialize_element(value)?;
                 }
                 PayloadFormat::Text => {
-                    pair.serialize_element(self.utf8().map_err(ser::Error::custom)?)?
+                    pair.serialize_element(self.utf8().map_err(ser::Error::custom)?)?;
                 }
                 PayloadFormat::Binary | PayloadFormat::MessagePack => {
                     pair.serialize_element(&BASE64.encode(&self.bytes))?;
@@ -168,7 +168,7 @@ impl<'de> Deserialize<'de> for Payload {
         let visitor = PayloadVisitor {
             human: deserializer.is_human_readable(),
         };
-        deserializer.deserialize_tuple(2, visitor)
+        deserializer.deserialize_any(visitor)
     }
 }
 
@@ -211,10 +211,10 @@ fn human_payload<'de, A: SeqAccess<'de>>(seq: &mut A) -> Result<Payload, A::Erro
         de::Error::custom("a payload format is one of \"binary\", \"json\", \"text\", \"msgpack\"")
     })?;
     let bytes = match format {
-        PayloadFormat::Json => element::<_, Box<RawValue>>(seq, "value")?
-            .get()
-            .to_owned()
-            .into(),
+        PayloadFormat::Json => {
+            let text: Box<str> = element::<_, Box<RawValue>>(seq, "value")?.into();
+            text.into_boxed_bytes().into()
+        }
         PayloadFormat::Text => element::<_, String>(seq, "text")?.into(),
         PayloadFormat::Binary | PayloadFormat::MessagePack => {
             let text: Cow<'de, str> = element(seq, "base64")?;
@@ -308,10 +308,10 @@ mod tests {
     }
 
     #[test]
-    fn json_nests_32_levels_and_no_deeper() {
+    fn json_nests_24_levels_and_no_deeper() {
         let nested = |levels: usize| Payload::json("[".repeat(levels) + &"]".repeat(levels));
-        assert_eq!(nested(32).check(), Ok(()));
-        assert_eq!(nested(33).check(), Err(PayloadError::TooDeep));
+        assert_eq!(nested(24).check(), Ok(()));
+        assert_eq!(nested(25).check(), Err(PayloadError::TooDeep));
         assert_eq!(nested(1_000_000).check(), Err(PayloadError::TooDeep));
         assert_eq!(
             Payload::json(format!("\"{}\"", "[".repeat(100))).check(),

@@ -5,17 +5,18 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
+use crate::frame::record;
 use crate::id::{Epoch, INTEGER_MAX, Offset};
 
-/// `(epoch, offset)`, ordered; on the wire `[epoch, offset]`, as text `epoch-offset`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Position {
-    /// Generation of the history.
-    pub epoch: Epoch,
-    /// Place in it.
-    pub offset: Offset,
+record! {
+    /// `(epoch, offset)`, ordered; on the wire `[epoch, offset]`, as text `epoch-offset`.
+    #[derive(Copy, Hash, PartialOrd, Ord)]
+    Position {
+        /// Generation of the history.
+        epoch: Epoch,
+        /// Place in it.
+        offset: Offset,
+    }
 }
 
 impl Position {

@@ -7,7 +7,7 @@ use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::macros::frame;
-use super::{ClientFrame, ServerFrame};
+use super::{ClientFrame, ServerFrame, UNKNOWN_TYPE};
 use crate::limits::BATCH_FRAMES_MAX;
 
 frame! {
@@ -36,49 +36,74 @@ impl<F: Serialize> Serialize for Frames<F> {
     }
 }
 
-/// Whether a frame may stand inside a batch.
-trait Nested {
+/// A frame inside a batch.
+trait Nested: Sized {
+    /// Whether a type that isn't known here is passed over: a newer server may send such frames, a client never does.
+    const SKIPS_UNKNOWN: bool;
+
     fn is_batch(&self) -> bool;
+
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Self>, D::Error>;
 }
 
 impl Nested for ClientFrame {
+    const SKIPS_UNKNOWN: bool = false;
+
     fn is_batch(&self) -> bool {
         matches!(self, Self::ClientBatch(_))
+    }
+
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Self>, D::Error> {
+        Self::read(deserializer)
     }
 }
 
 impl Nested for ServerFrame {
+    const SKIPS_UNKNOWN: bool = true;
+
     fn is_batch(&self) -> bool {
         matches!(self, Self::ServerBatch(_))
     }
+
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Self>, D::Error> {
+        Self::read(deserializer)
+    }
 }
 
-#[expect(
-    private_bounds,
-    reason = "the bound is a rule of this file, not something to implement elsewhere"
-)]
-impl<'de, F: Deserialize<'de> + Nested> Deserialize<'de> for Frames<F> {
+/// One place of a batch: a frame, or one to pass over.
+struct Slot<F>(Option<F>);
+
+impl<'de, F: Nested> Deserialize<'de> for Slot<F> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match F::read(deserializer)? {
+            None if !F::SKIPS_UNKNOWN => Err(de::Error::custom(UNKNOWN_TYPE)),
+            Some(frame) if frame.is_batch() => Err(de::Error::custom("a batch inside a batch")),
+            found => Ok(Self(found)),
+        }
+    }
+}
+
+impl<'de, F: Nested> Deserialize<'de> for Frames<F> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Bounded<F>(PhantomData<F>);
-        impl<'de, F: Deserialize<'de> + Nested> Visitor<'de> for Bounded<F> {
+        impl<'de, F: Nested> Visitor<'de> for Bounded<F> {
             type Value = Frames<F>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, "at most {BATCH_FRAMES_MAX} frames")
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Frames<F>, A::Error> {
                 let mut frames = Vec::new();
-                while let Some(frame) = seq.next_element::<F>()? {
-                    if frame.is_batch() {
-                        return Err(de::Error::custom("a batch inside a batch"));
+                let mut slots = 0;
+                while let Some(Slot(frame)) = seq.next_element()? {
+                    slots += 1;
+                    if slots > BATCH_FRAMES_MAX {
+                        return Err(de::Error::invalid_length(slots, &self));
                     }
-                    if frames.len() == BATCH_FRAMES_MAX {
-                        return Err(de::Error::invalid_length(frames.len() + 1, &self));
-                    }
-                    frames.push(frame);
+                    frames.extend(frame);
                 }
                 Ok(Frames(frames))
             }
         }
-        deserializer.deserialize_seq(Bounded(PhantomData))
+        deserializer.deserialize_any(Bounded(PhantomData))
     }
 }

@@ -1,6 +1,7 @@
 //! `error`: the reply to a request that failed.
 
 use super::macros::frame;
+use super::wire::OptionalInteger;
 use crate::error::{Retry, WireErrorCode};
 use crate::id::RequestId;
 
@@ -16,6 +17,6 @@ frame! {
         /// What to do next.
         retry: Retry,
         /// How long to wait first, in milliseconds.
-        after_ms: Option<u64> = None,
+        after_ms: Option<u64> as OptionalInteger = None,
     }
 }

@@ -2,6 +2,7 @@
 
 use super::macros::{frame, record};
 use super::publish::OpId;
+use super::wire::Integer;
 use super::wire_enum;
 use crate::id::{Offset, RoomAlias, UserId};
 use crate::payload::Payload;
@@ -22,7 +23,7 @@ record! {
         /// Its place: among live events one more than that of the `event` or `advance` before it.
         offset: Offset,
         /// When the owner took it, in milliseconds since 1970. Never less than the entry's before it.
-        time_ms: u64,
+        time_ms: u64 as Integer,
         /// What kind of entry.
         kind: EntryKind,
         /// Whose it is.
@@ -36,7 +37,7 @@ record! {
 
 wire_enum! {
     /// What an entry is.
-    EntryKind {
+    pub EntryKind {
         /// A member published it.
         Publish = 0 "publish",
         /// A change of the keyed state.

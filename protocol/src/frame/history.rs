@@ -1,6 +1,7 @@
 //! `history`: a page of the log.
 
 use super::macros::frame;
+use super::wire::Integer;
 use super::wire_enum;
 use crate::id::{RequestId, RoomAlias};
 use crate::position::Position;
@@ -17,13 +18,13 @@ frame! {
         /// Which way.
         direction: Direction = Direction::Backward,
         /// At most this many entries, at least 1; the server may give fewer.
-        limit: u64 = 100,
+        limit: u64 as Integer = 100,
     }
 }
 
 wire_enum! {
     /// Which way a page goes.
-    Direction {
+    pub Direction {
         /// To newer entries.
         Forward = 0 "forward",
         /// To older entries.

@@ -44,7 +44,7 @@ record! {
 
 wire_enum! {
     /// How much of presence a member is sent.
-    Watch {
+    pub Watch {
         /// Nothing.
         None = 0 "none",
         /// The count of members.

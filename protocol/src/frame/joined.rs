@@ -1,6 +1,7 @@
 //! `joined`: the reply to `join`.
 
 use super::macros::frame;
+use super::wire::Integer;
 use super::wire_enum;
 use crate::id::{MemberId, RequestId, RoomAlias};
 use crate::position::Position;
@@ -23,15 +24,15 @@ frame! {
         /// What an `ok` to a publish will mean here.
         durability: Durability,
         /// The revision of presence that `occupancy` is of; deltas follow from it.
-        revision: u64,
+        revision: u64 as Integer,
         /// How many members there are, this one included.
-        occupancy: u64,
+        occupancy: u64 as Integer,
     }
 }
 
 wire_enum! {
     /// What happened to the position that a `join` brought.
-    Recovery {
+    pub Recovery {
         /// It is the head, or there was none: what follows is live.
         Live = 0 "live",
         /// Everything after it follows in order, then `caught_up`.
@@ -43,7 +44,7 @@ wire_enum! {
 
 wire_enum! {
     /// What survives when a publish has been acknowledged.
-    Durability {
+    pub Durability {
         /// Nothing beyond the process.
         Memory = 0 "memory",
         /// The node's restart: it is synced to this node's disk.

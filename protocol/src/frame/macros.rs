@@ -1,13 +1,14 @@
 //! How a frame is declared: its number, its name and its fields in wire order; reading and writing follow from that.
 //!
-//! A field with `= default` may be left out by the sender, together with everything after it.
+//! A field with `= default` may be left out by the sender, together with everything after it. A field `as` a type of
+//! [`super::wire`] is read through that.
 
 /// Declares a frame: a struct, and its place on the wire as `[type, field, …]`.
 macro_rules! frame {
     (
         $(#[$meta:meta])*
         $name:ident = $code:literal $text:literal
-        { $( $(#[$fmeta:meta])* $field:ident : $ty:ty $(= $default:expr)?, )* }
+        { $( $(#[$fmeta:meta])* $field:ident : $ty:ty $(as $wire:ty)? $(= $default:expr)?, )* }
     ) => {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +17,7 @@ macro_rules! frame {
         impl $crate::frame::Fields for $name {
             const CODE: u8 = $code;
             const NAME: &'static str = $text;
-            const COUNT: usize = [$( stringify!($field) ),*].len();
+            const FIELDS: &'static [&'static str] = &[$( stringify!($field) ),*];
 
             fn write<S: serde::ser::SerializeTuple>(&self, tuple: &mut S) -> Result<(), S::Error> {
                 $( tuple.serialize_element(&self.$field)?; )*
@@ -24,7 +25,7 @@ macro_rules! frame {
             }
 
             fn read<'de, A: serde::de::SeqAccess<'de>>(seq: &mut A) -> Result<Self, A::Error> {
-                $( let $field: $ty = $crate::frame::macros::field!(seq, $field $(, $default)?); )*
+                $( let $field: $ty = $crate::frame::macros::field!(seq, $field: $ty $(as $wire)? $(= $default)?); )*
                 Ok(Self { $( $field, )* })
             }
         }
@@ -35,7 +36,7 @@ macro_rules! frame {
 macro_rules! record {
     (
         $(#[$meta:meta])*
-        $name:ident { $( $(#[$fmeta:meta])* $field:ident : $ty:ty $(= $default:expr)?, )* }
+        $name:ident { $( $(#[$fmeta:meta])* $field:ident : $ty:ty $(as $wire:ty)? $(= $default:expr)?, )* }
     ) => {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,25 +60,37 @@ macro_rules! record {
                         f.write_str(concat!("an array: ", stringify!($name)))
                     }
                     fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<$name, A::Error> {
-                        $( let $field: $ty = $crate::frame::macros::field!(&mut seq, $field $(, $default)?); )*
+                        $( let $field: $ty = $crate::frame::macros::field!(&mut seq, $field: $ty $(as $wire)? $(= $default)?); )*
                         $crate::frame::skip_rest(&mut seq)?;
                         Ok($name { $( $field, )* })
                     }
                 }
-                deserializer.deserialize_seq(Fields)
+                // Not `deserialize_seq`: that takes a MessagePack `bin` for an array of its bytes.
+                deserializer.deserialize_any(Fields)
             }
         }
     };
 }
 
+/// Reads one field; evaluates to its value.
 macro_rules! field {
-    ($seq:expr, $field:ident) => {
-        $crate::frame::next($seq, stringify!($field))?.ok_or_else(|| {
-            <A::Error as serde::de::Error>::custom(concat!("missing field ", stringify!($field)))
-        })?
+    ($seq:expr, $field:ident : $ty:ty) => {
+        $crate::frame::macros::field!($seq, $field: $ty as $ty)
     };
-    ($seq:expr, $field:ident, $default:expr) => {
-        $crate::frame::next($seq, stringify!($field))?.unwrap_or_else(|| $default)
+    ($seq:expr, $field:ident : $ty:ty = $default:expr) => {
+        $crate::frame::macros::field!($seq, $field: $ty as $ty = $default)
+    };
+    ($seq:expr, $field:ident : $ty:ty as $wire:ty) => {
+        match $crate::frame::next::<_, $wire>($seq, stringify!($field))? {
+            Some(found) => <$ty>::from(found),
+            None => return Err(serde::de::Error::custom(concat!("missing field ", stringify!($field)))),
+        }
+    };
+    ($seq:expr, $field:ident : $ty:ty as $wire:ty = $default:expr) => {
+        match $crate::frame::next::<_, $wire>($seq, stringify!($field))? {
+            Some(found) => <$ty>::from(found),
+            None => $default,
+        }
     };
 }
 
@@ -92,6 +105,10 @@ macro_rules! frames {
             /// Number and name of every frame of this direction.
             pub const TYPES: &[(u8, &str)] =
                 &[$( (<$variant as $crate::frame::Fields>::CODE, <$variant as $crate::frame::Fields>::NAME), )*];
+
+            /// The fields of every frame of this direction, in the order of `TYPES`.
+            #[cfg(test)]
+            pub(crate) const FIELDS: &[&[&str]] = &[$( <$variant as $crate::frame::Fields>::FIELDS, )*];
 
             /// The frame's name.
             #[must_use]
@@ -112,27 +129,36 @@ macro_rules! frames {
             }
         }
 
-        impl<'de> serde::Deserialize<'de> for $name {
-            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        impl $name {
+            /// Reads a frame; none where its type is not known here.
+            pub(crate) fn read<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Self>, D::Error> {
                 struct Frames { human: bool }
                 impl<'de> serde::de::Visitor<'de> for Frames {
-                    type Value = $name;
+                    type Value = Option<$name>;
                     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                         f.write_str("a frame: [type, field, …]")
                     }
-                    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<$name, A::Error> {
+                    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Option<$name>, A::Error> {
                         let code = $crate::frame::read_type(&mut seq, self.human, $name::TYPES)?;
-                        let frame = $( if code == <$variant as $crate::frame::Fields>::CODE {
-                            $name::$variant($crate::frame::Fields::read(&mut seq)?)
-                        } else )* {
-                            return Err(serde::de::Error::custom("unknown frame type"));
+                        let frame = match code {
+                            $( Some(<$variant as $crate::frame::Fields>::CODE) => {
+                                Some($name::$variant($crate::frame::Fields::read(&mut seq)?))
+                            } )*
+                            _ => None,
                         };
                         $crate::frame::skip_rest(&mut seq)?;
                         Ok(frame)
                     }
                 }
                 let human = deserializer.is_human_readable();
-                deserializer.deserialize_seq(Frames { human })
+                deserializer.deserialize_any(Frames { human })
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let unknown = || serde::de::Error::custom($crate::frame::UNKNOWN_TYPE);
+                Self::read(deserializer)?.ok_or_else(unknown)
             }
         }
     };

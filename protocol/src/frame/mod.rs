@@ -29,6 +29,7 @@ mod signal;
 mod signalled;
 mod token_expiring;
 mod welcome;
+pub(crate) mod wire;
 
 use std::borrow::Cow;
 
@@ -148,8 +149,8 @@ pub(crate) trait Fields: Sized {
     const CODE: u8;
     /// The type's name, the first element in JSON.
     const NAME: &'static str;
-    /// How many fields follow it.
-    const COUNT: usize;
+    /// The names of the fields that follow it, in order.
+    const FIELDS: &'static [&'static str];
 
     /// Writes the fields in order.
     fn write<S: SerializeTuple>(&self, tuple: &mut S) -> Result<(), S::Error>;
@@ -163,7 +164,7 @@ pub(crate) fn write_frame<F: Fields, S: Serializer>(
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     let human = serializer.is_human_readable();
-    let mut tuple = serializer.serialize_tuple(F::COUNT + 1)?;
+    let mut tuple = serializer.serialize_tuple(F::FIELDS.len() + 1)?;
     if human {
         tuple.serialize_element(F::NAME)?;
     } else {
@@ -173,27 +174,21 @@ pub(crate) fn write_frame<F: Fields, S: Serializer>(
     tuple.end()
 }
 
+/// The frame's number; none where its number or name is not in `types`.
 fn read_type<'de, A: SeqAccess<'de>>(
     seq: &mut A,
     human: bool,
     types: &[(u8, &str)],
-) -> Result<u8, A::Error> {
-    if human {
-        let name: Cow<'de, str> =
-            next(seq, "type")?.ok_or_else(|| de::Error::custom("an empty array"))?;
-        let found = types
-            .iter()
-            .find(|(_, known)| *known == name)
-            .map(|(code, _)| *code);
-        found.ok_or_else(|| de::Error::custom(UNKNOWN_TYPE))
+) -> Result<Option<u8>, A::Error> {
+    let empty = || de::Error::custom("an empty array");
+    let found = if human {
+        let name: Cow<'de, str> = next(seq, "type")?.ok_or_else(empty)?;
+        types.iter().find(|(_, known)| *known == name)
     } else {
-        let code: u64 = next(seq, "type")?.ok_or_else(|| de::Error::custom("an empty array"))?;
-        let found = types
-            .iter()
-            .find(|(known, _)| u64::from(*known) == code)
-            .map(|(code, _)| *code);
-        found.ok_or_else(|| de::Error::custom(UNKNOWN_TYPE))
-    }
+        let code: u64 = next(seq, "type")?.ok_or_else(empty)?;
+        types.iter().find(|(known, _)| u64::from(*known) == code)
+    };
+    Ok(found.map(|(code, _)| *code))
 }
 
 /// The next element, with its name in the error.
@@ -216,16 +211,19 @@ pub(crate) const UNKNOWN_TYPE: &str = "unknown frame type";
 
 /// Declares an enum that is a small number in MessagePack and a name in JSON.
 macro_rules! wire_enum {
-    ($(#[$meta:meta])* $name:ident { $( $(#[$vmeta:meta])* $variant:ident = $code:literal $text:literal, )* }) => {
+    (
+        $(#[$meta:meta])*
+        $vis:vis $name:ident { $( $(#[$vmeta:meta])* $variant:ident = $code:literal $text:literal, )* }
+    ) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
-        pub enum $name { $( $(#[$vmeta])* $variant = $code, )* }
+        $vis enum $name { $( $(#[$vmeta])* $variant = $code, )* }
 
         impl $name {
             /// The name, as in JSON.
             #[must_use]
-            pub const fn name(self) -> &'static str {
+            $vis const fn name(self) -> &'static str {
                 match self { $( Self::$variant => $text, )* }
             }
         }
@@ -242,14 +240,18 @@ macro_rules! wire_enum {
 
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let unknown = || serde::de::Error::custom(concat!("one of", $( " ", $text, )*));
-                if deserializer.is_human_readable() {
-                    let name = String::deserialize(deserializer)?;
-                    [$( Self::$variant ),*].into_iter().find(|row| row.name() == name).ok_or_else(unknown)
+                let found = if deserializer.is_human_readable() {
+                    match std::borrow::Cow::<'de, str>::deserialize(deserializer)?.as_ref() {
+                        $( $text => Some(Self::$variant), )*
+                        _ => None,
+                    }
                 } else {
-                    let code = u8::deserialize(deserializer)?;
-                    [$( Self::$variant ),*].into_iter().find(|row| *row as u8 == code).ok_or_else(unknown)
-                }
+                    match u64::deserialize(deserializer)? {
+                        $( $code => Some(Self::$variant), )*
+                        _ => None,
+                    }
+                };
+                found.ok_or_else(|| serde::de::Error::custom(concat!("is none of:", $( " ", $text, )*)))
             }
         }
     };

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::event::Entry;
 use super::macros::{frame, record};
+use super::wire::{Integer, Page};
 use super::{next, skip_rest, wire_enum};
 use crate::id::{MemberId, RequestId, UserId};
 use crate::payload::Payload;
@@ -48,7 +49,7 @@ record! {
         /// Its position.
         position: Position,
         /// Its time, in milliseconds since 1970.
-        time_ms: u64,
+        time_ms: u64 as Integer,
         /// Whether an earlier attempt with the same op id put it there.
         duplicate: bool,
     }
@@ -58,11 +59,11 @@ record! {
     /// A page of members.
     MembersPage {
         /// The revision that this page is of; a change with a lower one is older.
-        revision: u64,
+        revision: u64 as Integer,
         /// How many members there are in all.
-        occupancy: u64,
+        occupancy: u64 as Integer,
         /// By ascending member number.
-        members: Vec<MemberInfo>,
+        members: Vec<MemberInfo> as Page<MemberInfo>,
         /// Where the next page starts; nil after the last.
         next: Option<MemberId>,
     }
@@ -84,7 +85,7 @@ record! {
     /// A page of the log.
     HistoryPage {
         /// Ascending.
-        entries: Vec<Entry>,
+        entries: Vec<Entry> as Page<Entry>,
         /// Where the next page in the same direction starts; nil when there is no more.
         next: Option<Position>,
     }
@@ -144,27 +145,30 @@ impl<'de> Deserialize<'de> for Reply {
                 f.write_str("a reply: [kind, content]")
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Reply, A::Error> {
-                let missing = || de::Error::custom("a reply without its content");
-                let kind = next(&mut seq, "kind")?.ok_or_else(missing)?;
+                let kind = content(&mut seq, "kind")?;
                 let reply = match kind {
                     ReplyKind::Done => Reply::Done,
-                    ReplyKind::Published => {
-                        Reply::Published(next(&mut seq, "published")?.ok_or_else(missing)?)
+                    ReplyKind::Published => Reply::Published(content(&mut seq, "published")?),
+                    ReplyKind::Members => Reply::Members(content(&mut seq, "members")?),
+                    ReplyKind::History => Reply::History(content(&mut seq, "history")?),
+                    ReplyKind::Refreshed => {
+                        let expires_ms: Integer = content(&mut seq, "expires_ms")?;
+                        Reply::Refreshed {
+                            expires_ms: expires_ms.into(),
+                        }
                     }
-                    ReplyKind::Members => {
-                        Reply::Members(next(&mut seq, "members")?.ok_or_else(missing)?)
-                    }
-                    ReplyKind::History => {
-                        Reply::History(next(&mut seq, "history")?.ok_or_else(missing)?)
-                    }
-                    ReplyKind::Refreshed => Reply::Refreshed {
-                        expires_ms: next(&mut seq, "expires_ms")?.ok_or_else(missing)?,
-                    },
                 };
                 skip_rest(&mut seq)?;
                 Ok(reply)
             }
         }
-        deserializer.deserialize_seq(Parts)
+        deserializer.deserialize_any(Parts)
     }
+}
+
+fn content<'de, A: SeqAccess<'de>, T: Deserialize<'de>>(
+    seq: &mut A,
+    name: &str,
+) -> Result<T, A::Error> {
+    next(seq, name)?.ok_or_else(|| de::Error::custom(format_args!("a reply without its {name}")))
 }

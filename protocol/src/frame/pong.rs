@@ -1,6 +1,7 @@
 //! `pong`: the reply to `ping`.
 
 use super::macros::frame;
+use super::wire::Integer;
 use crate::id::RequestId;
 
 frame! {
@@ -9,6 +10,6 @@ frame! {
         /// The `ping` it answers.
         request: RequestId,
         /// The server's clock, in milliseconds since 1970.
-        time_ms: u64,
+        time_ms: u64 as Integer,
     }
 }

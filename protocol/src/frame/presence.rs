@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::join::Watch;
 use super::macros::frame;
+use super::wire::Integer;
 use super::{next, skip_rest, wire_enum};
 use crate::id::{MemberId, RequestId, RoomAlias};
 use crate::payload::Payload;
@@ -93,7 +94,7 @@ impl<'de> Deserialize<'de> for PresenceRequest {
                 let request = match action {
                     Action::Get => PresenceRequest::Get {
                         after: next(&mut seq, "after")?.unwrap_or(None),
-                        limit: next(&mut seq, "limit")?.unwrap_or(100),
+                        limit: next::<_, Integer>(&mut seq, "limit")?.map_or(100, u64::from),
                     },
                     Action::Set => PresenceRequest::Set(next(&mut seq, "value")?.unwrap_or(None)),
                     Action::Watch => PresenceRequest::Watch(
@@ -105,6 +106,6 @@ impl<'de> Deserialize<'de> for PresenceRequest {
                 Ok(request)
             }
         }
-        deserializer.deserialize_seq(Parts)
+        deserializer.deserialize_any(Parts)
     }
 }

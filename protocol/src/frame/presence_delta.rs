@@ -1,6 +1,7 @@
 //! `presence` from the server: who came, changed and went since the last one.
 
 use super::macros::{frame, record};
+use super::wire::{Integer, Page};
 use super::wire_enum;
 use crate::id::{MemberId, RoomAlias, UserId};
 use crate::payload::Payload;
@@ -11,11 +12,11 @@ frame! {
         /// The room.
         room: RoomAlias,
         /// The revision that these changes lead to; grows.
-        revision: u64,
+        revision: u64 as Integer,
         /// How many members there are now.
-        occupancy: u64,
+        occupancy: u64 as Integer,
         /// By ascending member number.
-        changes: Vec<PresenceChange>,
+        changes: Vec<PresenceChange> as Page<PresenceChange>,
     }
 }
 
@@ -35,7 +36,7 @@ record! {
 
 wire_enum! {
     /// What happened to a member.
-    ChangeKind {
+    pub ChangeKind {
         /// It is there, with this value: came or changed.
         Present = 0 "present",
         /// It left, or its grace ended.

@@ -1,0 +1,76 @@
+//! How fields are read that need a bound which their own type doesn't have.
+//!
+//! The `frame!` and `record!` macros read a field declared `field: Type as Wire` through one of these and keep the plain
+//! type in the frame. Nothing here is written: what this crate's users put into a frame is theirs to bound.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::Deserialize;
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
+
+use crate::id::integer;
+use crate::limits::PAGE_MAX;
+
+/// An integer below 2^53.
+pub(crate) struct Integer(u64);
+
+/// An integer below 2^53, or nil.
+pub(crate) struct OptionalInteger(Option<u64>);
+
+/// At most [`PAGE_MAX`] of something. Room is made as they are read: an announced length costs nothing.
+pub(crate) struct Page<T>(Vec<T>);
+
+impl<'de> Deserialize<'de> for Integer {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        integer(deserializer).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for OptionalInteger {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let integer = Option::<Integer>::deserialize(deserializer)?;
+        Ok(Self(integer.map(u64::from)))
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Page<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bounded<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Bounded<T> {
+            type Value = Page<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "an array of at most {PAGE_MAX}")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Page<T>, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = seq.next_element()? {
+                    if items.len() == PAGE_MAX {
+                        return Err(de::Error::invalid_length(PAGE_MAX + 1, &self));
+                    }
+                    items.push(item);
+                }
+                Ok(Page(items))
+            }
+        }
+        deserializer.deserialize_any(Bounded(PhantomData))
+    }
+}
+
+impl From<Integer> for u64 {
+    fn from(integer: Integer) -> Self {
+        integer.0
+    }
+}
+
+impl From<OptionalInteger> for Option<u64> {
+    fn from(integer: OptionalInteger) -> Self {
+        integer.0
+    }
+}
+
+impl<T> From<Page<T>> for Vec<T> {
+    fn from(page: Page<T>) -> Self {
+        page.0
+    }
+}
