@@ -39,7 +39,9 @@ pub(crate) enum Fault {
         expected: u32,
     },
     /// Something came before what should have come first.
-    #[error("lost or out of order: member {member} got number {got} of {of} where number {expected} is due")]
+    #[error(
+        "lost or out of order: member {member} got number {got} of {of} where number {expected} is due"
+    )]
     Skipped {
         /// Who got it.
         member: usize,
@@ -63,7 +65,9 @@ pub(crate) enum Fault {
         expected: u64,
     },
     /// Two members see different orders.
-    #[error("out of order: at offset {offset} member {member} got {got:?}, the others {expected:?}")]
+    #[error(
+        "out of order: at offset {offset} member {member} got {got:?}, the others {expected:?}"
+    )]
     Disagreement {
         /// Who differs.
         member: usize,
@@ -116,7 +120,11 @@ pub(crate) struct Verifier {
 #[derive(Debug)]
 enum Order {
     /// Deliveries are numbered from `base` + 1: all members agree on what stands where.
-    Offsets { base: u64, log: Vec<Key>, logged: Vec<u32> },
+    Offsets {
+        base: u64,
+        log: Vec<Key>,
+        logged: Vec<u32>,
+    },
     /// They are not: each member gets each publisher's in order. The last sequence, by member and publisher.
     Publishers { last: Vec<u32> },
 }
@@ -136,17 +144,33 @@ struct Publisher {
 impl Verifier {
     /// A room whose server numbers deliveries, from the offset after `base`, and acknowledges publishes.
     pub(crate) fn with_offsets(base: u64, members: usize, publishers: usize) -> Self {
-        let order = Order::Offsets { base, log: Vec::new(), logged: vec![0; publishers] };
+        let order = Order::Offsets {
+            base,
+            log: Vec::new(),
+            logged: vec![0; publishers],
+        };
         Self::new(order, members, publishers, members + 1)
     }
 
     /// A room whose server does neither.
     pub(crate) fn without_offsets(members: usize, publishers: usize) -> Self {
-        Self::new(Order::Publishers { last: vec![0; members * publishers] }, members, publishers, members)
+        Self::new(
+            Order::Publishers {
+                last: vec![0; members * publishers],
+            },
+            members,
+            publishers,
+            members,
+        )
     }
 
     fn new(order: Order, members: usize, publishers: usize, arrivals: usize) -> Self {
-        Self { order, publishers: vec![Publisher::default(); publishers], received: vec![0; members], arrivals }
+        Self {
+            order,
+            publishers: vec![Publisher::default(); publishers],
+            received: vec![0; members],
+            arrivals,
+        }
     }
 
     /// Names the next publish of a publisher, which is expected everywhere from now on.
@@ -154,16 +178,27 @@ impl Verifier {
         let state = &mut self.publishers[publisher as usize];
         state.sent += 1;
         state.arrived.push_back(0);
-        Key { publisher, sequence: state.sent }
+        Key {
+            publisher,
+            sequence: state.sent,
+        }
     }
 
     /// Takes a delivery; whether its publish is complete with it.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(crate) fn deliver(&mut self, member: usize, offset: Option<u64>, key: Key) -> Result<bool, Fault> {
+    pub(crate) fn deliver(
+        &mut self,
+        member: usize,
+        offset: Option<u64>,
+        key: Key,
+    ) -> Result<bool, Fault> {
         let invented = Fault::Invented { member, got: key };
-        let publisher = self.publishers.get(key.publisher as usize).ok_or_else(|| invented.clone())?;
+        let publisher = self
+            .publishers
+            .get(key.publisher as usize)
+            .ok_or_else(|| invented.clone())?;
         if key.sequence > publisher.sent {
             return Err(invented);
         }
@@ -175,10 +210,17 @@ impl Verifier {
             }
             (Order::Publishers { last }, None) => {
                 let last = &mut last[member * self.publishers.len() + key.publisher as usize];
-                in_turn(member, Numbers::Sequence(key.publisher), key.sequence.into(), u64::from(*last) + 1)?;
+                in_turn(
+                    member,
+                    Numbers::Sequence(key.publisher),
+                    key.sequence.into(),
+                    u64::from(*last) + 1,
+                )?;
                 *last = key.sequence;
             }
-            (Order::Offsets { .. }, None) | (Order::Publishers { .. }, Some(_)) => return Err(invented),
+            (Order::Offsets { .. }, None) | (Order::Publishers { .. }, Some(_)) => {
+                return Err(invented);
+            }
         }
         self.received[member] += 1;
         Ok(self.arrive(key))
@@ -194,14 +236,21 @@ impl Verifier {
             return Err(Fault::Invented { member, got: key });
         }
         let expected = u64::from(state.acknowledged) + 1;
-        in_turn(member, Numbers::Acknowledgements(key.publisher), key.sequence.into(), expected)?;
+        in_turn(
+            member,
+            Numbers::Acknowledgements(key.publisher),
+            key.sequence.into(),
+            expected,
+        )?;
         state.acknowledged += 1;
         Ok(self.arrive(key))
     }
 
     /// Whether everything that was published has arrived everywhere.
     pub(crate) fn is_complete(&self) -> bool {
-        self.publishers.iter().all(|publisher| publisher.arrived.is_empty())
+        self.publishers
+            .iter()
+            .all(|publisher| publisher.arrived.is_empty())
     }
 
     /// The same for the end of a run.
@@ -209,16 +258,32 @@ impl Verifier {
     /// # Errors
     /// What is missing, of the first member that lacks something.
     pub(crate) fn finish(&self) -> Result<(), Fault> {
-        let expected = self.publishers.iter().map(|publisher| u64::from(publisher.sent)).sum();
+        let expected = self
+            .publishers
+            .iter()
+            .map(|publisher| u64::from(publisher.sent))
+            .sum();
         for (member, got) in self.received.iter().copied().enumerate() {
             if got != expected {
-                return Err(Fault::Lost { member, got, expected });
+                return Err(Fault::Lost {
+                    member,
+                    got,
+                    expected,
+                });
             }
         }
         // Every delivery is there, so what is open lacks its reply.
-        let open = self.publishers.iter().enumerate().find(|(_, state)| !state.arrived.is_empty());
+        let open = self
+            .publishers
+            .iter()
+            .enumerate()
+            .find(|(_, state)| !state.arrived.is_empty());
         open.map_or(Ok(()), |(publisher, state)| {
-            Err(Fault::Unacknowledged { publisher, got: state.acknowledged, expected: state.sent })
+            Err(Fault::Unacknowledged {
+                publisher,
+                got: state.acknowledged,
+                expected: state.sent,
+            })
         })
     }
 
@@ -239,8 +304,18 @@ impl Verifier {
 fn in_turn(member: usize, of: Numbers, got: u64, expected: u64) -> Result<(), Fault> {
     match got {
         _ if got == expected => Ok(()),
-        _ if got < expected => Err(Fault::Doubled { member, of, got, expected }),
-        _ => Err(Fault::Skipped { member, of, got, expected }),
+        _ if got < expected => Err(Fault::Doubled {
+            member,
+            of,
+            got,
+            expected,
+        }),
+        _ => Err(Fault::Skipped {
+            member,
+            of,
+            got,
+            expected,
+        }),
     }
 }
 
@@ -256,10 +331,20 @@ fn agreed(
     let seen = usize::try_from(index).ok().and_then(|index| log.get(index));
     match seen {
         Some(expected) if *expected == key => Ok(()),
-        Some(expected) => Err(Fault::Disagreement { member, offset, got: key, expected: *expected }),
+        Some(expected) => Err(Fault::Disagreement {
+            member,
+            offset,
+            got: key,
+            expected: *expected,
+        }),
         None => {
             let last = &mut logged[key.publisher as usize];
-            in_turn(member, Numbers::Sequence(key.publisher), key.sequence.into(), u64::from(*last) + 1)?;
+            in_turn(
+                member,
+                Numbers::Sequence(key.publisher),
+                key.sequence.into(),
+                u64::from(*last) + 1,
+            )?;
             *last = key.sequence;
             log.push(key);
             Ok(())
@@ -277,7 +362,12 @@ impl Pattern {
 
     /// Payloads of a length, at least [`Pattern::BYTES_MIN`].
     pub(crate) fn new(bytes: usize) -> Self {
-        Self((0..=u8::MAX).cycle().take(bytes.max(Self::BYTES_MIN)).collect())
+        Self(
+            (0..=u8::MAX)
+                .cycle()
+                .take(bytes.max(Self::BYTES_MIN))
+                .collect(),
+        )
     }
 
     /// The payload of a publish.
@@ -292,15 +382,19 @@ impl Pattern {
     /// # Errors
     /// It is none of this pattern's.
     pub(crate) fn read(&self, payload: &[u8]) -> Result<Key, Fault> {
-        let damaged = Fault::Damaged { bytes: payload.len() };
-        let (Some((publisher, rest)), Some((_, own))) = (payload.split_first_chunk(), self.0.split_first_chunk::<8>())
+        let damaged = Fault::Damaged {
+            bytes: payload.len(),
+        };
+        let (Some((publisher, rest)), Some((_, own))) =
+            (payload.split_first_chunk(), self.0.split_first_chunk::<8>())
         else {
             return Err(damaged);
         };
         match rest.split_first_chunk() {
-            Some((sequence, filling)) if filling == own => {
-                Ok(Key { publisher: u32::from_le_bytes(*publisher), sequence: u32::from_le_bytes(*sequence) })
-            }
+            Some((sequence, filling)) if filling == own => Ok(Key {
+                publisher: u32::from_le_bytes(*publisher),
+                sequence: u32::from_le_bytes(*sequence),
+            }),
             Some(_) | None => Err(damaged),
         }
     }
@@ -321,7 +415,10 @@ mod tests {
     use super::*;
 
     const fn key(publisher: u32, sequence: u32) -> Key {
-        Key { publisher, sequence }
+        Key {
+            publisher,
+            sequence,
+        }
     }
 
     /// Two members, two publishers, one publish of each; the room stood at offset 10.
@@ -357,7 +454,13 @@ mod tests {
     #[test]
     fn without_offsets_only_each_publishers_order_counts() {
         let mut verifier = unnumbered();
-        for (member, key) in [(0, key(1, 1)), (0, key(0, 1)), (1, key(0, 1)), (1, key(0, 2)), (0, key(0, 2))] {
+        for (member, key) in [
+            (0, key(1, 1)),
+            (0, key(0, 1)),
+            (1, key(0, 1)),
+            (1, key(0, 2)),
+            (0, key(0, 2)),
+        ] {
             verifier.deliver(member, None, key).unwrap();
         }
         assert_eq!(verifier.deliver(1, None, key(1, 1)), Ok(true));
@@ -369,30 +472,69 @@ mod tests {
         let mut verifier = numbered();
         verifier.deliver(0, Some(11), key(0, 1)).unwrap();
         verifier.deliver(0, Some(12), key(1, 1)).unwrap();
-        let skipped = Fault::Skipped { member: 1, of: Numbers::Offsets, got: 12, expected: 11 };
+        let skipped = Fault::Skipped {
+            member: 1,
+            of: Numbers::Offsets,
+            got: 12,
+            expected: 11,
+        };
         assert_eq!(verifier.deliver(1, Some(12), key(1, 1)), Err(skipped));
         assert!(!verifier.is_complete());
-        assert_eq!(verifier.finish(), Err(Fault::Lost { member: 1, got: 0, expected: 2 }));
+        assert_eq!(
+            verifier.finish(),
+            Err(Fault::Lost {
+                member: 1,
+                got: 0,
+                expected: 2
+            })
+        );
 
         let mut verifier = unnumbered();
-        let skipped = Fault::Skipped { member: 1, of: Numbers::Sequence(0), got: 2, expected: 1 };
+        let skipped = Fault::Skipped {
+            member: 1,
+            of: Numbers::Sequence(0),
+            got: 2,
+            expected: 1,
+        };
         assert_eq!(verifier.deliver(1, None, key(0, 2)), Err(skipped));
-        assert_eq!(verifier.finish(), Err(Fault::Lost { member: 0, got: 0, expected: 3 }));
+        assert_eq!(
+            verifier.finish(),
+            Err(Fault::Lost {
+                member: 0,
+                got: 0,
+                expected: 3
+            })
+        );
     }
 
     #[test]
     fn a_doubled_delivery_is_detected() {
         let mut verifier = numbered();
         verifier.deliver(0, Some(11), key(0, 1)).unwrap();
-        let again = Fault::Doubled { member: 0, of: Numbers::Offsets, got: 11, expected: 12 };
+        let again = Fault::Doubled {
+            member: 0,
+            of: Numbers::Offsets,
+            got: 11,
+            expected: 12,
+        };
         assert_eq!(verifier.deliver(0, Some(11), key(0, 1)), Err(again));
         // The same publish in two places of the log.
-        let twice = Fault::Doubled { member: 0, of: Numbers::Sequence(0), got: 1, expected: 2 };
+        let twice = Fault::Doubled {
+            member: 0,
+            of: Numbers::Sequence(0),
+            got: 1,
+            expected: 2,
+        };
         assert_eq!(verifier.deliver(0, Some(12), key(0, 1)), Err(twice));
 
         let mut verifier = unnumbered();
         verifier.deliver(1, None, key(0, 1)).unwrap();
-        let again = Fault::Doubled { member: 1, of: Numbers::Sequence(0), got: 1, expected: 2 };
+        let again = Fault::Doubled {
+            member: 1,
+            of: Numbers::Sequence(0),
+            got: 1,
+            expected: 2,
+        };
         assert_eq!(verifier.deliver(1, None, key(0, 1)), Err(again));
     }
 
@@ -400,20 +542,48 @@ mod tests {
     fn a_reordered_delivery_is_detected() {
         let mut verifier = numbered();
         verifier.deliver(0, Some(11), key(0, 1)).unwrap();
-        let other = Fault::Disagreement { member: 1, offset: 11, got: key(1, 1), expected: key(0, 1) };
+        let other = Fault::Disagreement {
+            member: 1,
+            offset: 11,
+            got: key(1, 1),
+            expected: key(0, 1),
+        };
         assert_eq!(verifier.deliver(1, Some(11), key(1, 1)), Err(other));
 
         let mut verifier = unnumbered();
-        let early = Fault::Skipped { member: 0, of: Numbers::Sequence(0), got: 2, expected: 1 };
+        let early = Fault::Skipped {
+            member: 0,
+            of: Numbers::Sequence(0),
+            got: 2,
+            expected: 1,
+        };
         assert_eq!(verifier.deliver(0, None, key(0, 2)), Err(early));
     }
 
     #[test]
     fn what_nobody_published_is_detected() {
         let mut verifier = numbered();
-        assert_eq!(verifier.deliver(0, Some(11), key(0, 2)), Err(Fault::Invented { member: 0, got: key(0, 2) }));
-        assert_eq!(verifier.deliver(0, Some(11), key(7, 1)), Err(Fault::Invented { member: 0, got: key(7, 1) }));
-        assert_eq!(verifier.acknowledge(0, key(0, 2)), Err(Fault::Invented { member: 0, got: key(0, 2) }));
+        assert_eq!(
+            verifier.deliver(0, Some(11), key(0, 2)),
+            Err(Fault::Invented {
+                member: 0,
+                got: key(0, 2)
+            })
+        );
+        assert_eq!(
+            verifier.deliver(0, Some(11), key(7, 1)),
+            Err(Fault::Invented {
+                member: 0,
+                got: key(7, 1)
+            })
+        );
+        assert_eq!(
+            verifier.acknowledge(0, key(0, 2)),
+            Err(Fault::Invented {
+                member: 0,
+                got: key(0, 2)
+            })
+        );
     }
 
     #[test]
@@ -421,10 +591,19 @@ mod tests {
         let mut verifier = Verifier::with_offsets(0, 1, 1);
         verifier.publish(0);
         verifier.deliver(0, Some(1), key(0, 1)).unwrap();
-        let missing = Fault::Unacknowledged { publisher: 0, got: 0, expected: 1 };
+        let missing = Fault::Unacknowledged {
+            publisher: 0,
+            got: 0,
+            expected: 1,
+        };
         assert_eq!(verifier.finish(), Err(missing));
         assert_eq!(verifier.acknowledge(0, key(0, 1)), Ok(true));
-        let again = Fault::Doubled { member: 0, of: Numbers::Acknowledgements(0), got: 1, expected: 2 };
+        let again = Fault::Doubled {
+            member: 0,
+            of: Numbers::Acknowledgements(0),
+            got: 1,
+            expected: 2,
+        };
         assert_eq!(verifier.acknowledge(0, key(0, 1)), Err(again));
     }
 
@@ -434,7 +613,10 @@ mod tests {
         let mut payload = pattern.write(key(3, 77)).to_vec();
         assert_eq!(payload.len(), 64);
         assert_eq!(pattern.read(&payload), Ok(key(3, 77)));
-        assert_eq!(pattern.read(&payload[..63]), Err(Fault::Damaged { bytes: 63 }));
+        assert_eq!(
+            pattern.read(&payload[..63]),
+            Err(Fault::Damaged { bytes: 63 })
+        );
         assert_eq!(pattern.read(&[]), Err(Fault::Damaged { bytes: 0 }));
         payload[40] ^= 1;
         assert_eq!(pattern.read(&payload), Err(Fault::Damaged { bytes: 64 }));

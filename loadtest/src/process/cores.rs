@@ -29,7 +29,13 @@ impl Cores {
         };
         let pid = process::id().to_string();
         let pinned = Command::new("taskset")
-            .args(["--all-tasks", "--cpu-list", "--pid", &tester.to_string(), &pid])
+            .args([
+                "--all-tasks",
+                "--cpu-list",
+                "--pid",
+                &tester.to_string(),
+                &pid,
+            ])
             .stdout(Stdio::null())
             .status()
             .context("taskset can't be run")?;
@@ -40,7 +46,9 @@ impl Cores {
     /// A command that runs `program` on the server's core.
     pub(super) fn server_command(self, program: &Path) -> Command {
         let mut command = Command::new("taskset");
-        command.args(["--cpu-list", &self.server.to_string()]).arg(program);
+        command
+            .args(["--cpu-list", &self.server.to_string()])
+            .arg(program);
         command
     }
 }
@@ -48,13 +56,18 @@ impl Cores {
 /// How many files this process may open; `None` where nothing tells. A server that is started inherits it.
 pub(crate) fn files_allowed() -> Option<u64> {
     let limits = fs::read_to_string("/proc/self/limits").ok()?;
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_ascii_whitespace().next()?.parse().ok()
 }
 
 /// `Cpus_allowed_list` of proc_pid_status(5), for example `0-3,8`.
 fn allowed_cores(status: &str) -> Vec<u32> {
-    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or("");
+    let list = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+        .unwrap_or("");
     let ranges = list.trim().split(',').filter_map(|range| {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
         Some(first.parse::<u32>().ok()?..=last.parse::<u32>().ok()?)
@@ -68,7 +81,10 @@ mod tests {
 
     #[test]
     fn ranges_and_single_cores_are_read() {
-        assert_eq!(allowed_cores("x: 1\nCpus_allowed_list:\t0-2,8\n"), [0, 1, 2, 8]);
+        assert_eq!(
+            allowed_cores("x: 1\nCpus_allowed_list:\t0-2,8\n"),
+            [0, 1, 2, 8]
+        );
         assert_eq!(allowed_cores("Cpus_allowed_list:\t5\n"), [5]);
         assert_eq!(allowed_cores(""), [0; 0]);
     }

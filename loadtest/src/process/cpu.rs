@@ -32,13 +32,26 @@ impl CpuTime {
     /// # Errors
     /// The process has ended.
     pub(crate) fn of_tree(pid: u32) -> Result<Self> {
-        let mut sum = Self { nanoseconds: 0, ticks: 0 };
-        for pid in tree::members(pid)? {
-            // A descendant may end while it is looked at; its time is then in its parent's.
-            sum.nanoseconds += thread_nanoseconds(pid);
-            sum.ticks += process_ticks(pid).unwrap_or(0);
+        // A descendant may end while it is looked at; its time is then in its parent's.
+        let members = tree::members(pid)?.into_iter().map(Self::of_process);
+        Ok(members.fold(
+            Self {
+                nanoseconds: 0,
+                ticks: 0,
+            },
+            |sum, process| Self {
+                nanoseconds: sum.nanoseconds + process.nanoseconds,
+                ticks: sum.ticks + process.ticks,
+            },
+        ))
+    }
+
+    /// What a process has used without its descendants, 0 if it has ended.
+    pub(crate) fn of_process(pid: u32) -> Self {
+        Self {
+            nanoseconds: thread_nanoseconds(pid),
+            ticks: process_ticks(pid).unwrap_or(0),
         }
-        Ok(sum)
     }
 
     /// How much was used between this sample and a later one.
@@ -47,7 +60,11 @@ impl CpuTime {
     pub(crate) fn until(self, later: Self) -> Duration {
         let fine = Duration::from_nanos(later.nanoseconds.saturating_sub(self.nanoseconds));
         let coarse = ticks(later.ticks.saturating_sub(self.ticks));
-        if coarse > fine + ROUNDING { coarse } else { fine }
+        if coarse > fine + ROUNDING {
+            coarse
+        } else {
+            fine
+        }
     }
 }
 
@@ -73,13 +90,26 @@ fn ticks(count: u64) -> Duration {
 
 /// The first line of proc_stat(5): user, nice, system, idle, iowait, irq, softirq, steal.
 fn busy_ticks(text: &str) -> u64 {
-    let fields = text.lines().next().unwrap_or("").split_ascii_whitespace().skip(1).take(8);
+    let fields = text
+        .lines()
+        .next()
+        .unwrap_or("")
+        .split_ascii_whitespace()
+        .skip(1)
+        .take(8);
     let idle = |index: &usize| matches!(index, 3 | 4);
-    fields.enumerate().filter(|(index, _)| !idle(index)).filter_map(|(_, field)| field.parse::<u64>().ok()).sum()
+    fields
+        .enumerate()
+        .filter(|(index, _)| !idle(index))
+        .filter_map(|(_, field)| field.parse::<u64>().ok())
+        .sum()
 }
 
 fn thread_nanoseconds(pid: u32) -> u64 {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let threads = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
     let of_thread = |thread: fs::DirEntry| {
         let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
         text.split_ascii_whitespace().next()?.parse::<u64>().ok()
@@ -114,7 +144,9 @@ mod tests {
     #[test]
     fn time_of_living_and_of_ended_threads_is_counted() {
         let before = CpuTime::of_tree(process::id()).unwrap();
-        thread::spawn(|| spin(Duration::from_millis(150))).join().unwrap();
+        thread::spawn(|| spin(Duration::from_millis(150)))
+            .join()
+            .unwrap();
         spin(Duration::from_millis(50));
         let used = before.until(CpuTime::of_tree(process::id()).unwrap());
         // The machine may have given the time to somebody else, so a spin of 200 ms may be less processor time.
@@ -124,15 +156,27 @@ mod tests {
 
     #[test]
     fn the_fine_count_wins_unless_a_thread_was_lost() {
-        let start = CpuTime { nanoseconds: 1_000_000, ticks: 3 };
-        let fine = CpuTime { nanoseconds: 91_234_567, ticks: 12 };
+        let start = CpuTime {
+            nanoseconds: 1_000_000,
+            ticks: 3,
+        };
+        let fine = CpuTime {
+            nanoseconds: 91_234_567,
+            ticks: 12,
+        };
         assert_eq!(start.until(fine), Duration::from_nanos(90_234_567));
-        let lost = CpuTime { nanoseconds: 1_000_000, ticks: 12 };
+        let lost = CpuTime {
+            nanoseconds: 1_000_000,
+            ticks: 12,
+        };
         assert_eq!(start.until(lost), Duration::from_millis(90));
     }
 
     #[test]
     fn idle_and_waiting_are_not_busy() {
-        assert_eq!(busy_ticks("cpu  1 2 4 1000 2000 8 16 32 5000 6000\ncpu0 9 9"), 63);
+        assert_eq!(
+            busy_ticks("cpu  1 2 4 1000 2000 8 16 32 5000 6000\ncpu0 9 9"),
+            63
+        );
     }
 }

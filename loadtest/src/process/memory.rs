@@ -15,11 +15,17 @@ pub(crate) fn resident_bytes(pid: u32) -> Result<u64> {
         let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         resident_kibibytes(&text)
     };
-    Ok(tree::members(pid)?.into_iter().filter_map(of_process).sum::<u64>() * 1024)
+    Ok(tree::members(pid)?
+        .into_iter()
+        .filter_map(of_process)
+        .sum::<u64>()
+        * 1024)
 }
 
 fn resident_kibibytes(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.split_ascii_whitespace().next()?.parse().ok()
 }
 
@@ -31,7 +37,10 @@ mod tests {
 
     #[test]
     fn the_resident_set_is_read_in_kibibytes() {
-        assert_eq!(resident_kibibytes("Name:\tx\nVmHWM:\t  99 kB\nVmRSS:\t   1234 kB\n"), Some(1234));
+        assert_eq!(
+            resident_kibibytes("Name:\tx\nVmHWM:\t  99 kB\nVmRSS:\t   1234 kB\n"),
+            Some(1234)
+        );
         assert_eq!(resident_kibibytes("Name:\tx\n"), None);
     }
 
@@ -40,6 +49,10 @@ mod tests {
         let before = resident_bytes(process::id()).unwrap();
         let held = vec![1_u8; 32 << 20];
         let after = resident_bytes(process::id()).unwrap();
-        assert!(after > before + (24 << 20), "{before} {after} {}", held.len());
+        assert!(
+            after > before + (24 << 20),
+            "{before} {after} {}",
+            held.len()
+        );
     }
 }

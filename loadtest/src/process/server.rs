@@ -54,13 +54,24 @@ impl Server {
             Some(cores) => cores.server_command(&launch.program),
             None => Command::new(&launch.program),
         };
-        command.args(&launch.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().with_context(|| format!("can't start {}", launch.program.display()))?;
+        command
+            .args(&launch.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("can't start {}", launch.program.display()))?;
         let (log, listening) = Log::of(&mut child);
         let process = Process::Child { child, log };
         // Whatever goes wrong from here on, dropping it ends the child.
-        let mut server = Self { address: SocketAddr::from(([127, 0, 0, 1], 0)), process };
-        server.address = server.await_address(&listening).with_context(|| launch.program.display().to_string())?;
+        let mut server = Self {
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            process,
+        };
+        server.address = server
+            .await_address(&listening)
+            .with_context(|| launch.program.display().to_string())?;
         Ok(server)
     }
 
@@ -72,7 +83,10 @@ impl Server {
         if !tree::is_running(pid) {
             bail!("there is no process {pid} here");
         }
-        Ok(Self { address, process: Process::Foreign { pid } })
+        Ok(Self {
+            address,
+            process: Process::Foreign { pid },
+        })
     }
 
     /// Where it listens.
@@ -115,8 +129,12 @@ impl Server {
     fn await_address(&mut self, listening: &Receiver<SocketAddr>) -> Result<SocketAddr> {
         match listening.recv_timeout(START_MAX) {
             Ok(address) => Ok(address),
-            Err(RecvTimeoutError::Timeout) => bail!("logged no line with `listening` and `address` within {START_MAX:?}"),
-            Err(RecvTimeoutError::Disconnected) => Err(self.explain(Error::msg("it closed its output"))),
+            Err(RecvTimeoutError::Timeout) => {
+                bail!("logged no line with `listening` and `address` within {START_MAX:?}")
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(self.explain(Error::msg("it closed its output")))
+            }
         }
     }
 }
@@ -125,8 +143,8 @@ impl Drop for Server {
     fn drop(&mut self) {
         if let Process::Child { child, .. } = &mut self.process {
             // Either fails only if it has ended already.
-            drop(child.kill());
-            drop(child.wait());
+            child.kill().ok();
+            child.wait().ok();
         }
     }
 }
@@ -157,7 +175,7 @@ impl Log {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
             if let Some(address) = listening_address(&line) {
                 // Nobody waits any more once the first address was taken.
-                drop(found.send(address));
+                found.send(address).ok();
             }
             self.push(line);
         }
@@ -173,7 +191,9 @@ impl Log {
 
     fn tail(&self) -> String {
         let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.iter().fold(String::new(), |text, line| text + "\n  | " + line)
+        lines
+            .iter()
+            .fold(String::new(), |text, line| text + "\n  | " + line)
     }
 }
 
@@ -186,7 +206,9 @@ fn listening_address(line: &str) -> Option<SocketAddr> {
     let start = behind.find(|character: char| character.is_ascii_digit() || character == '[')?;
     let rest = behind.get(start..)?;
     let of_address = |character: char| character.is_ascii_hexdigit() || ".:[]".contains(character);
-    let end = rest.find(|character| !of_address(character)).unwrap_or(rest.len());
+    let end = rest
+        .find(|character| !of_address(character))
+        .unwrap_or(rest.len());
     rest.get(..end)?.parse().ok()
 }
 
@@ -213,24 +235,38 @@ mod tests {
     fn a_server_that_ends_at_once_is_named_with_its_last_line() {
         let launch = Launch {
             program: "sh".into(),
-            arguments: vec!["-c".to_owned(), "echo no such option >&2; exit 3".to_owned()],
+            arguments: vec![
+                "-c".to_owned(),
+                "echo no such option >&2; exit 3".to_owned(),
+            ],
             cores: None,
         };
         let text = format!("{:#}", Server::start(&launch).unwrap_err());
-        assert!(text.contains("died") && text.contains("exit status: 3") && text.contains("no such option"), "{text}");
+        assert!(
+            text.contains("died")
+                && text.contains("exit status: 3")
+                && text.contains("no such option"),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_server_that_dies_later_explains_the_error() {
         let launch = Launch {
             program: "sh".into(),
-            arguments: vec!["-c".to_owned(), "echo listening address=127.0.0.1:9; sleep 0.1; exit 5".to_owned()],
+            arguments: vec![
+                "-c".to_owned(),
+                "echo listening address=127.0.0.1:9; sleep 0.1; exit 5".to_owned(),
+            ],
             cores: None,
         };
         let mut server = Server::start(&launch).unwrap();
         assert_eq!(server.address().port(), 9);
         let text = format!("{:#}", server.explain(Error::msg("a connection was reset")));
-        assert!(text.starts_with("the server died (exit status: 5)"), "{text}");
+        assert!(
+            text.starts_with("the server died (exit status: 5)"),
+            "{text}"
+        );
         assert!(text.ends_with("a connection was reset"), "{text}");
     }
 }

@@ -17,7 +17,9 @@ impl Stat {
     /// The name may hold spaces and parentheses, so the fields are counted from the last one.
     fn parse(text: &str) -> Option<Self> {
         let (_, fields) = text.rsplit_once(')')?;
-        Some(Self(fields.split_ascii_whitespace().map(str::to_owned).collect()))
+        Some(Self(
+            fields.split_ascii_whitespace().map(str::to_owned).collect(),
+        ))
     }
 
     /// A field by its number in proc_pid_stat(5).
@@ -26,7 +28,9 @@ impl Stat {
     }
 
     fn is_running(&self) -> bool {
-        self.0.first().is_some_and(|state| !matches!(state.as_str(), "Z" | "X"))
+        self.0
+            .first()
+            .is_some_and(|state| !matches!(state.as_str(), "Z" | "X"))
     }
 }
 
@@ -55,10 +59,16 @@ pub(super) fn members(root: u32) -> Result<Vec<u32>> {
 
 fn children_by_parent() -> Result<HashMap<u32, Vec<u32>>> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
-    for entry in fs::read_dir("/proc").context("measuring needs /proc, which this system doesn't have")? {
+    for entry in
+        fs::read_dir("/proc").context("measuring needs /proc, which this system doesn't have")?
+    {
         let name = entry?.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        let parent = Stat::of(pid).and_then(|stat| stat.field(4)).and_then(|parent| u32::try_from(parent).ok());
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        let parent = Stat::of(pid)
+            .and_then(|stat| stat.field(4))
+            .and_then(|parent| u32::try_from(parent).ok());
         if let Some(parent) = parent {
             children.entry(parent).or_default().push(pid);
         }
@@ -88,6 +98,11 @@ mod tests {
         assert!(tree.contains(&child.id()));
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(members(child.id()).unwrap_err().to_string().contains("died"));
+        assert!(
+            members(child.id())
+                .unwrap_err()
+                .to_string()
+                .contains("died")
+        );
     }
 }
