@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use mio::{Events, Interest, Poll, Token};
+use tokio::time::Instant;
 
 use crate::connection::{Connection, Opening};
 use crate::peer::{Heard, Peer, Seat};
@@ -22,6 +23,9 @@ use crate::scenario::Deadline;
 pub(crate) struct Swarm {
     peer: Peer,
     target: SocketAddr,
+    waiting: Waiting,
+    /// Time that was spent spinning without anything to do.
+    spun: Duration,
     /// Part of all room names, so that no two runs meet in a room.
     run: u64,
     poll: Poll,
@@ -32,6 +36,16 @@ pub(crate) struct Swarm {
     buffer: Vec<u8>,
     /// Where a message is put together before it is framed.
     message: Vec<u8>,
+}
+
+/// How readiness is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// Sleep until the kernel wakes this thread. On loopback the waking is done by whoever sends, so the server pays for it with each
+    /// delivery that finds this thread asleep, which no server on a network does.
+    Sleep,
+    /// Ask again and again. Needs a core of its own.
+    Spin,
 }
 
 /// How many connections, and where they go.
@@ -72,10 +86,12 @@ impl Swarm {
     ///
     /// # Errors
     /// The kernel gives no poll.
-    pub(crate) fn new(peer: Peer, target: SocketAddr) -> Result<Self> {
+    pub(crate) fn new(peer: Peer, target: SocketAddr, waiting: Waiting) -> Result<Self> {
         Ok(Self {
             peer,
             target,
+            waiting,
+            spun: Duration::ZERO,
             run: RandomState::new().hash_one("run"),
             poll: Poll::new().context("no poll")?,
             events: Events::with_capacity(EVENTS),
@@ -119,10 +135,7 @@ impl Swarm {
         wait: Duration,
         listener: &mut dyn FnMut(usize, Heard<'_>) -> Result<()>,
     ) -> Result<()> {
-        match self.poll.poll(&mut self.events, Some(wait)) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
-            outcome => outcome.context("waiting for readiness failed")?,
-        }
+        self.wait(wait)?;
         let Self {
             peer,
             events,
@@ -156,6 +169,11 @@ impl Swarm {
             receive().with_context(|| format!("connection {index}"))?;
         }
         Ok(())
+    }
+
+    /// Processor time that went into looking for work that wasn't there.
+    pub(crate) const fn spun(&self) -> Duration {
+        self.spun
     }
 
     /// Publishes from a connection.
@@ -192,6 +210,22 @@ impl Swarm {
     /// The peer's name, for reports.
     pub(crate) const fn peer(&self) -> &Peer {
         &self.peer
+    }
+
+    /// Leaves `events` empty if nothing became ready.
+    fn wait(&mut self, wait: Duration) -> Result<()> {
+        let (start, timeout) = match self.waiting {
+            Waiting::Sleep => (None, wait),
+            Waiting::Spin => (Some(Instant::now()), Duration::ZERO),
+        };
+        match self.poll.poll(&mut self.events, Some(timeout)) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => self.events.clear(),
+            outcome => outcome.context("waiting for readiness failed")?,
+        }
+        if self.events.is_empty() {
+            self.spun += start.map_or(Duration::ZERO, |start| start.elapsed());
+        }
+        Ok(())
     }
 
     fn connect(&mut self, plan: Plan) -> Result<()> {

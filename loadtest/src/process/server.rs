@@ -1,10 +1,14 @@
 //! The server under test: started here, or running already.
 
 use std::collections::VecDeque;
+use std::env;
+use std::ffi::OsString;
+use std::fs;
 use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{self, Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -22,6 +26,8 @@ pub(crate) struct Launch {
     pub(crate) program: PathBuf,
     /// Its arguments.
     pub(crate) arguments: Vec<String>,
+    /// The flag that gives it a directory of its own, which is removed when it has ended; `None` if it keeps nothing.
+    pub(crate) data_dir_flag: Option<&'static str>,
     /// Where it runs; `None`: wherever the kernel likes.
     pub(crate) cores: Option<Cores>,
 }
@@ -31,6 +37,15 @@ pub(crate) struct Launch {
 pub(crate) struct Server {
     address: SocketAddr,
     process: Process,
+    /// Where it keeps what outlives it, if it does.
+    data_dir: Option<DataDir>,
+}
+
+/// A directory that a server makes and this process removes.
+#[derive(Debug)]
+struct DataDir {
+    flag: &'static str,
+    path: PathBuf,
 }
 
 #[derive(Debug)]
@@ -54,8 +69,10 @@ impl Server {
             Some(cores) => cores.server_command(&launch.program),
             None => Command::new(&launch.program),
         };
+        let data_dir = launch.data_dir_flag.map(DataDir::new);
         command
             .args(&launch.arguments)
+            .args(data_dir.iter().flat_map(DataDir::arguments))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -68,6 +85,7 @@ impl Server {
         let mut server = Self {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             process,
+            data_dir,
         };
         server.address = server
             .await_address(&listening)
@@ -86,6 +104,7 @@ impl Server {
         Ok(Self {
             address,
             process: Process::Foreign { pid },
+            data_dir: None,
         })
     }
 
@@ -146,6 +165,31 @@ impl Drop for Server {
             child.kill().ok();
             child.wait().ok();
         }
+        // Only now does nobody write into it any more.
+        drop(self.data_dir.take());
+    }
+}
+
+impl DataDir {
+    fn new(flag: &'static str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("roomful-loadtest-{}-{number}", process::id());
+        Self {
+            flag,
+            path: env::temp_dir().join(name),
+        }
+    }
+
+    fn arguments(&self) -> [OsString; 2] {
+        [self.flag.into(), self.path.clone().into_os_string()]
+    }
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        // It isn't there if the server ended before it made it.
+        fs::remove_dir_all(&self.path).ok();
     }
 }
 
@@ -197,9 +241,10 @@ impl Log {
     }
 }
 
-/// The address in a log line with `listening` and `address`, whether the line is JSON or for people.
+/// The address in a log line with `listening` and `address`, whether the line is JSON or for people. An admin listener says the
+/// same, and is not where clients go.
 fn listening_address(line: &str) -> Option<SocketAddr> {
-    if !line.contains("listening") {
+    if !line.contains("listening") || line.contains("admin") {
         return None;
     }
     let (_, behind) = line.split_once("address")?;
@@ -226,6 +271,8 @@ mod tests {
         ] {
             assert_eq!(listening_address(line), expected, "{line}");
         }
+        let admin = r#"{"message":"listening","listener":"admin","address":"127.0.0.1:7401"}"#;
+        assert_eq!(listening_address(admin), None);
         assert_eq!(listening_address("address 127.0.0.1:1"), None);
         assert_eq!(listening_address("listening soon"), None);
         assert!(listening_address("listening address=[::1]:80").is_some());
@@ -239,6 +286,7 @@ mod tests {
                 "-c".to_owned(),
                 "echo no such option >&2; exit 3".to_owned(),
             ],
+            data_dir_flag: None,
             cores: None,
         };
         let text = format!("{:#}", Server::start(&launch).unwrap_err());
@@ -250,6 +298,23 @@ mod tests {
         );
     }
 
+    /// The shell takes the flag as its `$0` and the path as `$1`.
+    #[test]
+    fn a_servers_directory_goes_with_it() {
+        let script = "mkdir \"$1\"; echo listening address=127.0.0.1:9; exec sleep 60";
+        let launch = Launch {
+            program: "sh".into(),
+            arguments: vec!["-c".to_owned(), script.to_owned()],
+            data_dir_flag: Some("--data-dir"),
+            cores: None,
+        };
+        let server = Server::start(&launch).unwrap();
+        let path = server.data_dir.as_ref().unwrap().path.clone();
+        assert!(path.is_dir());
+        drop(server);
+        assert!(!path.exists());
+    }
+
     #[test]
     fn a_server_that_dies_later_explains_the_error() {
         let launch = Launch {
@@ -258,6 +323,7 @@ mod tests {
                 "-c".to_owned(),
                 "echo listening address=127.0.0.1:9; sleep 0.1; exit 5".to_owned(),
             ],
+            data_dir_flag: None,
             cores: None,
         };
         let mut server = Server::start(&launch).unwrap();

@@ -74,14 +74,14 @@ pub(crate) fn measure(subject: Subject, shape: Shape) -> Result<Measurement> {
     ];
     let mut measurement = Measurement::new("connect", subject.peer.name(), settings.to_vec());
     let pid = subject.pid;
-    let swarm = Swarm::new(subject.peer, subject.address)?;
+    let swarm = Swarm::new(subject.peer, subject.address, subject.waiting)?;
     let deadline = Deadline::after(Duration::try_from_secs_f64(timeout_s)?);
     let layout = Layout {
         publishers: 1,
         payload_bytes: Pattern::BYTES_MIN,
     };
 
-    let meter = Meter::start(pid)?;
+    let meter = Meter::start(pid, swarm.spun())?;
     let mut traffic = Traffic::open(
         swarm,
         Plan {
@@ -93,7 +93,7 @@ pub(crate) fn measure(subject: Subject, shape: Shape) -> Result<Measurement> {
         deadline,
     )?;
     traffic.rest()?;
-    let usage = meter.stop()?;
+    let usage = meter.stop(traffic.spun())?;
     traffic.call_the_roll()?;
 
     measurement.add(Figure::new(

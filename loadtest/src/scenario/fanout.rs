@@ -80,7 +80,7 @@ pub(crate) fn measure(subject: Subject, shape: Shape) -> Result<Measurement> {
     let mut measurement = Measurement::new("fanout", subject.peer.name(), shape.settings());
     let pid = subject.pid;
     let deadline = Deadline::after(Duration::try_from_secs_f64(shape.timeout_s)?);
-    let swarm = Swarm::new(subject.peer, subject.address)?;
+    let swarm = Swarm::new(subject.peer, subject.address, subject.waiting)?;
     let plan = Plan {
         connections: shape.members,
         room_members: shape.members,
@@ -93,9 +93,9 @@ pub(crate) fn measure(subject: Subject, shape: Shape) -> Result<Measurement> {
     run.stretch(shape.warmup_s, &mut Vec::new())?;
     let before = (run.traffic.published(), run.traffic.delivered());
     let mut own = Vec::new();
-    let meter = Meter::start(pid)?;
+    let meter = Meter::start(pid, run.traffic.spun())?;
     run.stretch(shape.duration_s, &mut own)?;
-    let usage = meter.stop()?;
+    let usage = meter.stop(run.traffic.spun())?;
     let publishes = run.traffic.published() - before.0;
     let deliveries = run.traffic.delivered() - before.1;
     ensure!(

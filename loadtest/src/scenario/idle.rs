@@ -68,7 +68,7 @@ pub(crate) fn measure(subject: Subject, shape: Shape) -> Result<Measurement> {
     let mut measurement = Measurement::new("idle", subject.peer.name(), settings.to_vec());
     let pid = subject.pid;
     let deadline = Deadline::after(Duration::try_from_secs_f64(shape.timeout_s)?);
-    let swarm = Swarm::new(subject.peer, subject.address)?;
+    let swarm = Swarm::new(subject.peer, subject.address, subject.waiting)?;
     let plan = Plan {
         connections: shape.connections,
         room_members: shape.room_members,

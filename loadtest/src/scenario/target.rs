@@ -12,6 +12,7 @@ use crate::console;
 use crate::peer::{Peer, PeerName, Roomful, Tungstenite};
 use crate::process::{Cores, Launch, Server, files_allowed};
 use crate::report::{self, Measurement};
+use crate::swarm::Waiting;
 
 /// Which server, for the scenarios' commands.
 #[derive(Debug, Clone, clap::Args)]
@@ -27,8 +28,9 @@ pub(crate) struct TargetArgs {
     pid: Option<u32>,
     #[command(flatten)]
     launch: LaunchArgs,
-    /// Run the server on one core and this program on another, with taskset; the server then gets one shard or thread
-    #[arg(long, conflicts_with = "url")]
+    /// Run the server on the first core and this program on the second, with taskset; the server then gets one shard or
+    /// thread. A server at --url stays where it is
+    #[arg(long)]
     pin: bool,
     /// Where to write the result as JSON, besides printing it
     #[arg(long, value_name = "FILE")]
@@ -63,6 +65,7 @@ pub(crate) enum Target {
         peer: PeerName,
         address: SocketAddr,
         pid: u32,
+        waiting: Waiting,
     },
 }
 
@@ -75,6 +78,8 @@ pub(crate) struct Subject {
     pub(crate) pid: u32,
     /// Its protocol.
     pub(crate) peer: Peer,
+    /// How this program waits for it.
+    pub(crate) waiting: Waiting,
 }
 
 impl TargetArgs {
@@ -83,18 +88,19 @@ impl TargetArgs {
     /// # Errors
     /// No such server, or it can't be pinned.
     pub(crate) fn target(&self) -> Result<Target> {
+        let cores = self
+            .pin
+            .then(Cores::pin_tester)
+            .transpose()
+            .context("can't pin")?;
         let (Some(url), Some(pid)) = (&self.url, self.pid) else {
-            let cores = self
-                .pin
-                .then(Cores::pin_tester)
-                .transpose()
-                .context("can't pin")?;
             return self.launch.target(self.peer, cores);
         };
         Ok(Target::Running {
             peer: self.peer,
             address: address(url)?,
             pid,
+            waiting: waiting(cores),
         })
     }
 }
@@ -146,6 +152,7 @@ impl LaunchArgs {
             launch: Launch {
                 program,
                 arguments,
+                data_dir_flag: (peer == PeerName::Roomful).then_some("--data-dir"),
                 cores,
             },
             config,
@@ -170,9 +177,12 @@ impl LaunchArgs {
             .to_str()
             .context("the configuration's path is not UTF-8")?;
         read(&self.config)?;
-        Ok(["serve", "--config", config, "--listen", "127.0.0.1:0"]
-            .map(str::to_owned)
-            .to_vec())
+        // The address is told at the level info.
+        let fixed = "--listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --log info";
+        let arguments = ["serve", "--config", config]
+            .into_iter()
+            .chain(fixed.split(' '));
+        Ok(arguments.map(str::to_owned).collect())
     }
 }
 
@@ -187,12 +197,15 @@ impl Target {
     ) -> Result<Measurement> {
         let (peer, mut server) = match self {
             Self::Start { peer, launch, .. } => (*peer, Server::start(launch)?),
-            Self::Running { peer, address, pid } => (*peer, Server::attach(*address, *pid)?),
+            Self::Running {
+                peer, address, pid, ..
+            } => (*peer, Server::attach(*address, *pid)?),
         };
         let subject = Subject {
             address: server.address(),
             pid: server.pid(),
             peer: speaker(peer),
+            waiting: self.waiting(),
         };
         scenario(subject).map_err(|error| server.explain(error))
     }
@@ -215,6 +228,13 @@ impl Target {
             .map(str::trim)
             .filter(|line| !line.is_empty() && !line.starts_with('#'));
         Ok(bare.map(str::to_owned).collect())
+    }
+
+    fn waiting(&self) -> Waiting {
+        match self {
+            Self::Start { launch, .. } => waiting(launch.cores),
+            Self::Running { waiting, .. } => *waiting,
+        }
     }
 
     /// How the server is run, for the report.
@@ -252,6 +272,15 @@ pub(crate) fn check_files(connections: usize) -> Result<()> {
             );
             Ok(())
         }
+    }
+}
+
+/// Spinning takes a core, so only where this program was given one.
+const fn waiting(cores: Option<Cores>) -> Waiting {
+    if cores.is_some() {
+        Waiting::Spin
+    } else {
+        Waiting::Sleep
     }
 }
 

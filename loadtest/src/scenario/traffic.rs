@@ -200,6 +200,11 @@ impl Traffic {
         self.rooms.iter().all(|room| room.verifier.is_complete())
     }
 
+    /// Processor time that went into looking for work that wasn't there.
+    pub(super) const fn spun(&self) -> Duration {
+        self.swarm.spun()
+    }
+
     /// Deliveries so far.
     pub(super) const fn delivered(&self) -> u64 {
         self.delivered

@@ -16,6 +16,7 @@ pub(crate) struct Meter {
     at: Instant,
     server: CpuTime,
     tester: CpuTime,
+    spun: Duration,
     machine: MachineTime,
 }
 
@@ -26,20 +27,21 @@ pub(crate) struct Usage {
     pub(crate) wall: Duration,
     /// The server's processor time.
     pub(crate) server: Duration,
-    /// This process's, without the server that it may have started.
+    /// This process's, without the server that it may have started and without what it spun away.
     pub(crate) tester: Duration,
     /// Everybody else's on this machine: caches and cores were shared with it.
     pub(crate) others: Duration,
 }
 
 impl Meter {
-    /// Begins now.
+    /// Begins now; `spun` is what this process has spun away so far.
     ///
     /// # Errors
     /// The server has ended.
-    pub(crate) fn start(pid: u32) -> Result<Self> {
+    pub(crate) fn start(pid: u32, spun: Duration) -> Result<Self> {
         Ok(Self {
             pid,
+            spun,
             machine: MachineTime::now()?,
             tester: CpuTime::of_process(process::id()),
             server: CpuTime::of_tree(pid)?,
@@ -51,16 +53,17 @@ impl Meter {
     ///
     /// # Errors
     /// The server has ended.
-    pub(crate) fn stop(&self) -> Result<Usage> {
+    pub(crate) fn stop(&self, spun: Duration) -> Result<Usage> {
         let wall = self.at.elapsed();
         let server = self.server.until(CpuTime::of_tree(self.pid)?);
-        let tester = self.tester.until(CpuTime::of_process(process::id()));
+        let process = self.tester.until(CpuTime::of_process(process::id()));
         let machine = self.machine.until(MachineTime::now()?);
+        let others = machine.saturating_sub(server + process);
         Ok(Usage {
             wall,
             server,
-            tester,
-            others: machine.saturating_sub(server + tester),
+            tester: process.saturating_sub(spun - self.spun),
+            others,
         })
     }
 }
