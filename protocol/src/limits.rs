@@ -15,7 +15,7 @@ pub const PAYLOAD_DEPTH_MAX: usize = DEPTH_MAX - 8;
 /// Most frames in one `batch`.
 pub const BATCH_FRAMES_MAX: usize = 256;
 
-/// Most entries, members or changes in one page. A page holds whole entries, so its bytes are bounded by the message limit first.
+/// Most entries or members in one page.
 pub const PAGE_MAX: usize = 1_000;
 
 /// Longest token in `hello` and `refresh`, in bytes.

@@ -114,7 +114,7 @@ impl fmt::Debug for Payload {
 }
 
 impl PayloadFormat {
-    const ALL: [Self; 4] = [Self::Binary, Self::Json, Self::Text, Self::MessagePack];
+    pub(crate) const ALL: [Self; 4] = [Self::Binary, Self::Json, Self::Text, Self::MessagePack];
 
     /// The name in the JSON form.
     #[must_use]

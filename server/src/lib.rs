@@ -1,1 +1,31 @@
-//! server
+//! The Roomful server as a library; `main.rs` is its command line.
+//!
+//! Read in this order: [`config`] (what can be set), [`auth`] (who may do what), [`session`] (who comes back), [`connection`] (one socket's state),
+//! [`room`] (what is ordered) over [`journal`] (where it is kept), [`shard`] (where all of these meet, without I/O), [`transport`] and [`http`] (the
+//! sockets), [`app`] (the wiring). [`clock`], [`directory`], [`wire`], [`metrics`], [`tasks`], [`shutdown`], [`logging`] and [`console`] serve them.
+
+pub mod config;
+
+pub mod auth;
+pub mod session;
+
+pub mod connection;
+
+pub mod journal;
+pub mod room;
+
+pub mod directory;
+pub mod shard;
+pub mod wire;
+
+pub mod http;
+pub mod transport;
+
+pub mod app;
+
+pub mod clock;
+pub mod console;
+pub mod logging;
+pub mod metrics;
+pub mod shutdown;
+pub mod tasks;

@@ -17,7 +17,7 @@ frame! {
         from: Option<Position> = None,
         /// Which way.
         direction: Direction = Direction::Backward,
-        /// At most this many entries, at least 1; the server may give fewer.
+        /// At most this many entries, at least 1; the server gives at most 1,000 and may give fewer.
         limit: u64 as Integer = 100,
     }
 }

@@ -17,7 +17,8 @@ macro_rules! frame {
         impl $crate::frame::Fields for $name {
             const CODE: u8 = $code;
             const NAME: &'static str = $text;
-            const FIELDS: &'static [&'static str] = &[$( stringify!($field) ),*];
+            const FIELDS: &'static [(&'static str, &'static str)] =
+                &[$( (stringify!($field), concat!($( stringify!($default) )?)) ),*];
 
             fn write<S: serde::ser::SerializeTuple>(&self, tuple: &mut S) -> Result<(), S::Error> {
                 $( tuple.serialize_element(&self.$field)?; )*
@@ -41,6 +42,13 @@ macro_rules! record {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub struct $name { $( $(#[$fmeta])* pub $field: $ty, )* }
+
+        #[cfg(test)]
+        impl $name {
+            /// As [`crate::frame::Fields::FIELDS`].
+            pub(crate) const FIELDS: &[(&str, &str)] =
+                &[$( (stringify!($field), concat!($( stringify!($default) )?)) ),*];
+        }
 
         impl serde::Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -108,7 +116,7 @@ macro_rules! frames {
 
             /// The fields of every frame of this direction, in the order of `TYPES`.
             #[cfg(test)]
-            pub(crate) const FIELDS: &[&[&str]] = &[$( <$variant as $crate::frame::Fields>::FIELDS, )*];
+            pub(crate) const FIELDS: &[&[(&str, &str)]] = &[$( <$variant as $crate::frame::Fields>::FIELDS, )*];
 
             /// The frame's name.
             #[must_use]

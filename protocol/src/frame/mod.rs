@@ -61,6 +61,9 @@ pub use signalled::Signalled;
 pub use token_expiring::TokenExpiring;
 pub use welcome::Welcome;
 
+#[cfg(test)]
+pub(crate) use {ok::REPLIES, presence::ACTIONS};
+
 use crate::id::RequestId;
 use macros::frames;
 
@@ -149,8 +152,8 @@ pub(crate) trait Fields: Sized {
     const CODE: u8;
     /// The type's name, the first element in JSON.
     const NAME: &'static str;
-    /// The names of the fields that follow it, in order.
-    const FIELDS: &'static [&'static str];
+    /// The fields that follow it, in order: their names and, where they may be left out, their defaults.
+    const FIELDS: &'static [(&'static str, &'static str)];
 
     /// Writes the fields in order.
     fn write<S: SerializeTuple>(&self, tuple: &mut S) -> Result<(), S::Error>;
@@ -221,6 +224,10 @@ macro_rules! wire_enum {
         $vis enum $name { $( $(#[$vmeta])* $variant = $code, )* }
 
         impl $name {
+            /// Numbers and names, as the specification lists them.
+            #[cfg(test)]
+            pub(crate) const LIST: &str = concat!($( $code, " `", $text, "` · ", )*);
+
             /// The name, as in JSON.
             #[must_use]
             $vis const fn name(self) -> &'static str {

@@ -107,6 +107,10 @@ wire_enum! {
     }
 }
 
+/// The replies, as the specification lists them.
+#[cfg(test)]
+pub(crate) const REPLIES: &str = ReplyKind::LIST;
+
 impl Serialize for Reply {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {

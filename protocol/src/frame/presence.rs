@@ -53,6 +53,10 @@ wire_enum! {
     }
 }
 
+/// The requests, as the specification lists them.
+#[cfg(test)]
+pub(crate) const ACTIONS: &str = Action::LIST;
+
 impl Serialize for PresenceRequest {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let elements = if matches!(self, Self::Get { .. }) {

@@ -1,7 +1,7 @@
 //! `presence` from the server: who came, changed and went since the last one.
 
 use super::macros::{frame, record};
-use super::wire::{Integer, Page};
+use super::wire::{Integer, Many};
 use super::wire_enum;
 use crate::id::{MemberId, RoomAlias, UserId};
 use crate::payload::Payload;
@@ -16,7 +16,7 @@ frame! {
         /// How many members there are now.
         occupancy: u64 as Integer,
         /// By ascending member number.
-        changes: Vec<PresenceChange> as Page<PresenceChange>,
+        changes: Vec<PresenceChange> as Many<PresenceChange>,
     }
 }
 

@@ -18,8 +18,14 @@ pub(crate) struct Integer(u64);
 /// An integer below 2^53, or nil.
 pub(crate) struct OptionalInteger(Option<u64>);
 
-/// At most [`PAGE_MAX`] of something. Room is made as they are read: an announced length costs nothing.
-pub(crate) struct Page<T>(Vec<T>);
+/// At most `MAX` of something. Room is made as they are read: an announced length costs nothing.
+pub(crate) struct List<T, const MAX: usize>(Vec<T>);
+
+/// A page.
+pub(crate) type Page<T> = List<T, PAGE_MAX>;
+
+/// As many as fit into the message.
+pub(crate) type Many<T> = List<T, { usize::MAX }>;
 
 impl<'de> Deserialize<'de> for Integer {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -34,23 +40,23 @@ impl<'de> Deserialize<'de> for OptionalInteger {
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Page<T> {
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for List<T, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Bounded<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Bounded<T> {
-            type Value = Page<T>;
+        struct Bounded<T, const MAX: usize>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for Bounded<T, MAX> {
+            type Value = List<T, MAX>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "an array of at most {PAGE_MAX}")
+                write!(f, "an array of at most {MAX}")
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Page<T>, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<List<T, MAX>, A::Error> {
                 let mut items = Vec::new();
                 while let Some(item) = seq.next_element()? {
-                    if items.len() == PAGE_MAX {
-                        return Err(de::Error::invalid_length(PAGE_MAX + 1, &self));
+                    if items.len() == MAX {
+                        return Err(de::Error::invalid_length(items.len() + 1, &self));
                     }
                     items.push(item);
                 }
-                Ok(Page(items))
+                Ok(List(items))
             }
         }
         deserializer.deserialize_any(Bounded(PhantomData))
@@ -69,8 +75,8 @@ impl From<OptionalInteger> for Option<u64> {
     }
 }
 
-impl<T> From<Page<T>> for Vec<T> {
-    fn from(page: Page<T>) -> Self {
-        page.0
+impl<T, const MAX: usize> From<List<T, MAX>> for Vec<T> {
+    fn from(list: List<T, MAX>) -> Self {
+        list.0
     }
 }

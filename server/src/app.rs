@@ -1,0 +1,359 @@
+//! The wiring: from a configuration to a running server and back to nothing.
+//!
+//! The only place that knows all parts. Everything that can fail at the start fails here, before anybody is let in, with one line that
+//! says what to do.
+
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::time::{sleep, timeout};
+
+use crate::auth::Authenticator;
+use crate::clock::Clock;
+use crate::config::{Config, DEFAULT_NAMESPACE, NamespaceConfig, Problems, is_loopback};
+use crate::connection::{Rate, Rates};
+use crate::directory::Directory;
+use crate::http::{self, Limits, Origin, OriginError, OriginRule, Readiness, Site};
+use crate::journal::HistoryBounds;
+use crate::metrics::Metrics;
+use crate::room::RoomSettings;
+use crate::room::operations::OperationBounds;
+use crate::session::DataFileError;
+use crate::session::generation::Generation;
+use crate::session::index::Sessions;
+use crate::session::token::{ResumeKey, ResumeKeyError};
+use crate::shard::{ShardSettings, Shared};
+use crate::shutdown::{Shutdown, signals};
+use crate::tasks::Tasks;
+use crate::transport::{Parts, Shards, ThreadEnded, Threads, TransportSettings};
+
+/// Why the server did not start, or ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// An address can't be listened on.
+    #[error("can't listen on {address} for the {listener} listener: {advice}")]
+    Listen {
+        /// Which listener.
+        listener: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// What to do.
+        advice: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The system gives no threads, timers or signals.
+    #[error("the system gives no threads or event queues")]
+    System(#[source] io::Error),
+    /// The keys for tokens are unusable.
+    #[error(transparent)]
+    Keys(#[from] Problems),
+    /// The key for resume tokens is unusable.
+    #[error(transparent)]
+    ResumeKey(#[from] ResumeKeyError),
+    /// The data directory is unusable.
+    #[error(transparent)]
+    Data(#[from] DataFileError),
+    /// A configured origin is none.
+    #[error("listen.origins: {text:?} is no origin")]
+    Origin {
+        /// As configured.
+        text: String,
+        /// Why not.
+        #[source]
+        source: OriginError,
+    },
+    /// A shard's thread has ended; what it held is gone, so the process ends too.
+    #[error(transparent)]
+    Thread(#[from] ThreadEnded),
+}
+
+/// Runs the server until it is told to stop.
+///
+/// # Errors
+/// It can't start, or a part of it that it can't do without has ended.
+pub fn run(config: &Config) -> Result<(), RunError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .enable_all()
+        .build()
+        .map_err(RunError::System)?;
+    let outcome = runtime.block_on(async { App::start(config).await?.serve().await });
+    // What is left is asked nothing any more.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// A server that has everything it needs and has let nobody in yet.
+struct App {
+    public: TcpListener,
+    admin: TcpListener,
+    shards: Shards,
+    threads: Threads,
+    metrics: Metrics,
+    tasks: Tasks,
+    readiness: Readiness,
+    origins: OriginRule,
+    limit: Duration,
+}
+
+impl App {
+    async fn start(config: &Config) -> Result<Self, RunError> {
+        let clock = Clock::system();
+        let origins = origin_rule(config)?;
+        let authenticator = authenticator(config)?;
+        let public = listen("public", config.listen.public).await?;
+        let admin = listen("admin", config.listen.admin).await?;
+        let data_dir = Path::new(&config.node.data_dir);
+        let resume_key = ResumeKey::open(&config.auth, data_dir)?;
+        let generation = Generation::begin(data_dir, clock.unix_ms())?;
+        let tasks = Tasks::new();
+        let metrics = Metrics::new(tasks.clone(), config.shard_count().get());
+        let parts = Parts {
+            shared: shared(config, resume_key, &clock),
+            counters: metrics.shards().to_vec(),
+            first_epoch: generation.first_epoch(),
+            authenticator,
+            clock,
+            settings: transport_settings(config),
+        };
+        let (shards, threads) = Shards::start(parts).map_err(RunError::System)?;
+        let (readiness, limit) = (
+            Readiness::new(),
+            Duration::from_millis(config.shutdown.limit_ms),
+        );
+        Ok(Self {
+            public,
+            admin,
+            shards,
+            threads,
+            metrics,
+            tasks,
+            readiness,
+            origins,
+            limit,
+        })
+    }
+
+    /// Serves until a signal, then says goodbye within the limit.
+    async fn serve(self) -> Result<(), RunError> {
+        let signal = signals().map_err(RunError::System)?;
+        let shutdown = Shutdown::new();
+        let site = http::Shared {
+            metrics: self.metrics.clone(),
+            readiness: self.readiness.clone(),
+            tasks: self.tasks.clone(),
+            limits: Limits::default(),
+        };
+        let public = Site::public(site.clone(), Arc::new(self.shards.clone()), self.origins);
+        let span = tracing::Span::none;
+        self.tasks.spawn(
+            "listener",
+            span(),
+            http::serve(self.public, public, shutdown.clone()),
+        );
+        self.tasks.spawn(
+            "listener",
+            span(),
+            http::serve(self.admin, Site::admin(site), shutdown.clone()),
+        );
+        self.readiness.ready();
+        tokio::select! {
+            signal = signal => tracing::info!(%signal, "stopping"),
+            ended = watch(&self.threads) => {
+                tracing::error!(error = %ended, "the server can't go on");
+                return Err(ended.into());
+            }
+        }
+        self.readiness.draining();
+        shutdown.trigger();
+        self.shards.drain(RECONNECT_SPREAD);
+        if timeout(self.limit, goodbye(&self.shards, &self.tasks))
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                connections = self.shards.connections(),
+                "not everybody took the goodbye in time"
+            );
+        }
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+async fn listen(listener: &'static str, address: SocketAddr) -> Result<TcpListener, RunError> {
+    TcpListener::bind(address).await.map_err(|source| {
+        let flag = if listener == "public" {
+            "--listen"
+        } else {
+            "--admin-listen"
+        };
+        let advice = match source.kind() {
+            io::ErrorKind::AddrInUse => {
+                format!(
+                    "another process has it; end that one, or choose another address with {flag}"
+                )
+            }
+            io::ErrorKind::PermissionDenied => {
+                format!("it needs privileges; choose a port above 1023 with {flag}")
+            }
+            _ => format!("choose another address with {flag}"),
+        };
+        RunError::Listen {
+            listener,
+            address,
+            advice,
+            source,
+        }
+    })
+}
+
+/// Comes back when a shard's thread has ended.
+async fn watch(threads: &Threads) -> ThreadEnded {
+    loop {
+        if let Err(ended) = threads.check() {
+            return ended;
+        }
+        sleep(WATCH_INTERVAL).await;
+    }
+}
+
+/// Comes back when everybody has gone.
+async fn goodbye(shards: &Shards, tasks: &Tasks) {
+    while shards.connections() > 0 {
+        sleep(GOODBYE_INTERVAL).await;
+    }
+    tasks.wait().await;
+}
+
+fn authenticator(config: &Config) -> Result<Option<Arc<Authenticator>>, RunError> {
+    if config.is_anonymous() {
+        return Ok(None);
+    }
+    Ok(Some(Arc::new(Authenticator::new(&config.auth)?)))
+}
+
+fn origin_rule(config: &Config) -> Result<OriginRule, RunError> {
+    let parse = |text: &str| {
+        Origin::parse(text).map_err(|source| RunError::Origin {
+            text: text.to_owned(),
+            source,
+        })
+    };
+    let listed: Vec<Origin> = config
+        .listen
+        .origins
+        .iter()
+        .map(|origin| parse(origin.as_str()))
+        .collect::<Result<_, _>>()?;
+    if config.is_anonymous() && is_loopback(config.listen.public) {
+        return Ok(OriginRule::Loopback { listed });
+    }
+    Ok(if listed.is_empty() {
+        OriginRule::SameHost
+    } else {
+        OriginRule::Listed(listed)
+    })
+}
+
+fn shared(config: &Config, resume_key: ResumeKey, clock: &Clock) -> Shared {
+    let shards = u16::try_from(config.shard_count().get()).unwrap_or(u16::MAX);
+    Shared {
+        directory: Directory::new(shards, config.node.rooms_max as u64),
+        sessions: Sessions::new(clock.unix_ms(), config.session.retention_ms),
+        settings: Arc::new(shard_settings(config, resume_key)),
+    }
+}
+
+fn shard_settings(config: &Config, resume_key: ResumeKey) -> ShardSettings {
+    let room = |namespace: &NamespaceConfig| Arc::new(room_settings(namespace, config));
+    let connection = &config.connection;
+    let others = config
+        .namespaces
+        .get(DEFAULT_NAMESPACE)
+        .filter(|_| config.is_anonymous());
+    ShardSettings {
+        namespaces: config
+            .namespaces
+            .iter()
+            .map(|(name, namespace)| (name.clone(), room(namespace)))
+            .collect(),
+        other_namespaces: others.map(room),
+        anonymous: config.is_anonymous(),
+        resume_key,
+        expiry_warning_ms: config.auth.expiry_warning_s * 1000,
+        session_retention_ms: config.session.retention_ms,
+        hello_timeout_ms: connection.hello_timeout_ms,
+        hello_bytes_max: connection.hello_bytes_max,
+        heartbeat_ms: connection.heartbeat_ms,
+        message_bytes_max: connection.message_bytes_max,
+        payload_bytes_max: connection.payload_bytes_max,
+        rooms_max: connection.rooms_max,
+        requests_max: u32::try_from(connection.requests_max).unwrap_or(u32::MAX),
+        rates: Rates {
+            errors: Rate::per_minute(connection.errors_per_minute_max),
+            messages: Rate::per_second(connection.messages_per_s, connection.messages_burst),
+            joins: Rate::per_second(connection.joins_per_s, connection.joins_burst),
+        },
+        outbox_bytes_max: connection.outbox_bytes_max,
+        outbox_messages_max: connection.outbox_messages_max,
+        write_stall_ms: connection.write_stall_ms,
+        members_per_look: MEMBERS_PER_LOOK,
+    }
+}
+
+fn room_settings(namespace: &NamespaceConfig, config: &Config) -> RoomSettings {
+    RoomSettings {
+        kind: namespace.kind.name().to_owned(),
+        history: HistoryBounds {
+            entries_max: namespace.history_entries_max,
+            bytes_max: namespace.history_bytes_max,
+            age_max_ms: namespace.history_age_max_ms,
+        },
+        operations: OperationBounds {
+            results_max: namespace.op_results_max,
+            window_ms: namespace.op_window_ms,
+            absent_max: namespace.members_max,
+        },
+        presence_grace_ms: namespace.presence_grace_ms,
+        presence_delta_ms: namespace.presence_delta_ms,
+        presence_value_bytes_max: namespace.presence_value_bytes_max,
+        members_max: namespace.members_max,
+        chunk_entries_max: namespace.catch_up_entries_max,
+        chunk_bytes_max: namespace.catch_up_bytes_max,
+        empty_ms: config.session.retention_ms,
+    }
+}
+
+fn transport_settings(config: &Config) -> TransportSettings {
+    TransportSettings {
+        connections_max: config.connection.connections_max,
+        kernel_unsent_bytes_max: config.connection.kernel_unsent_bytes_max,
+        turn_budget: Duration::from_micros(config.shard.turn_budget_us),
+        mailbox_bytes_max: config.shard.mailbox_bytes_max,
+        imbalance_max: config.placement.imbalance_max,
+        message_bytes_max: config.connection.message_bytes_max,
+        verifier_threads: NonZeroUsize::new(config.auth.pool_threads).unwrap_or(NonZeroUsize::MIN),
+        verifier_queue_max: config.auth.pool_queue_max,
+    }
+}
+
+/// Threads for HTTP, pages and metrics: two, so that a slow scrape does not keep a handshake waiting.
+const CONTROL_THREADS: usize = 2;
+
+/// Within which time the connections of a stopping server are told to come back.
+const RECONNECT_SPREAD: Duration = Duration::from_secs(1);
+
+/// A look at the clock is cheap beside the system call that a member costs, and a turn of 64 members is far below any budget.
+const MEMBERS_PER_LOOK: usize = 64;
+
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+
+const GOODBYE_INTERVAL: Duration = Duration::from_millis(10);

@@ -1,0 +1,309 @@
+//! What an operator can set: read once at the start, typed ever after.
+//!
+//! `main` loads a [`Config`] and hands each component its part; nothing else reads the environment, and nothing reads a
+//! configuration file twice. Loading promises that unknown keys and bad values are reported all at once, each with its place,
+//! before anything is bound or written. What a value means is left to the component that gets it.
+//!
+//! `sections` is the table of all keys; the rest is the machinery around it.
+
+mod choice;
+mod key;
+mod print;
+mod problem;
+mod relation;
+mod secret;
+mod section;
+mod sections;
+mod setting;
+mod source;
+mod value;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+
+pub use choice::{Algorithm, LogFilter, LogFormat, RoomKind, WebOrigin};
+pub use key::{KeyConfig, KeySource};
+pub use problem::{Place, Problem, Problems};
+pub use secret::{Secret, SecretKey};
+pub use sections::{
+    AuthConfig, ConnectionConfig, ListenConfig, LogConfig, NamespaceConfig, NodeConfig,
+    PlacementConfig, SessionConfig, ShardConfig, ShutdownConfig,
+};
+pub use source::{Flag, Sources};
+
+use problem::Report;
+use section::{Section, report_unknown, set_field, set_fields};
+use value::{Entry, Node, Value};
+
+/// Everything that an operator can set. `Default` is what an empty file gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Keys without a section: `data_dir`, `shards`.
+    pub node: NodeConfig,
+    /// `[listen]`
+    pub listen: ListenConfig,
+    /// `[auth]`
+    pub auth: AuthConfig,
+    /// `[connection]`
+    pub connection: ConnectionConfig,
+    /// `[session]`
+    pub session: SessionConfig,
+    /// `[placement]`
+    pub placement: PlacementConfig,
+    /// `[shard]`
+    pub shard: ShardConfig,
+    /// `[shutdown]`
+    pub shutdown: ShutdownConfig,
+    /// `[log]`
+    pub log: LogConfig,
+    /// `[namespaces.<name>]`, by name. Has [`DEFAULT_NAMESPACE`] and the shipped ones; a file may add more.
+    pub namespaces: BTreeMap<String, NamespaceConfig>,
+}
+
+impl Config {
+    /// Reads a configuration: defaults < file < environment < flags.
+    ///
+    /// # Errors
+    /// Everything that is wrong in any of the sources, relations between keys and unreadable keys included.
+    pub fn load(sources: &Sources) -> Result<Self, Problems> {
+        let mut report = Report::default();
+        let mut config = Self::default();
+        for entry in sources.read(&mut report) {
+            config.set(&entry, &mut report);
+        }
+        // A wrong value leaves its default, which may clash with a right one: relations are judged only over right values.
+        if report.problems.is_empty() {
+            let relations = relation::check(&config);
+            let placed = relations
+                .iter()
+                .map(|wrong| wrong.at(report.place(&wrong.keys)));
+            report.problems = placed.collect();
+        }
+        report.problems.extend(key_problems(&config.auth, &report));
+        Problems::check(report.problems)?;
+        Ok(config)
+    }
+
+    /// Checks the relations between keys, for a configuration that a program has built.
+    ///
+    /// # Errors
+    /// Everything that doesn't fit together, such as an anonymous server on a public address.
+    pub fn validate(&self) -> Result<(), Problems> {
+        Problems::check(
+            relation::check(self)
+                .iter()
+                .map(|wrong| wrong.at(Place::Default))
+                .collect(),
+        )
+    }
+
+    /// Whether everybody may connect, because there is no key to verify a token with.
+    #[must_use]
+    pub const fn is_anonymous(&self) -> bool {
+        self.auth.keys.is_empty() && self.auth.jwks_file.is_none()
+    }
+
+    /// What an operator should know at the start, although nothing is wrong.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let public = self.listen.public;
+        match (self.is_anonymous(), self.listen.allow_anonymous) {
+            (true, _) if is_loopback(public) => vec![
+                "no keys are configured: everybody on this machine may do everything (see auth.keys)".to_owned(),
+            ],
+            (true, _) => vec![format!(
+                "no keys are configured: everybody who reaches {public} may do everything (see auth.keys)"
+            )],
+            (false, true) => {
+                vec!["listen.allow_anonymous has no effect, since keys are configured: every client needs a token".to_owned()]
+            }
+            (false, false) => Vec::new(),
+        }
+    }
+
+    /// How many shards there are: `shards`, or one per core for 0.
+    #[must_use]
+    pub fn shard_count(&self) -> NonZeroUsize {
+        NonZeroUsize::new(self.node.shards).unwrap_or_else(|| {
+            let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+            cores.min(SHARDS_MAX)
+        })
+    }
+
+    /// The rooms of a namespace. An unknown one is served as `default` where the server is anonymous, and not at all where it
+    /// isn't: a token's owner should not be able to invent namespaces.
+    #[must_use]
+    pub fn namespace(&self, name: &str) -> Option<&NamespaceConfig> {
+        let fallback = || {
+            self.namespaces
+                .get(DEFAULT_NAMESPACE)
+                .filter(|_| self.is_anonymous())
+        };
+        self.namespaces.get(name).or_else(fallback)
+    }
+
+    /// The configuration as TOML: every key with its documentation, default and value, which [`Config::load`] reads back.
+    /// Secrets are redacted.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        print::to_toml(self)
+    }
+
+    /// Every section but the namespaces, by name; the one without a name first, as TOML wants it.
+    fn sections(&mut self) -> Vec<(&'static str, &mut dyn Section)> {
+        vec![
+            ("", &mut self.node),
+            ("listen", &mut self.listen),
+            ("auth", &mut self.auth),
+            ("connection", &mut self.connection),
+            ("session", &mut self.session),
+            ("placement", &mut self.placement),
+            ("shard", &mut self.shard),
+            ("shutdown", &mut self.shutdown),
+            ("log", &mut self.log),
+        ]
+    }
+
+    /// Takes one entry of the top level: a key without a section, or a section.
+    fn set(&mut self, entry: &Entry, report: &mut Report) {
+        let Entry { key, node } = entry;
+        if key == "namespaces" {
+            return self.set_namespaces(node, report);
+        }
+        if let Some(field) = self
+            .node
+            .fields()
+            .iter_mut()
+            .find(|field| field.name == key)
+        {
+            return set_field(field, key, node, report);
+        }
+        let section = self.sections().into_iter().find(|(name, _)| name == key);
+        match (section, &node.value) {
+            (Some((name, section)), Value::Table(entries)) => {
+                set_fields(section, &format!("{name}."), entries, report);
+            }
+            (Some((name, _)), _) => {
+                report.add(&node.place, format!("{name} has to be a table, [{name}]"));
+            }
+            (None, value) => {
+                let known = self.keys();
+                paths(key, value).for_each(|path| {
+                    report_unknown(&path, &node.place, known.iter().cloned(), report);
+                });
+            }
+        }
+    }
+
+    fn set_namespaces(&mut self, node: &Node, report: &mut Report) {
+        let Value::Table(entries) = &node.value else {
+            return report.add(
+                &node.place,
+                "namespaces holds tables: [namespaces.<name>]".to_owned(),
+            );
+        };
+        for Entry { key: name, node } in entries {
+            let Value::Table(entries) = &node.value else {
+                report.add(
+                    &node.place,
+                    format!("namespaces.{name} has to be a table, [namespaces.{name}]"),
+                );
+                continue;
+            };
+            if !relation::is_namespace(name) {
+                let text = format!(
+                    "{name:?} is no namespace; allowed are 1 to 32 of a-z 0-9 - with a letter first"
+                );
+                report.add(&node.place, text);
+                continue;
+            }
+            let namespace = self.namespaces.entry(name.clone()).or_default();
+            set_fields(namespace, &format!("namespaces.{name}."), entries, report);
+        }
+    }
+
+    /// Every key, for hints.
+    fn keys(&mut self) -> Vec<String> {
+        let sections = self.sections().into_iter().flat_map(|(name, section)| {
+            let prefix = if name.is_empty() {
+                String::new()
+            } else {
+                format!("{name}.")
+            };
+            section
+                .fields()
+                .iter()
+                .map(|field| format!("{prefix}{}", field.name))
+                .collect::<Vec<_>>()
+        });
+        sections.collect()
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            node: NodeConfig::default(),
+            listen: ListenConfig::default(),
+            auth: AuthConfig::default(),
+            connection: ConnectionConfig::default(),
+            session: SessionConfig::default(),
+            placement: PlacementConfig::default(),
+            shard: ShardConfig::default(),
+            shutdown: ShutdownConfig::default(),
+            log: LogConfig::default(),
+            namespaces: NAMESPACES
+                .map(|name| (name.to_owned(), NamespaceConfig::default()))
+                .into(),
+        }
+    }
+}
+
+/// Whether an address is reached from this machine alone.
+#[must_use]
+pub fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+/// What is wrong with the keys that the configuration names, so that a missing key file is reported with everything else.
+fn key_problems(auth: &AuthConfig, report: &Report) -> Vec<Problem> {
+    let Err(problems) = crate::auth::Authenticator::new(auth) else {
+        return Vec::new();
+    };
+    let placed = problems
+        .as_slice()
+        .iter()
+        .map(|problem| match problem.place {
+            Place::Default => Problem {
+                place: report.place(&["auth.jwks_file".to_owned()]),
+                ..problem.clone()
+            },
+            _ => problem.clone(),
+        });
+    placed.collect()
+}
+
+/// The keys that an unknown entry of the top level holds.
+fn paths<'a>(key: &'a str, value: &'a Value) -> Box<dyn Iterator<Item = String> + 'a> {
+    match value {
+        Value::Table(entries) => Box::new(
+            entries
+                .iter()
+                .map(move |entry| format!("{key}.{}", entry.key)),
+        ),
+        _ => Box::new(std::iter::once(key.to_owned())),
+    }
+}
+
+/// The namespace that serves unknown names on an anonymous server.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// The namespaces that need no configuration.
+const NAMESPACES: [&str; 5] = ["auction", "chat", DEFAULT_NAMESPACE, "doc", "game"];
+
+/// Shards beyond this cost more in messages between them than another core gives.
+const SHARDS_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("64 is not 0");
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,143 @@
+//! What two keys say together: rules that no single value can break.
+
+use roomful_protocol::id::RoomName;
+
+use super::problem::{Place, Problem};
+use super::{Config, NamespaceConfig, is_loopback};
+
+/// A relation that doesn't hold.
+#[derive(Debug)]
+pub(super) struct Wrong {
+    /// The keys in it; the first that was given is where it is mended.
+    pub(super) keys: Vec<String>,
+    text: String,
+}
+
+impl Wrong {
+    /// The problem, at the place of one of its keys.
+    pub(super) fn at(&self, place: Place) -> Problem {
+        Problem {
+            place,
+            text: self.text.clone(),
+        }
+    }
+}
+
+/// Every relation that doesn't hold.
+pub(super) fn check(config: &Config) -> Vec<Wrong> {
+    let mut wrong = listen(config);
+    wrong.extend(connection(config));
+    wrong.extend(auth(config));
+    config
+        .namespaces
+        .iter()
+        .for_each(|(name, namespace)| wrong.extend(self::namespace(config, name, namespace)));
+    wrong
+}
+
+/// Whether a text can stand before a room name's colon.
+pub(super) fn is_namespace(name: &str) -> bool {
+    !name.contains(':') && RoomName::parse(format!("{name}:x").as_bytes()).is_ok()
+}
+
+fn listen(config: &Config) -> Vec<Wrong> {
+    let listen = &config.listen;
+    let mut wrong = Vec::new();
+    if config.is_anonymous() && !listen.allow_anonymous && !is_loopback(listen.public) {
+        wrong.push(Wrong {
+            keys: keys(["listen.public"]),
+            text: format!(
+                "listen.public is {} and no keys are configured, so everybody who reaches it could do everything; \
+                 configure auth.keys, listen on 127.0.0.1, or say --allow-anonymous",
+                listen.public
+            ),
+        });
+    }
+    if listen.public == listen.admin && listen.public.port() != 0 {
+        wrong.push(Wrong {
+            keys: keys(["listen.admin", "listen.public"]),
+            text: format!("listen.public and listen.admin are both {}", listen.public),
+        });
+    }
+    wrong
+}
+
+fn connection(config: &Config) -> Vec<Wrong> {
+    let connection = &config.connection;
+    let payload = Side("connection.payload_bytes_max", connection.payload_bytes_max);
+    let message = Side("connection.message_bytes_max", connection.message_bytes_max);
+    let outbox = Side("connection.outbox_bytes_max", connection.outbox_bytes_max);
+    let mut wrong = at_most(payload.plus(ENVELOPE_BYTES), message);
+    wrong.extend(at_most(message, outbox));
+    wrong
+}
+
+fn auth(config: &Config) -> Vec<Wrong> {
+    let auth = &config.auth;
+    at_most(
+        Side("auth.expiry_warning_s", auth.expiry_warning_s),
+        Side("auth.lifetime_max_s", auth.lifetime_max_s),
+    )
+}
+
+fn namespace(config: &Config, name: &str, namespace: &NamespaceConfig) -> Vec<Wrong> {
+    let key = |key: &str| format!("namespaces.{name}.{key}");
+    let (value, history, chunk, grace) = (
+        key("presence_value_bytes_max"),
+        key("history_bytes_max"),
+        key("catch_up_bytes_max"),
+        key("presence_grace_ms"),
+    );
+    let payload = Side(
+        "connection.payload_bytes_max",
+        config.connection.payload_bytes_max,
+    );
+    let outbox = Side(
+        "connection.outbox_bytes_max",
+        config.connection.outbox_bytes_max,
+    );
+    let retention = Side("session.retention_ms", config.session.retention_ms);
+    let mut wrong = at_most(Side(&value, namespace.presence_value_bytes_max), payload);
+    wrong.extend(at_most(
+        payload,
+        Side(&history, namespace.history_bytes_max),
+    ));
+    wrong.extend(at_most(Side(&chunk, namespace.catch_up_bytes_max), outbox));
+    wrong.extend(at_most(
+        Side(&grace, namespace.presence_grace_ms),
+        retention,
+    ));
+    wrong
+}
+
+/// A key and its value, or what the value comes to.
+#[derive(Debug, Clone, Copy)]
+struct Side<'a, T>(&'a str, T);
+
+impl Side<'_, usize> {
+    fn plus(self, more: usize) -> Self {
+        Self(self.0, self.1 + more)
+    }
+}
+
+fn at_most<T: PartialOrd + Copy + std::fmt::Display>(
+    less: Side<'_, T>,
+    more: Side<'_, T>,
+) -> Vec<Wrong> {
+    if less.1 <= more.1 {
+        return Vec::new();
+    }
+    let text = format!("{} needs {}, but {} is {}", less.0, less.1, more.0, more.1);
+    vec![Wrong {
+        keys: keys([less.0, more.0]),
+        text,
+    }]
+}
+
+fn keys<const N: usize>(keys: [&str; N]) -> Vec<String> {
+    keys.map(str::to_owned).into()
+}
+
+/// Room for everything in a publish or signal but its payload: the tag, five integers of at most nine bytes, a key of 64, and
+/// in JSON the names and brackets around them.
+const ENVELOPE_BYTES: usize = 1_024;

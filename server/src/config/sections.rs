@@ -1,0 +1,195 @@
+//! Every key that there is: the one table behind the structs, the defaults, the reader and `print-config`.
+//!
+//! Units are in the names: `_ms` milliseconds, `_s` seconds (or "per second" after `_per`), `_us` microseconds, `_bytes`
+//! bytes; `_max` is the largest value that still passes.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use roomful_protocol::frame::Durability;
+
+use super::choice::{LogFilter, LogFormat, RoomKind, WebOrigin};
+use super::key::KeyConfig;
+use super::secret::SecretKey;
+use super::section::{Field, Section, section};
+use super::setting::Range;
+
+section! {
+    /// The node itself.
+    pub struct NodeConfig {
+        /// Directory for what outlives the process: the resume key and the generation. Made at the first start.
+        /// Relative to the working directory.
+        data_dir: PathBuf = PathBuf::from("./roomful-data");
+        /// Threads that hold connections and rooms. 0 takes one per core, at most 64.
+        shards: usize = 0, 0..=64;
+        /// Rooms that are open on the node at a time.
+        rooms_max: usize = 100_000, 1..=100_000_000;
+    }
+}
+
+section! {
+    /// Where the server listens, and to whom.
+    pub struct ListenConfig {
+        /// Address of the public listener: WebSocket, pages, health. Port 0 lets the system choose.
+        public: SocketAddr = loopback(7400);
+        /// Address of the admin listener. It also serves /metrics when the public listener isn't loopback.
+        admin: SocketAddr = loopback(7401);
+        /// Lets a server without keys listen beyond loopback, where everybody may then do everything.
+        allow_anonymous: bool = false;
+        /// Web origins that browsers may connect from, such as `https://app.example.com`. Compared exactly.
+        origins: Vec<WebOrigin> = Vec::new();
+    }
+}
+
+section! {
+    /// Who may connect. Without any key the server is anonymous: everybody may do everything, from this machine alone.
+    pub struct AuthConfig {
+        /// Keys that tokens (JWT) are verified with. A list of tables, each with an `algorithm` (HS256, RS256, ES256, EdDSA)
+        /// and its key; an `id` where tokens name their key (`kid`):
+        ///   { id = "main", algorithm = "HS256", secret = "at least 32 bytes" }
+        ///   { id = "file", algorithm = "HS256", secret_file = "secret.txt" }
+        ///   { id = "rsa", algorithm = "RS256", public_key_file = "public.pem" }
+        keys: Vec<KeyConfig> = Vec::new();
+        /// A JWK Set (RFC 7517) with more keys, read at the start.
+        jwks_file: Option<PathBuf> = None;
+        /// What a token's `aud` has to be or contain. Where this isn't set, a token must not have one (RFC 7519 §4.1.3).
+        audience: Option<String> = None;
+        /// What a token's `iss` has to be. Where this isn't set, it isn't looked at.
+        issuer: Option<String> = None;
+        /// How far the clocks of this node and of the token's issuer may differ, in seconds.
+        leeway_s: u64 = 30, 0..=600;
+        /// Longest lifetime of a token, from its `iat` (or now) to its `exp`, in seconds.
+        lifetime_max_s: u64 = 86_400, 1..=31_536_000;
+        /// How long before its expiry a client is told to refresh its token, in seconds.
+        expiry_warning_s: u64 = 60, 0..=86_400;
+        /// Threads that verify tokens whose signature is costly (RS256, ES256, EdDSA).
+        pool_threads: usize = 1, 1..=64;
+        /// Tokens that wait for those threads at a time; beyond it a connection is told to try later.
+        pool_queue_max: usize = 1_024, 1..=1_000_000;
+        /// Key that resume tokens are signed with: 64 hexadecimal digits, the same on every node of a cluster. Where it isn't
+        /// set, the node makes one and keeps it in the data directory.
+        resume_key: Option<SecretKey> = None;
+    }
+}
+
+section! {
+    /// Bounds of one connection, and of how many there are.
+    pub struct ConnectionConfig {
+        /// Connections at a time.
+        connections_max: usize = 100_000, 1..=10_000_000;
+        /// Time from the first byte to a complete `hello`, in milliseconds.
+        hello_timeout_ms: u64 = 10_000, 10..=600_000;
+        /// Bytes that are read before a `hello` is answered, `hello` and the frames right behind it together.
+        hello_bytes_max: usize = 65_536, 1_024..=16_777_216;
+        /// How often a silent client pings, in milliseconds. After two of these in silence the connection is given up.
+        heartbeat_ms: u64 = 25_000, 10..=3_600_000;
+        /// Longest message from a client, in bytes.
+        message_bytes_max: usize = 65_536, 2_048..=16_777_216;
+        /// Longest payload of a publish, a signal or a presence value, in bytes. At least 1024 less than a message, for the
+        /// frame around it.
+        payload_bytes_max: usize = 61_440, 1..=16_777_216;
+        /// Rooms that a connection is in at a time.
+        rooms_max: usize = 128, 1..=65_536;
+        /// Requests of a connection without a reply at a time; beyond it the server stops reading.
+        requests_max: usize = 256, 1..=65_536;
+        /// Bad frames of a connection per minute; beyond it the connection is closed.
+        errors_per_minute_max: u64 = 16, 1..=1_000_000;
+        /// Bytes that wait to be written to a connection.
+        outbox_bytes_max: usize = 1_048_576, 4_096..=1_073_741_824;
+        /// Messages that wait to be written to a connection.
+        outbox_messages_max: usize = 4_096, 16..=1_000_000;
+        /// Bytes that the kernel holds unsent for a connection.
+        kernel_unsent_bytes_max: usize = 65_536, 4_096..=16_777_216;
+        /// How long a connection may take no byte while some wait, in milliseconds.
+        write_stall_ms: u64 = 15_000, 10..=600_000;
+        /// Messages of a connection per second, on average. A large number switches this off.
+        messages_per_s: u64 = 100, 1..=1_000_000_000;
+        /// Messages of a connection at once, before the average counts.
+        messages_burst: u64 = 200, 1..=1_000_000_000;
+        /// Joins of a connection per second, on average. A large number switches this off.
+        joins_per_s: u64 = 50, 1..=1_000_000_000;
+        /// Joins of a connection at once, before the average counts.
+        joins_burst: u64 = 200, 1..=1_000_000_000;
+    }
+}
+
+section! {
+    /// Sessions: what a client keeps over a reconnect.
+    pub struct SessionConfig {
+        /// How long a session outlives its connection, in milliseconds. At least every namespace's presence grace.
+        retention_ms: u64 = 120_000, 0..=86_400_000;
+    }
+}
+
+section! {
+    /// What the rooms of a namespace are: the part of their name before the colon. A new name starts with these defaults; the
+    /// namespace `default` serves unknown names, and only on an anonymous server.
+    pub struct NamespaceConfig {
+        /// What a room does with what is published.
+        kind: RoomKind = RoomKind::Relay;
+        /// What an acknowledged publish survives.
+        durability: Durability = Durability::Memory;
+        /// Entries of history that a room keeps.
+        history_entries_max: usize = 1_000, 1..=10_000_000;
+        /// Bytes of history that a room keeps. At least one payload.
+        history_bytes_max: usize = 1_048_576, 1_024..=1_099_511_627_776;
+        /// Age of the oldest entry of history that a room keeps, in milliseconds.
+        history_age_max_ms: u64 = 3_600_000, 1..=31_536_000_000;
+        /// How long a member whose connection is lost stays in the room, in milliseconds.
+        presence_grace_ms: u64 = 15_000, 0..=86_400_000;
+        /// How long changes of presence are gathered before they are sent, in milliseconds. 0 sends each turn's at its end.
+        presence_delta_ms: u64 = 100, 0..=60_000;
+        /// Longest presence value, in bytes. At most one payload.
+        presence_value_bytes_max: usize = 4_096, 1..=16_777_216;
+        /// Members of a room at a time.
+        members_max: usize = 100_000, 1..=10_000_000;
+        /// Results that a room keeps per producer, to answer a resent publish.
+        op_results_max: usize = 128, 1..=65_536;
+        /// How long a result is kept, in milliseconds.
+        op_window_ms: u64 = 300_000, 1..=86_400_000;
+        /// Entries in one chunk of a recovery.
+        catch_up_entries_max: usize = 256, 1..=65_536;
+        /// Bytes in one chunk of a recovery. At most what an outbox holds.
+        catch_up_bytes_max: usize = 65_536, 1_024..=16_777_216;
+    }
+}
+
+section! {
+    /// Which shard a new connection goes to.
+    pub struct PlacementConfig {
+        /// Connections by which the shard of a placement key may exceed the least loaded one before it is passed over.
+        imbalance_max: usize = 1_024, 0..=10_000_000;
+    }
+}
+
+section! {
+    /// Bounds of one shard.
+    pub struct ShardConfig {
+        /// How long one turn of fan-out may take before others get theirs, in microseconds.
+        turn_budget_us: u64 = 2_000, 100..=1_000_000;
+        /// Bytes that wait in a shard's mailbox. A room whose messages don't fit is fetched from its history instead.
+        mailbox_bytes_max: usize = 67_108_864, 65_536..=17_179_869_184;
+    }
+}
+
+section! {
+    /// The end of the process.
+    pub struct ShutdownConfig {
+        /// How long saying goodbye may take, in milliseconds.
+        limit_ms: u64 = 10_000, 0..=600_000;
+    }
+}
+
+section! {
+    /// Logs, on standard error.
+    pub struct LogConfig {
+        /// How a line looks.
+        format: LogFormat = LogFormat::Auto;
+        /// What is logged: a level, or levels per module such as "info,roomful_server::session=debug".
+        filter: LogFilter = LogFilter::info();
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}

@@ -1,0 +1,170 @@
+//! A connection as its shard sees it: who it is, what it is in, and what it still owes and is owed.
+//!
+//! Plain data that the shard's code reads and changes; the socket is elsewhere. An idle connection owns no buffer.
+
+pub mod outbox;
+mod rate;
+
+use roomful_protocol::codec::Encoding;
+use roomful_protocol::frame::{ClientFrame, Hello};
+use roomful_protocol::id::{MemberId, ProducerId, RequestId, RoomAlias, RoomId, SessionId};
+
+use crate::auth::Identity;
+use crate::shard::message::{Attachment, ConnectionId};
+use outbox::Outbox;
+pub use rate::{Bucket, Rate};
+
+/// One connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its slot and use.
+    pub id: ConnectionId,
+    /// How its frames are written.
+    pub encoding: Encoding,
+    /// How far it has come.
+    pub phase: Phase,
+    /// Messages of this turn that leave with its first write, or at its end.
+    pub staged: Vec<u8>,
+    /// What could not be written. While there is one, nothing is written past it.
+    pub outbox: Option<Box<Outbox>>,
+    /// When something was heard last, on the monotonic clock.
+    pub heard_ms: u64,
+    /// Whether the client has been pinged since.
+    pub pinged: bool,
+    /// When something could be written last while there was an outbox.
+    pub progress_ms: u64,
+    /// Requests that are with an owner.
+    pub in_flight: u32,
+    /// Whether it is read no more until requests come back.
+    pub paused: bool,
+    /// How many bad frames it may still send.
+    pub errors: Bucket,
+    /// How many messages it may still send.
+    pub messages: Bucket,
+    /// How many joins it may still send.
+    pub joins: Bucket,
+}
+
+/// How far a connection has come.
+#[derive(Debug)]
+pub enum Phase {
+    /// It has not said who it is.
+    Hello {
+        /// Bytes received so far.
+        bytes: usize,
+    },
+    /// Its token is being checked; what it sends meanwhile waits.
+    Authenticating {
+        /// Bytes received so far.
+        bytes: usize,
+        /// What it said.
+        hello: Box<Hello>,
+        /// What it sent after.
+        waiting: Vec<ClientFrame>,
+    },
+    /// It has a session.
+    Open(Box<Open>),
+}
+
+/// What an open connection has.
+#[derive(Debug)]
+pub struct Open {
+    /// Who it is and what it may do.
+    pub identity: Identity,
+    /// Whether the user is the server's invention.
+    pub anonymous: bool,
+    /// Its session.
+    pub session: SessionId,
+    /// Which attachment of it.
+    pub attachment: Attachment,
+    /// The rooms it is in.
+    pub memberships: Vec<Membership>,
+    /// Joins on their way.
+    pub joining: Vec<(RequestId, RoomId)>,
+    /// The request of a `refresh` whose token is being checked.
+    pub refreshing: Option<RequestId>,
+}
+
+/// A room that a connection is in.
+#[derive(Debug, Clone, Copy)]
+pub struct Membership {
+    /// The room.
+    pub room: RoomAlias,
+    /// The member's number.
+    pub member: MemberId,
+    /// The member's index in the hub.
+    pub index: u32,
+    /// The attachment with which it was joined.
+    pub attachment: Attachment,
+    /// Its producer there.
+    pub producer: Option<ProducerId>,
+}
+
+impl Connection {
+    /// A connection that has said nothing.
+    #[must_use]
+    pub fn new(id: ConnectionId, encoding: Encoding, now_ms: u64, rates: &Rates) -> Self {
+        Self {
+            id,
+            encoding,
+            phase: Phase::Hello { bytes: 0 },
+            staged: Vec::new(),
+            outbox: None,
+            heard_ms: now_ms,
+            pinged: false,
+            progress_ms: now_ms,
+            in_flight: 0,
+            paused: false,
+            errors: Bucket::full(rates.errors, now_ms),
+            messages: Bucket::full(rates.messages, now_ms),
+            joins: Bucket::full(rates.joins, now_ms),
+        }
+    }
+
+    /// What it has once it is open.
+    #[must_use]
+    pub fn open(&self) -> Option<&Open> {
+        match &self.phase {
+            Phase::Open(open) => Some(open),
+            Phase::Hello { .. } | Phase::Authenticating { .. } => None,
+        }
+    }
+
+    /// What it has once it is open.
+    pub fn open_mut(&mut self) -> Option<&mut Open> {
+        match &mut self.phase {
+            Phase::Open(open) => Some(open),
+            Phase::Hello { .. } | Phase::Authenticating { .. } => None,
+        }
+    }
+}
+
+impl Open {
+    /// The membership in a room.
+    #[must_use]
+    pub fn membership(&self, room: RoomAlias) -> Option<&Membership> {
+        self.memberships
+            .iter()
+            .find(|membership| membership.room == room)
+    }
+
+    /// Ends the membership in a room.
+    pub fn remove(&mut self, room: RoomAlias) -> Option<Membership> {
+        let index = self
+            .memberships
+            .iter()
+            .position(|membership| membership.room == room)?;
+        Some(self.memberships.swap_remove(index))
+    }
+}
+
+/// What a connection may do how often.
+#[derive(Debug, Clone, Copy)]
+pub struct Rates {
+    /// Bad frames.
+    pub errors: Rate,
+    /// Messages.
+    pub messages: Rate,
+    /// Joins.
+    pub joins: Rate,
+}

@@ -1,0 +1,265 @@
+//! One HTTP connection, from its acceptance to its end or its hand-over.
+//!
+//! The connection is driven without letting the HTTP engine close the socket: whoever the socket goes to afterwards gets it
+//! whole, be it the WebSocket side or the lingering close that lets a refusal reach the peer.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+use tower::ServiceExt;
+
+use super::guard;
+use super::upgrade::Accepted;
+use crate::metrics::{HandshakeRejection, Metrics};
+use crate::shutdown::Shutdown;
+
+/// What a peer may do before it has a WebSocket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// HTTP connections of one listener at a time; one more is dropped at once. Default 8,192: a flood of slow ones holds them
+    /// for [`Self::header_timeout`], and their memory stays under 100 MiB.
+    pub connections_max: usize,
+    /// Longest head of a request in bytes, at least 8,192; a longer one gets 431. Default 16 KiB.
+    pub header_bytes_max: usize,
+    /// Most header lines of a request; more get 431. Default 64.
+    pub header_lines_max: usize,
+    /// Time for a request's head to arrive, from the connection's start or the answer before it; then 408. Default 5 s.
+    pub header_timeout: Duration,
+    /// Longest life of a connection that stays HTTP; a client that does not read cannot hold it longer. Default 60 s.
+    pub lifetime: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 8 * 1024,
+            header_bytes_max: 16 * 1024,
+            header_lines_max: 64,
+            header_timeout: Duration::from_secs(5),
+            lifetime: Duration::from_mins(1),
+        }
+    }
+}
+
+/// What the connections of one listener share.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) router: Router,
+    pub(super) metrics: Metrics,
+    pub(super) limits: Limits,
+    pub(super) shutdown: Shutdown,
+}
+
+/// What the routes and the connection that they answer on tell each other.
+#[derive(Debug, Default)]
+pub(super) struct PeerContext {
+    /// The handshake that was accepted: written by its route, taken when the answer is out. The lock is there because routes
+    /// are shared between threads; nobody ever waits for it.
+    accepted: Mutex<Option<Accepted>>,
+    /// Whether a request has come: silence is a mistake before the first one, and a browser's habit after it.
+    asked: AtomicBool,
+}
+
+impl PeerContext {
+    /// Notes that the socket is to be handed over once the answer is out.
+    pub(super) fn accept(&self, accepted: Accepted) {
+        *self.accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some(accepted);
+    }
+
+    fn take_accepted(&self) -> Option<Accepted> {
+        self.accepted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}
+
+impl Server {
+    /// Serves a connection to its end.
+    pub(super) async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+        let context = Arc::new(PeerContext::default());
+        let routes = Routes {
+            server: Arc::clone(&self),
+            context: Arc::clone(&context),
+        };
+        let mut connection = self
+            .builder()
+            .serve_connection(TokioIo::new(stream), routes);
+        let end = self.drive(&mut connection).await;
+        // Takes the engine apart: its buffers, timers and routes end here, only the socket and what was read ahead remain.
+        let parts = connection.into_parts();
+        let (stream, unread) = (parts.io.into_inner(), parts.read_buf);
+        let idle = unread.is_empty() && context.asked.load(Ordering::Relaxed);
+        match (end, context.take_accepted()) {
+            (End::Finished, Some(accepted)) => hand_over(accepted, stream, &unread, peer),
+            (End::Finished, None) => linger(stream).await,
+            (End::Failed(error), _) if error.is_timeout() && idle => linger(stream).await,
+            (End::Failed(error), _) => self.refuse(stream, &error).await,
+            (End::TimedOut, _) => {}
+        }
+    }
+
+    fn builder(&self) -> http1::Builder {
+        let mut builder = http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.header_timeout)
+            .max_buf_size(self.limits.header_bytes_max)
+            .max_headers(self.limits.header_lines_max);
+        builder
+    }
+
+    /// Runs a connection until it ends, is told to end and does so, or is out of time.
+    async fn drive(&self, connection: &mut Connection) -> End {
+        let mut deadline = pin!(sleep(self.limits.lifetime));
+        let mut ending = false;
+        loop {
+            let event = tokio::select! {
+                result = poll_fn(|context| connection.poll_without_shutdown(context)) => Event::Ended(result),
+                () = self.shutdown.wait(), if !ending => Event::Shutdown,
+                () = &mut deadline => Event::Deadline,
+            };
+            match event {
+                Event::Ended(Ok(())) => return End::Finished,
+                Event::Ended(Err(error)) => return End::Failed(error),
+                Event::Deadline if ending => return End::TimedOut,
+                Event::Shutdown | Event::Deadline => {
+                    ending = true;
+                    Pin::new(&mut *connection).graceful_shutdown();
+                    deadline.as_mut().reset(Instant::now() + END_MAX);
+                }
+            }
+        }
+    }
+
+    /// Counts what the engine refused, and sees to it that the peer gets to read why.
+    async fn refuse(&self, mut stream: TcpStream, error: &hyper::Error) {
+        let Some(reason) = rejection(error) else {
+            // The peer went away, or its socket broke: nothing was refused.
+            tracing::debug!(%error, "the connection ended");
+            return;
+        };
+        self.metrics.handshake_rejected(reason);
+        // The other refusals were answered by the engine.
+        let answer = if error.is_timeout() {
+            REQUEST_TIMEOUT
+        } else {
+            b""
+        };
+        if stream.write_all(answer).await.is_ok() {
+            linger(stream).await;
+        }
+    }
+}
+
+type Connection = http1::Connection<TokioIo<TcpStream>, Routes>;
+
+/// What can wake a connection.
+enum Event {
+    Ended(hyper::Result<()>),
+    Shutdown,
+    Deadline,
+}
+
+/// How a connection ended.
+enum End {
+    /// The last answer is out.
+    Finished,
+    /// The peer broke a rule, or off.
+    Failed(hyper::Error),
+    /// It did not end when it should have.
+    TimedOut,
+}
+
+/// The routes, as the engine calls them.
+struct Routes {
+    server: Arc<Server>,
+    context: Arc<PeerContext>,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Routes {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        self.context.asked.store(true, Ordering::Relaxed);
+        let refused = guard::check(&request)
+            .err()
+            .map(|rejected| rejected.answer(&self.server.metrics));
+        request.extensions_mut().insert(Arc::clone(&self.context));
+        let router = self.server.router.clone();
+        Box::pin(async move {
+            let mut response = match refused {
+                Some(response) => response,
+                None => router.oneshot(request.map(Body::new)).await?,
+            };
+            guard::protect(&mut response);
+            Ok(response)
+        })
+    }
+}
+
+/// What the engine refused, if it was the engine that ended the connection.
+fn rejection(error: &hyper::Error) -> Option<HandshakeRejection> {
+    if error.is_timeout() {
+        Some(HandshakeRejection::HeaderTimeout)
+    } else if error.is_parse_too_large() {
+        Some(HandshakeRejection::HeaderLimit)
+    } else if error.is_parse() {
+        Some(HandshakeRejection::Malformed)
+    } else {
+        None
+    }
+}
+
+fn hand_over(accepted: Accepted, stream: TcpStream, unread: &[u8], peer: SocketAddr) {
+    match stream.into_std() {
+        // A copy, since the original would keep the engine's whole buffer alive.
+        Ok(stream) => accepted.hand_over(stream, Bytes::copy_from_slice(unread), peer),
+        Err(error) => tracing::warn!(%error, "the socket could not leave the runtime"),
+    }
+}
+
+/// Closes so that the last answer arrives. A socket that is closed with bytes unread is reset, and a reset may overtake the
+/// answer; so the peer's bytes are read until it closes too, within a limit.
+async fn linger(mut stream: TcpStream) {
+    let closing = async {
+        stream.shutdown().await?;
+        loop {
+            stream.readable().await?;
+            match stream.try_read(&mut [0; 4 * 1024]) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    if let Ok(Err(error)) = timeout(LINGER_MAX, closing).await {
+        tracing::trace!(%error, "the peer closed first");
+    }
+}
+
+const REQUEST_TIMEOUT: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+
+/// Time to finish the answer under way, once a connection has to end.
+const END_MAX: Duration = Duration::from_secs(2);
+
+/// Time for a peer to read its answer and close: a round trip around the world and back.
+const LINGER_MAX: Duration = Duration::from_secs(1);

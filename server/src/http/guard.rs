@@ -1,0 +1,133 @@
+//! What every request has to be before a route sees it, and what every answer says to a browser.
+
+use axum::body::Body;
+use axum::http::{HeaderName, HeaderValue, Request, StatusCode, Version, header};
+use axum::response::{IntoResponse, Response};
+
+use super::origin::Authority;
+use crate::metrics::{HandshakeRejection, Metrics};
+
+/// A request that is refused. The connection ends with the answer: what follows on it cannot be trusted to be a request.
+#[derive(Debug)]
+pub(super) struct Rejected {
+    reason: HandshakeRejection,
+    status: StatusCode,
+    /// One line, for the person who reads it.
+    text: &'static str,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Rejected {
+    pub(super) fn new(reason: HandshakeRejection, status: StatusCode, text: &'static str) -> Self {
+        let close = (header::CONNECTION, HeaderValue::from_static("close"));
+        Self {
+            reason,
+            status,
+            text,
+            headers: vec![close],
+        }
+    }
+
+    pub(super) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// Counts it and answers.
+    pub(super) fn answer(self, metrics: &Metrics) -> Response {
+        metrics.handshake_rejected(self.reason);
+        let mut response = (self.status, self.text).into_response();
+        for (name, value) in self.headers {
+            response.headers_mut().append(name, value);
+        }
+        response
+    }
+}
+
+/// Checks what no route here leaves open.
+///
+/// # Errors
+/// The target is no plain path, `Host` is not exactly one good name, or there is a body.
+pub(super) fn check<B>(request: &Request<B>) -> Result<(), Rejected> {
+    use HandshakeRejection as Reason;
+
+    let uri = request.uri();
+    let target = uri.path_and_query().map_or("", |target| target.as_str());
+    // Nothing is ever forwarded, so a target that names a host, in either form, is an attempt at something else.
+    if uri.scheme().is_some()
+        || uri.authority().is_some()
+        || !target.starts_with('/')
+        || target.starts_with("//")
+    {
+        return Err(Rejected::new(
+            Reason::Target,
+            StatusCode::BAD_REQUEST,
+            "the request target must be a path\n",
+        ));
+    }
+    if target.len() > TARGET_BYTES_MAX {
+        return Err(Rejected::new(
+            Reason::Target,
+            StatusCode::URI_TOO_LONG,
+            "the request target is too long\n",
+        ));
+    }
+    let headers = request.headers();
+    let may_lack_host =
+        request.version() == Version::HTTP_10 && !headers.contains_key(header::HOST);
+    if !may_lack_host && Authority::of_host(headers).is_none() {
+        return Err(Rejected::new(
+            Reason::Host,
+            StatusCode::BAD_REQUEST,
+            "exactly one good Host is needed\n",
+        ));
+    }
+    // No route takes a body, and where none is accepted none can hide a second request. With both headers at once the parser
+    // has dropped the length, so the encoding alone tells.
+    let length = headers.get(header::CONTENT_LENGTH);
+    if headers.contains_key(header::TRANSFER_ENCODING) || length.is_some_and(|length| length != "0")
+    {
+        return Err(Rejected::new(
+            Reason::Body,
+            StatusCode::BAD_REQUEST,
+            "a request here has no body\n",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the request calls this machine by a name that only this machine has.
+pub(super) fn names_loopback<B>(request: &Request<B>) -> bool {
+    Authority::of_host(request.headers()).is_some_and(|host| host.is_loopback())
+}
+
+/// Tells a browser what our pages never need, so that an injected one cannot have it either.
+pub(super) fn protect(response: &mut Response<Body>) {
+    for (name, value) in PROTECTION {
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+}
+
+const PROTECTION: [(HeaderName, &str); 5] = [
+    // `'self'` covers `ws:` and `wss:` to the same host and port.
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; \
+         manifest-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (
+        HeaderName::from_static("cross-origin-opener-policy"),
+        "same-origin",
+    ),
+    (
+        HeaderName::from_static("cross-origin-resource-policy"),
+        "same-origin",
+    ),
+];
+
+/// Ten times what our longest URL takes.
+const TARGET_BYTES_MAX: usize = 4 * 1024;

@@ -1,0 +1,169 @@
+//! What a listener serves.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Extension, Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get};
+
+use super::connection::{Limits, PeerContext};
+use super::guard;
+use super::health::{self, Readiness};
+use super::origin::OriginRule;
+use super::pages;
+use super::upgrade::{self, Upgrades};
+use crate::metrics::{HandshakeRejection, Metrics, TEXT_FORMAT};
+use crate::tasks::Tasks;
+
+/// What both listeners need; cheap handles.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// Shown at `/metrics`; refusals are counted here.
+    pub metrics: Metrics,
+    /// Shown at `/readyz`.
+    pub readiness: Readiness,
+    /// Where connections run.
+    pub tasks: Tasks,
+    /// What a peer may do before it has a WebSocket.
+    pub limits: Limits,
+}
+
+/// What one listener serves: see [`Site::public`] and [`Site::admin`].
+#[derive(Debug)]
+pub struct Site {
+    pub(super) shared: Shared,
+    face: Face,
+}
+
+enum Face {
+    Public(Doorway),
+    Admin,
+}
+
+/// What the handshake needs beyond [`Shared`].
+struct Doorway {
+    upgrades: Arc<dyn Upgrades>,
+    origins: OriginRule,
+}
+
+impl Site {
+    /// For everybody: pages, `/v1/ws`, `/healthz`, `/readyz`; `/metrics` only where the listener is bound to loopback.
+    #[must_use]
+    pub fn public(shared: Shared, upgrades: Arc<dyn Upgrades>, origins: OriginRule) -> Self {
+        Self {
+            shared,
+            face: Face::Public(Doorway { upgrades, origins }),
+        }
+    }
+
+    /// For the operator: `/metrics`, `/healthz`, `/readyz`.
+    #[must_use]
+    pub fn admin(shared: Shared) -> Self {
+        Self {
+            shared,
+            face: Face::Admin,
+        }
+    }
+
+    /// The listener's name in logs.
+    pub(super) fn name(&self) -> &'static str {
+        match self.face {
+            Face::Public(_) => "public",
+            Face::Admin => "admin",
+        }
+    }
+
+    /// The routes, for a listener bound to this address.
+    pub(super) fn router(self, address: SocketAddr) -> Router {
+        let Self { shared, face } = self;
+        let base = health::routes(shared.readiness);
+        let metrics = metrics_routes(shared.metrics.clone(), address);
+        let routes = match face {
+            Face::Admin => base.merge(metrics),
+            Face::Public(doorway) => {
+                let public = base.merge(pages::routes()).merge(doorway_routes(
+                    doorway,
+                    shared.metrics,
+                    address.port(),
+                ));
+                if address.ip().is_loopback() {
+                    public.merge(metrics)
+                } else {
+                    public
+                }
+            }
+        };
+        routes
+            .fallback(not_found)
+            .method_not_allowed_fallback(method_not_allowed)
+    }
+}
+
+impl fmt::Debug for Face {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Public(doorway) => f
+                .debug_struct("Public")
+                .field("origins", &doorway.origins)
+                .finish_non_exhaustive(),
+            Self::Admin => f.write_str("Admin"),
+        }
+    }
+}
+
+fn doorway_routes(doorway: Doorway, metrics: Metrics, port: u16) -> Router {
+    let door = Arc::new(upgrade::Door {
+        upgrades: doorway.upgrades,
+        origins: doorway.origins,
+        metrics,
+        port,
+    });
+    Router::new()
+        .route("/v1/ws", any(handshake))
+        .with_state(door)
+}
+
+async fn handshake(
+    State(door): State<Arc<upgrade::Door>>,
+    Extension(peer): Extension<Arc<PeerContext>>,
+    request: Request,
+) -> Response {
+    match door.open(&request) {
+        Ok((accepted, response)) => {
+            peer.accept(accepted);
+            response
+        }
+        Err(rejected) => rejected.answer(&door.metrics),
+    }
+}
+
+fn metrics_routes(metrics: Metrics, address: SocketAddr) -> Router {
+    let guarded = address.ip().is_loopback();
+    let scrape = async move |request: Request| {
+        // A page of a foreign site that made its own name point here must not read along.
+        if guarded && !guard::names_loopback(&request) {
+            return guard::Rejected::new(
+                HandshakeRejection::Host,
+                StatusCode::FORBIDDEN,
+                LOOPBACK_ONLY,
+            )
+            .answer(&metrics);
+        }
+        ([(header::CONTENT_TYPE, TEXT_FORMAT)], metrics.render()).into_response()
+    };
+    Router::new().route("/metrics", get(scrape))
+}
+
+async fn not_found() -> Response {
+    (StatusCode::NOT_FOUND, "not found\n").into_response()
+}
+
+async fn method_not_allowed() -> Response {
+    (StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n").into_response()
+}
+
+const LOOPBACK_ONLY: &str = "ask for it as localhost, 127.0.0.1 or [::1]\n";

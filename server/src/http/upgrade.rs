@@ -1,0 +1,335 @@
+//! The WebSocket handshake (RFC 6455 §4.2), and the hand-over of the socket.
+//!
+//! The checks go from the outside in: is it a handshake at all, is it a good one, is it from where it may be, do we speak the
+//! same protocol, is there room. No extension is ever accepted, so an offer of one is simply not answered.
+
+use std::fmt;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, header,
+};
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use roomful_protocol::codec::Encoding;
+use roomful_protocol::id::PlacementKey;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::guard::Rejected;
+use super::origin::OriginRule;
+use crate::metrics::{HandshakeRejection as Reason, Metrics};
+
+/// Takes the sockets whose handshake is done. Called from many tasks at once.
+pub trait Upgrades: Send + Sync {
+    /// Asks for a place, before the client is told "yes". The permit travels in [`Upgraded::place`], or is dropped where the
+    /// client goes away in between; the place is taken for as long as the permit lives.
+    ///
+    /// # Errors
+    /// There is no place; the client is told when to come back.
+    fn admit(&self) -> Result<OwnedSemaphorePermit, Refusal>;
+
+    /// Takes a socket over. The "101" has been written. Must not block.
+    fn hand_over(&self, upgraded: Upgraded);
+}
+
+/// There is no place for a connection. Answered with 503 and `Retry-After`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The server has as many connections as it may have.
+    Full {
+        /// When to try again; rounded up to seconds.
+        retry_after: Duration,
+    },
+    /// The server is about to end.
+    Draining {
+        /// When to try again; rounded up to seconds.
+        retry_after: Duration,
+    },
+}
+
+/// A socket on which WebSocket frames follow, and what its handshake said.
+#[derive(Debug)]
+pub struct Upgraded {
+    /// The socket: non-blocking, without Nagle's delay, and registered with no runtime.
+    pub stream: TcpStream,
+    /// What was read past the handshake: the client need not wait for the "101" before it sends.
+    pub read_ahead: Bytes,
+    /// How messages are written.
+    pub encoding: Encoding,
+    /// The other end of the socket.
+    pub peer: SocketAddr,
+    /// Where the client would like to be: `k` of the URL, if it is one.
+    pub placement: Option<PlacementKey>,
+    /// The place that [`Upgrades::admit`] gave.
+    pub place: OwnedSemaphorePermit,
+}
+
+/// A handshake that was accepted, until the socket is free to be handed over.
+pub(super) struct Accepted {
+    upgrades: Arc<dyn Upgrades>,
+    encoding: Encoding,
+    placement: Option<PlacementKey>,
+    place: OwnedSemaphorePermit,
+}
+
+impl Accepted {
+    pub(super) fn hand_over(self, stream: TcpStream, read_ahead: Bytes, peer: SocketAddr) {
+        let Self {
+            upgrades,
+            encoding,
+            placement,
+            place,
+        } = self;
+        upgrades.hand_over(Upgraded {
+            stream,
+            read_ahead,
+            encoding,
+            peer,
+            placement,
+            place,
+        });
+    }
+}
+
+impl fmt::Debug for Accepted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Accepted")
+            .field("encoding", &self.encoding)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where handshakes are decided.
+pub(super) struct Door {
+    pub(super) upgrades: Arc<dyn Upgrades>,
+    pub(super) origins: OriginRule,
+    pub(super) metrics: Metrics,
+    /// The port that the listener is bound to.
+    pub(super) port: u16,
+}
+
+impl Door {
+    /// Decides a handshake.
+    ///
+    /// # Errors
+    /// The first check that fails, with its answer.
+    pub(super) fn open(&self, request: &Request<Body>) -> Result<(Accepted, Response), Rejected> {
+        is_handshake(request)?;
+        let headers = request.headers();
+        let key = sole_key(headers)?;
+        if !self.origins.allows(headers, self.port) {
+            return Err(Rejected::new(
+                Reason::Origin,
+                StatusCode::FORBIDDEN,
+                ORIGIN_TEXT,
+            ));
+        }
+        let encoding = offered_encoding(headers)?;
+        let place = self.upgrades.admit().map_err(no_place)?;
+        let upgrades = Arc::clone(&self.upgrades);
+        let accepted = Accepted {
+            upgrades,
+            encoding,
+            placement: placement(request.uri()),
+            place,
+        };
+        Ok((accepted, switching_protocols(key, encoding)))
+    }
+}
+
+/// Whether it asks for a WebSocket of the version that there is.
+fn is_handshake(request: &Request<Body>) -> Result<(), Rejected> {
+    if request.method() != Method::GET {
+        let rejected = Rejected::new(
+            Reason::Method,
+            StatusCode::METHOD_NOT_ALLOWED,
+            "a WebSocket begins with GET\n",
+        );
+        return Err(rejected.header(header::ALLOW, HeaderValue::from_static("GET")));
+    }
+    if request.version() != Version::HTTP_11 {
+        let status = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
+        return Err(Rejected::new(
+            Reason::HttpVersion,
+            status,
+            "a WebSocket begins with HTTP/1.1\n",
+        ));
+    }
+    let headers = request.headers();
+    if !lists(headers, &header::UPGRADE, "websocket") {
+        return Err(upgrade_required(
+            Reason::Upgrade,
+            "this is a WebSocket: connect with a WebSocket client\n",
+        ));
+    }
+    if !lists(headers, &header::CONNECTION, "upgrade") {
+        return Err(Rejected::new(
+            Reason::Upgrade,
+            StatusCode::BAD_REQUEST,
+            "Connection: Upgrade is missing\n",
+        ));
+    }
+    if sole(headers, &header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != VERSION) {
+        return Err(upgrade_required(
+            Reason::Version,
+            "Sec-WebSocket-Version must be 13\n",
+        ));
+    }
+    Ok(())
+}
+
+/// RFC 9110 §15.5.22 asks for `Upgrade`, which is itself a header of this hop and so named by `Connection`.
+fn upgrade_required(reason: Reason, text: &'static str) -> Rejected {
+    Rejected::new(reason, StatusCode::UPGRADE_REQUIRED, text)
+        .header(header::CONNECTION, HeaderValue::from_static("Upgrade"))
+        .header(header::UPGRADE, HeaderValue::from_static("websocket"))
+        .header(
+            header::SEC_WEBSOCKET_VERSION,
+            HeaderValue::from_static(VERSION),
+        )
+}
+
+/// The key: exactly one, and sixteen bytes in base64.
+fn sole_key(headers: &HeaderMap) -> Result<&HeaderValue, Rejected> {
+    let mut bytes = [0; 18];
+    let key = sole(headers, &header::SEC_WEBSOCKET_KEY);
+    let good =
+        key.filter(|key| key.len() == 24 && STANDARD.decode_slice(key, &mut bytes) == Ok(16));
+    good.ok_or_else(|| {
+        let text = "exactly one Sec-WebSocket-Key of 16 bytes in base64 is needed\n";
+        Rejected::new(Reason::Key, StatusCode::BAD_REQUEST, text)
+    })
+}
+
+/// The first of the client's offers that we know: the client's order is its preference.
+fn offered_encoding(headers: &HeaderMap) -> Result<Encoding, Rejected> {
+    let lines = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL);
+    // One odd byte spoils the offer as a whole: whoever sends it is not a WebSocket client.
+    let lines = lines
+        .iter()
+        .map(HeaderValue::to_str)
+        .collect::<Result<Vec<_>, _>>();
+    let offers = lines.iter().flatten().flat_map(|line| line.split(','));
+    let known = offers.map(str::trim).find_map(Encoding::from_subprotocol);
+    known.ok_or_else(|| {
+        Rejected::new(
+            Reason::Subprotocol,
+            StatusCode::BAD_REQUEST,
+            SUBPROTOCOL_TEXT,
+        )
+    })
+}
+
+/// The hint of the URL; one that is malformed is no hint.
+fn placement(uri: &Uri) -> Option<PlacementKey> {
+    let pairs = uri.query()?.split('&');
+    pairs
+        .filter_map(|pair| pair.strip_prefix("k="))
+        .find_map(PlacementKey::parse)
+}
+
+fn no_place(refusal: Refusal) -> Rejected {
+    let (reason, retry_after, text) = match refusal {
+        Refusal::Full { retry_after } => (Reason::Full, retry_after, "the server is full\n"),
+        Refusal::Draining { retry_after } => (
+            Reason::Draining,
+            retry_after,
+            "the server is about to end\n",
+        ),
+    };
+    let seconds = retry_after.as_millis().div_ceil(1_000);
+    let seconds = HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX));
+    Rejected::new(reason, StatusCode::SERVICE_UNAVAILABLE, text)
+        .header(header::RETRY_AFTER, seconds)
+}
+
+fn switching_protocols(key: &HeaderValue, encoding: Encoding) -> Response {
+    let accept = derive_accept_key(key.as_bytes());
+    let headers = [
+        (header::CONNECTION, "Upgrade"),
+        (header::UPGRADE, "websocket"),
+        (header::SEC_WEBSOCKET_ACCEPT, accept.as_str()),
+        (header::SEC_WEBSOCKET_PROTOCOL, encoding.subprotocol()),
+    ];
+    (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+}
+
+/// The value of a header that stands there exactly once.
+fn sole<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    let (value, second) = (values.next(), values.next());
+    value.filter(|_value| second.is_none())
+}
+
+/// Whether a header's list has a token, in any case, on any of its lines.
+fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    let lines = headers
+        .get_all(name)
+        .iter()
+        .filter_map(|line| line.to_str().ok());
+    lines
+        .flat_map(|line| line.split(','))
+        .any(|listed| listed.trim().eq_ignore_ascii_case(token))
+}
+
+const VERSION: &str = "13";
+
+const ORIGIN_TEXT: &str =
+    "this origin or host name may not connect; the server's list of origins decides\n";
+
+const SUBPROTOCOL_TEXT: &str = "offer the subprotocol roomful.v1.msgpack or roomful.v1.json\n";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The text that a refused client reads names exactly the subprotocols that there are.
+    #[test]
+    fn the_refusal_names_every_subprotocol() {
+        let names: Vec<_> = SUBPROTOCOL_TEXT
+            .split_whitespace()
+            .filter(|word| word.starts_with("roomful."))
+            .collect();
+        assert_eq!(names, Encoding::ALL.map(Encoding::subprotocol));
+    }
+
+    /// Whatever stands in the query, a hint is sixteen digits under `k` or nothing.
+    #[test]
+    fn a_malformed_hint_is_no_hint() {
+        let hint = PlacementKey(0x1bc5_c348_1e8d_9d9c);
+        for (target, expected) in [
+            ("/v1/ws?k=1bc5c3481e8d9d9c", Some(hint)),
+            ("/v1/ws?a=b&k=1bc5c3481e8d9d9c&c", Some(hint)),
+            ("/v1/ws", None),
+            ("/v1/ws?", None),
+            ("/v1/ws?k", None),
+            ("/v1/ws?k=", None),
+            ("/v1/ws?k=1BC5C3481E8D9D9C", None),
+            ("/v1/ws?k=1bc5c3481e8d9d9c0", None),
+            ("/v1/ws?kk=1bc5c3481e8d9d9c", None),
+            ("/v1/ws?k=%31bc5c3481e8d9d9c", None),
+        ] {
+            assert_eq!(placement(&Uri::from_static(target)), expected, "{target}");
+        }
+    }
+
+    /// `Retry-After` is whole seconds, never sooner than asked for.
+    #[test]
+    fn a_wait_is_rounded_up_to_seconds() {
+        for (millis, seconds) in [(0, "0"), (1, "1"), (1_000, "1"), (1_001, "2")] {
+            let metrics = Metrics::new(crate::tasks::Tasks::new(), 0);
+            let refusal = Refusal::Full {
+                retry_after: Duration::from_millis(millis),
+            };
+            let response = no_place(refusal).answer(&metrics);
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(response.headers()[header::RETRY_AFTER], seconds);
+            assert_eq!(metrics.handshakes_rejected(Reason::Full), 1);
+        }
+    }
+}

@@ -1,0 +1,768 @@
+//! Every metric of the process: its name, its labels, its help.
+//!
+//! A shard counts in its own [`ShardCounters`], which only its thread writes, so that counting on a message's path costs a
+//! load and a store; a scrape adds the shards up. What happens on the control runtime is counted in [`Metrics`] itself.
+//! A label's values are a fixed set in this file or in the protocol's catalogues: never a room, a user, or anything that a
+//! peer sent. What the numbers mean for an operator is left to the dashboards.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
+use prometheus::{IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
+use roomful_protocol::error::{CloseCode, ErrorCode};
+
+use crate::auth::AuthError;
+use crate::tasks::Tasks;
+
+/// The metrics of a process; a cheap handle.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    registry: Registry,
+    /// One for each shard, by its index; written by that shard's thread alone.
+    shards: Vec<Arc<ShardCounters>>,
+    /// One for each [`HandshakeRejection`], by its index; written by HTTP connections.
+    rejections: Vec<IntCounter>,
+    /// Written by the accept loops.
+    accept_errors: IntCounter,
+}
+
+/// Declares [`ShardCounters`]: a field, its kind (see [`Row`]), its metric's name and help. A new metric is a new line.
+macro_rules! shard_counters {
+    ($( $field:ident: $row:ty = $name:literal, $help:literal; )*) => {
+        /// What one shard counts.
+        ///
+        /// Only the shard's own thread may write: two writers would lose counts. Anybody may read.
+        // The alignment keeps two shards off one cache line, and off one pair that the processor fetches together.
+        #[derive(Debug, Default)]
+        #[repr(align(128))]
+        pub struct ShardCounters { $( #[doc = $help] pub $field: $row, )* }
+
+        impl ShardCounters {
+            fn descs() -> Vec<Desc> {
+                vec![$( desc($name, $help, <$row>::LABELS) ),*]
+            }
+
+            fn families(shards: &[Arc<Self>]) -> Vec<MetricFamily> {
+                vec![$( family($name, $help, <$row>::KIND, <$row>::fold(shards.iter().map(|shard| &shard.$field))) ),*]
+            }
+        }
+    };
+}
+
+shard_counters! {
+    connections: Gauge = "roomful_connections", "WebSocket connections that are open.";
+    connections_opened: Counter = "roomful_connections_opened_total", "WebSocket connections that were handed to a shard.";
+    connections_closed: By<Option<CloseCode>> = "roomful_connections_closed_total", "Connections that ended, by the close code sent; none where the socket just went away.";
+    sessions: Gauge = "roomful_sessions", "Sessions that are attached or can still be resumed.";
+    sessions_resumed: Counter = "roomful_sessions_resumed_total", "Sessions that a new connection resumed.";
+    auth_failures: By<AuthFailure> = "roomful_auth_failures_total", "Tokens that were refused.";
+    rooms: Gauge = "roomful_rooms", "Rooms that are open.";
+    members: Gauge = "roomful_members", "Members of the rooms, those inside the presence grace included.";
+    subscribers: Gauge = "roomful_subscribers", "Memberships of the connections that are open.";
+    outbox_bytes: Gauge = "roomful_outbox_bytes", "Bytes that wait in the outboxes.";
+    outbox_messages: Gauge = "roomful_outbox_messages", "Messages that wait in the outboxes.";
+    messages_received: Counter = "roomful_messages_received_total", "Frames that clients sent.";
+    messages_rejected: Counter = "roomful_messages_rejected_total", "Frames that were answered with an error.";
+    errors: By<ErrorCode> = "roomful_errors_total", "Errors that were sent, in error and left frames.";
+    publishes: Counter = "roomful_publishes_total", "Publishes that entered a log.";
+    publish_duplicates: Counter = "roomful_publish_duplicates_total", "Publishes that were answered from the window of op ids.";
+    deliveries: Counter = "roomful_deliveries_total", "Events that were put into an outbox or a socket.";
+    events_recovered: Counter = "roomful_events_recovered_total", "Events that were sent out of the history to a member behind.";
+    catch_ups: Counter = "roomful_catch_ups_total", "Times that a member fell behind and was switched to its own position in the log.";
+    resets: Counter = "roomful_resets_total", "Times that a member was told that the history after its position is gone.";
+    signals: Counter = "roomful_signals_total", "Signals that were accepted.";
+    signals_conflated: Counter = "roomful_signals_conflated_total", "Waiting signals that a newer one with the same key replaced.";
+    signals_dropped: Counter = "roomful_signals_dropped_total", "Signals that a full outbox refused.";
+    presence_deltas: Counter = "roomful_presence_deltas_total", "Presence deltas that were sent.";
+    presence_conflated: Counter = "roomful_presence_conflated_total", "Presence changes that a newer one of the same member replaced.";
+    journal_appends: Counter = "roomful_journal_appends_total", "Appends that the journal completed.";
+    journal_failures: Counter = "roomful_journal_failures_total", "Appends that the journal failed, or whose outcome is unknown.";
+    mailbox_messages: Counter = "roomful_mailbox_messages_total", "Messages between shards.";
+    mailbox_full: Counter = "roomful_mailbox_full_total", "Messages between shards that found the mailbox full.";
+    turns: Counter = "roomful_turns_total", "Turns of the shards' loops.";
+    turn_over_budget: Counter = "roomful_turn_over_budget_total", "Turns that were cut because their time was spent.";
+}
+
+/// Declares an enum whose variants are a label's values.
+macro_rules! labels {
+    ($( $(#[$meta:meta])* $name:ident by $label:literal { $( $(#[$vmeta:meta])* $variant:ident = $text:literal, )* } )*) => {$(
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name { $( $(#[$vmeta])* $variant, )* }
+
+        impl Label for $name {
+            const NAME: &'static str = $label;
+
+            fn all() -> Vec<Self> {
+                vec![$( Self::$variant ),*]
+            }
+
+            fn index(self) -> usize {
+                self as usize
+            }
+
+            fn text(self) -> String {
+                match self { $( Self::$variant => $text, )* }.to_owned()
+            }
+        }
+    )*};
+}
+
+labels! {
+    /// Why a token was refused.
+    AuthFailure by "kind" {
+        /// There are keys, and `hello` brought no token.
+        Missing = "missing",
+        /// It is not a JWT.
+        Malformed = "malformed",
+        /// Its algorithm is not the key's.
+        Algorithm = "algorithm",
+        /// No key has its id.
+        UnknownKey = "unknown_key",
+        /// The signature is wrong.
+        Signature = "signature",
+        /// It has expired.
+        Expired = "expired",
+        /// It is not valid yet.
+        NotYetValid = "not_yet_valid",
+        /// It is for another audience.
+        Audience = "audience",
+        /// It is of another issuer.
+        Issuer = "issuer",
+        /// A claim is missing, or is not what it must be.
+        Claims = "claims",
+        /// It names another user or tenant than the connection's.
+        Mismatch = "mismatch",
+        /// The queue of tokens to check was full.
+        Busy = "busy",
+    }
+
+    /// Why a connection got no WebSocket, or no answer to a request at all.
+    HandshakeRejection by "reason" {
+        /// What came is not HTTP.
+        Malformed = "malformed",
+        /// The request's head has too many bytes or lines.
+        HeaderLimit = "header_limit",
+        /// The request's head did not arrive in time.
+        HeaderTimeout = "header_timeout",
+        /// The request's target is not a plain path, or is too long.
+        Target = "target",
+        /// `Host` is missing, doubled or malformed.
+        Host = "host",
+        /// The request has a body.
+        Body = "body",
+        /// The method is not GET.
+        Method = "method",
+        /// HTTP/1.0.
+        HttpVersion = "http_version",
+        /// No `Upgrade: websocket`, or no `Connection: upgrade`.
+        Upgrade = "upgrade",
+        /// Another version of the WebSocket protocol.
+        Version = "version",
+        /// The key is missing, doubled or malformed.
+        Key = "key",
+        /// No subprotocol that we speak.
+        Subprotocol = "subprotocol",
+        /// The page, or the host name it used, may not connect.
+        Origin = "origin",
+        /// The server has as many connections as it may have.
+        Full = "full",
+        /// The server is about to end.
+        Draining = "draining",
+    }
+}
+
+impl From<AuthError> for AuthFailure {
+    fn from(error: AuthError) -> Self {
+        match error {
+            AuthError::Missing => Self::Missing,
+            AuthError::Busy => Self::Busy,
+            AuthError::TooLong | AuthError::Malformed | AuthError::CriticalHeader => {
+                Self::Malformed
+            }
+            AuthError::UnknownKey => Self::UnknownKey,
+            AuthError::WrongAlgorithm => Self::Algorithm,
+            AuthError::BadSignature => Self::Signature,
+            AuthError::Expired => Self::Expired,
+            AuthError::NotYetValid => Self::NotYetValid,
+            AuthError::WrongAudience => Self::Audience,
+            AuthError::WrongIssuer => Self::Issuer,
+            AuthError::MissingClaim(_) | AuthError::BadClaim(_) | AuthError::LifetimeTooLong => {
+                Self::Claims
+            }
+        }
+    }
+}
+
+impl Metrics {
+    /// Metrics of a process with this many shards.
+    ///
+    /// # Panics
+    /// Never: the names in this file are well-formed and distinct, which a test checks.
+    #[must_use]
+    pub fn new(tasks: Tasks, shards: usize) -> Self {
+        let registry = Registry::new();
+        let shards: Vec<_> = (0..shards)
+            .map(|_index| Arc::new(ShardCounters::default()))
+            .collect();
+        let rejections = rejections();
+        let accept_errors = Opts::new(
+            "roomful_accept_errors_total",
+            "Connections that could not be accepted.",
+        );
+        let accept_errors = IntCounter::with_opts(accept_errors).expect(WELL_FORMED);
+        let collectors: [Box<dyn Collector>; 4] = [
+            Box::new(Shards {
+                counters: shards.clone(),
+                descs: ShardCounters::descs(),
+            }),
+            Box::new(Process {
+                tasks,
+                descs: Process::descs(),
+            }),
+            Box::new(rejections.clone()),
+            Box::new(accept_errors.clone()),
+        ];
+        for collector in collectors {
+            registry.register(collector).expect(WELL_FORMED);
+        }
+        // Resolved once, which also makes every series exist from the start, at 0.
+        let rejections = HandshakeRejection::all()
+            .into_iter()
+            .map(|reason| rejections.with_label_values(&[reason.text()]));
+        let inner = Inner {
+            registry,
+            shards,
+            rejections: rejections.collect(),
+            accept_errors,
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// The shards' counters, by the shard's index.
+    #[must_use]
+    pub fn shards(&self) -> &[Arc<ShardCounters>] {
+        &self.inner.shards
+    }
+
+    /// Counts a connection that got no WebSocket.
+    pub fn handshake_rejected(&self, reason: HandshakeRejection) {
+        self.inner.rejections[reason.index()].inc();
+    }
+
+    /// How many connections got no WebSocket for this reason.
+    #[must_use]
+    pub fn handshakes_rejected(&self, reason: HandshakeRejection) -> u64 {
+        self.inner.rejections[reason.index()].get()
+    }
+
+    /// Counts a connection that could not be accepted.
+    pub fn accept_failed(&self) {
+        self.inner.accept_errors.inc();
+    }
+
+    /// How many connections could not be accepted.
+    #[must_use]
+    pub fn accept_errors(&self) -> u64 {
+        self.inner.accept_errors.get()
+    }
+
+    /// All of it in the text format, [`TEXT_FORMAT`].
+    ///
+    /// # Panics
+    /// Never: the families have names and samples, which a test checks.
+    #[must_use]
+    pub fn render(&self) -> String {
+        TextEncoder::new()
+            .encode_to_string(&self.inner.registry.gather())
+            .expect(WELL_FORMED)
+    }
+}
+
+/// The content type of [`Metrics::render`].
+pub const TEXT_FORMAT: &str = prometheus::TEXT_FORMAT;
+
+/// A number that only grows, with one writer.
+#[derive(Debug, Default)]
+pub struct Counter(Cell);
+
+/// A number that goes up and down, with one writer. A scrape adds up the shards' numbers.
+#[derive(Debug, Default)]
+pub struct Gauge(Cell);
+
+/// A counter for each value of a label, with one writer.
+pub struct By<L> {
+    cells: Box<[Counter]>,
+    label: PhantomData<fn(L)>,
+}
+
+/// A label with a fixed set of values.
+pub trait Label: Copy + 'static {
+    /// The label's name.
+    const NAME: &'static str;
+
+    /// Every value.
+    fn all() -> Vec<Self>;
+
+    /// The value's place in [`Self::all`].
+    fn index(self) -> usize;
+
+    /// The value as text.
+    fn text(self) -> String;
+}
+
+impl Counter {
+    /// Adds.
+    pub fn add(&self, n: u64) {
+        self.0.set(self.0.get().wrapping_add(n));
+    }
+
+    /// The count.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.get()
+    }
+}
+
+impl Gauge {
+    /// Adds.
+    pub fn add(&self, n: u64) {
+        self.0.set(self.0.get().saturating_add(n));
+    }
+
+    /// Takes away. What was not added cannot be taken away: the number stops at 0.
+    pub fn sub(&self, n: u64) {
+        let value = self.0.get();
+        debug_assert!(value >= n, "a gauge of {value} cannot lose {n}");
+        self.0.set(value.saturating_sub(n));
+    }
+
+    /// Sets.
+    pub fn set(&self, value: u64) {
+        self.0.set(value);
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.get()
+    }
+}
+
+impl<L: Label> By<L> {
+    /// The counter of one value.
+    #[must_use]
+    pub fn of(&self, label: L) -> &Counter {
+        &self.cells[label.index()]
+    }
+}
+
+impl<L: Label> Default for By<L> {
+    fn default() -> Self {
+        Self {
+            cells: L::all().iter().map(|_label| Counter::default()).collect(),
+            label: PhantomData,
+        }
+    }
+}
+
+impl<L: Label> fmt::Debug for By<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = L::all()
+            .into_iter()
+            .zip(&self.cells)
+            .map(|(label, cell)| (label.text(), cell.get()));
+        f.debug_map().entries(counts).finish()
+    }
+}
+
+/// By its number, as peers and their logs know it; `none` where no close frame was sent.
+impl Label for Option<CloseCode> {
+    const NAME: &'static str = "code";
+
+    fn all() -> Vec<Self> {
+        std::iter::once(None)
+            .chain(CloseCode::ALL.iter().copied().map(Some))
+            .collect()
+    }
+
+    fn index(self) -> usize {
+        self.map_or(0, |code| 1 + position(CloseCode::ALL, &code))
+    }
+
+    fn text(self) -> String {
+        self.map_or_else(|| "none".to_owned(), |code| code.code().to_string())
+    }
+}
+
+/// By its name.
+impl Label for ErrorCode {
+    const NAME: &'static str = "code";
+
+    fn all() -> Vec<Self> {
+        Self::ALL.to_vec()
+    }
+
+    fn index(self) -> usize {
+        position(Self::ALL, &self)
+    }
+
+    fn text(self) -> String {
+        self.name().to_owned()
+    }
+}
+
+/// A kind of metric that a shard can count.
+trait Row {
+    /// What a scraper is told.
+    const KIND: MetricType;
+    /// Names of its labels.
+    const LABELS: &'static [&'static str];
+
+    /// The samples: sums over the shards.
+    fn fold<'a>(shards: impl Iterator<Item = &'a Self>) -> Vec<proto::Metric>
+    where
+        Self: 'a;
+}
+
+impl Row for Counter {
+    const KIND: MetricType = MetricType::COUNTER;
+    const LABELS: &'static [&'static str] = &[];
+
+    fn fold<'a>(shards: impl Iterator<Item = &'a Self>) -> Vec<proto::Metric> {
+        vec![sample(Self::KIND, &[], shards.map(Self::get).sum())]
+    }
+}
+
+impl Row for Gauge {
+    const KIND: MetricType = MetricType::GAUGE;
+    const LABELS: &'static [&'static str] = &[];
+
+    fn fold<'a>(shards: impl Iterator<Item = &'a Self>) -> Vec<proto::Metric> {
+        vec![sample(Self::KIND, &[], shards.map(Self::get).sum())]
+    }
+}
+
+impl<L: Label> Row for By<L> {
+    const KIND: MetricType = MetricType::COUNTER;
+    const LABELS: &'static [&'static str] = &[L::NAME];
+
+    fn fold<'a>(shards: impl Iterator<Item = &'a Self>) -> Vec<proto::Metric> {
+        let labels = L::all();
+        let mut sums = vec![0; labels.len()];
+        for shard in shards {
+            sums.iter_mut()
+                .zip(&shard.cells)
+                .for_each(|(sum, cell)| *sum += cell.get());
+        }
+        let samples = labels.into_iter().zip(sums);
+        samples
+            .map(|(label, sum)| sample(Self::KIND, &[(L::NAME, &label.text())], sum))
+            .collect()
+    }
+}
+
+/// A number with one writer: its load and store need no bus lock, and a reader sees one of the values it had.
+#[derive(Debug, Default)]
+struct Cell(AtomicU64);
+
+impl Cell {
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+}
+
+/// Adds the shards up when somebody looks.
+struct Shards {
+    counters: Vec<Arc<ShardCounters>>,
+    descs: Vec<Desc>,
+}
+
+impl Collector for Shards {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descs.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        ShardCounters::families(&self.counters)
+    }
+}
+
+/// What the process as a whole looks like, read when somebody looks.
+struct Process {
+    tasks: Tasks,
+    descs: Vec<Desc>,
+}
+
+impl Process {
+    fn descs() -> Vec<Desc> {
+        vec![
+            desc(BUILD_INFO.0, BUILD_INFO.1, &["version"]),
+            desc(TASKS.0, TASKS.1, &["task"]),
+            desc(PANICS.0, PANICS.1, &[]),
+            desc(RESIDENT_BYTES.0, RESIDENT_BYTES.1, &[]),
+            desc(OPEN_FILES.0, OPEN_FILES.1, &[]),
+        ]
+    }
+}
+
+impl Collector for Process {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descs.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let build = sample(
+            MetricType::GAUGE,
+            &[("version", env!("CARGO_PKG_VERSION"))],
+            1,
+        );
+        let live = self.tasks.live().into_iter();
+        let live =
+            live.map(|(name, live)| sample(MetricType::GAUGE, &[("task", name)], live as u64));
+        let panics = sample(MetricType::COUNTER, &[], self.tasks.panics());
+        // Absent where the system does not tell; the registry leaves out families without samples.
+        let gauge = |value: Option<u64>| {
+            value
+                .map(|value| sample(MetricType::GAUGE, &[], value))
+                .into_iter()
+                .collect()
+        };
+        vec![
+            family(BUILD_INFO.0, BUILD_INFO.1, MetricType::GAUGE, vec![build]),
+            family(TASKS.0, TASKS.1, MetricType::GAUGE, live.collect()),
+            family(PANICS.0, PANICS.1, MetricType::COUNTER, vec![panics]),
+            family(
+                RESIDENT_BYTES.0,
+                RESIDENT_BYTES.1,
+                MetricType::GAUGE,
+                gauge(system::resident_bytes()),
+            ),
+            family(
+                OPEN_FILES.0,
+                OPEN_FILES.1,
+                MetricType::GAUGE,
+                gauge(system::open_files()),
+            ),
+        ]
+    }
+}
+
+const BUILD_INFO: (&str, &str) = (
+    "roomful_build_info",
+    "Always 1; the version is in the label.",
+);
+const TASKS: (&str, &str) = ("roomful_tasks", "Tasks that are live, by their name.");
+const PANICS: (&str, &str) = ("roomful_task_panics_total", "Tasks that ended by a panic.");
+const RESIDENT_BYTES: (&str, &str) = (
+    "process_resident_memory_bytes",
+    "Bytes of memory that the process holds.",
+);
+const OPEN_FILES: (&str, &str) = (
+    "process_open_fds",
+    "Files and sockets that the process holds open.",
+);
+
+/// What the system knows about this process.
+#[cfg(target_os = "linux")]
+mod system {
+    /// Bytes of memory held.
+    pub(super) fn resident_bytes() -> Option<u64> {
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kibibytes * 1024)
+    }
+
+    /// File descriptors, without the one that reads them.
+    pub(super) fn open_files() -> Option<u64> {
+        let entries = std::fs::read_dir("/proc/self/fd").ok()?.count();
+        Some(entries.saturating_sub(1) as u64)
+    }
+}
+
+/// What the system knows about this process: nothing that we read.
+#[cfg(not(target_os = "linux"))]
+mod system {
+    pub(super) fn resident_bytes() -> Option<u64> {
+        None
+    }
+
+    pub(super) fn open_files() -> Option<u64> {
+        None
+    }
+}
+
+fn rejections() -> IntCounterVec {
+    let opts = Opts::new(
+        "roomful_handshakes_rejected_total",
+        "Connections that got no WebSocket, or no answer at all.",
+    );
+    IntCounterVec::new(opts, &[HandshakeRejection::NAME]).expect(WELL_FORMED)
+}
+
+fn desc(name: &str, help: &str, labels: &[&str]) -> Desc {
+    let labels = labels.iter().map(|&label| label.to_owned()).collect();
+    Desc::new(name.to_owned(), help.to_owned(), labels, HashMap::new()).expect(WELL_FORMED)
+}
+
+fn family(name: &str, help: &str, kind: MetricType, samples: Vec<proto::Metric>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(kind);
+    family.set_metric(samples);
+    family
+}
+
+fn sample(kind: MetricType, labels: &[(&str, &str)], value: u64) -> proto::Metric {
+    let mut metric = proto::Metric::from_label(
+        labels
+            .iter()
+            .map(|(name, value)| label_pair(name, value))
+            .collect(),
+    );
+    // The text format's numbers are doubles: beyond 2^53 the last digits go.
+    if kind == MetricType::GAUGE {
+        let mut gauge = proto::Gauge::default();
+        gauge.set_value(value as f64);
+        metric.set_gauge(gauge);
+    } else {
+        let mut counter = proto::Counter::default();
+        counter.set_value(value as f64);
+        metric.set_counter(counter);
+    }
+    metric
+}
+
+fn label_pair(name: &str, value: &str) -> LabelPair {
+    let mut pair = LabelPair::default();
+    pair.set_name(name.to_owned());
+    pair.set_value(value.to_owned());
+    pair
+}
+
+fn position<T: PartialEq>(all: &[T], value: &T) -> usize {
+    all.iter()
+        .position(|row| row == value)
+        .expect("a catalogue lists all its rows")
+}
+
+/// Why building a metric of this file does not fail.
+const WELL_FORMED: &str = "the names and labels of this file are well-formed and distinct";
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The shards' numbers are added up, by label where there is one, and gauges go down again.
+    #[test]
+    fn a_scrape_adds_the_shards_up() {
+        let metrics = Metrics::new(Tasks::new(), 2);
+        let [first, second] = metrics.shards() else {
+            panic!("two shards")
+        };
+        first.deliveries.add(3);
+        second.deliveries.add(4);
+        first.members.add(5);
+        second.members.add(2);
+        first.members.sub(5);
+        second.rooms.set(9);
+        first.connections_closed.of(None).add(1);
+        second
+            .connections_closed
+            .of(Some(CloseCode::Restart))
+            .add(2);
+        second.errors.of(ErrorCode::Internal).add(1);
+        first.auth_failures.of(AuthFailure::Mismatch).add(1);
+        metrics.handshake_rejected(HandshakeRejection::Draining);
+
+        let text = metrics.render();
+        for line in [
+            "roomful_deliveries_total 7",
+            "roomful_members 2",
+            "roomful_rooms 9",
+            "roomful_connections_closed_total{code=\"none\"} 1",
+            "roomful_connections_closed_total{code=\"1012\"} 2",
+            "roomful_errors_total{code=\"internal\"} 1",
+            "roomful_auth_failures_total{kind=\"mismatch\"} 1",
+            "roomful_handshakes_rejected_total{reason=\"draining\"} 1",
+            "roomful_handshakes_rejected_total{reason=\"malformed\"} 0",
+            "roomful_accept_errors_total 0",
+            "# TYPE roomful_members gauge",
+            "# TYPE roomful_deliveries_total counter",
+        ] {
+            assert!(
+                text.lines().any(|found| found == line),
+                "{line} is missing in:\n{text}"
+            );
+        }
+    }
+
+    /// Counters end in `_total` and gauges do not, every sample has its family's help and type, and no series comes twice.
+    #[test]
+    fn the_exposition_follows_the_conventions() {
+        let tasks = Tasks::new();
+        let text = Metrics::new(tasks, 1).render();
+        let mut series = BTreeSet::new();
+        let mut family = String::new();
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').unwrap();
+                name.clone_into(&mut family);
+                assert_eq!(name.ends_with("_total"), kind == "counter", "{line}");
+            } else if !line.starts_with("# HELP ") {
+                let (name, value) = line.rsplit_once(' ').unwrap();
+                assert!(value.parse::<f64>().is_ok(), "{line}");
+                assert_eq!(name.split('{').next(), Some(family.as_str()), "{line}");
+                assert!(series.insert(name.to_owned()), "{line} comes twice");
+            }
+        }
+        assert!(
+            series.contains("roomful_build_info{version=\"0.1.0\"}"),
+            "{series:?}"
+        );
+    }
+
+    /// Every value of a label has a place of its own.
+    #[test]
+    fn labels_are_numbered_in_their_order() {
+        fn check<L: Label>() {
+            for (place, label) in L::all().into_iter().enumerate() {
+                assert_eq!(label.index(), place, "{}", label.text());
+            }
+        }
+        check::<AuthFailure>();
+        check::<HandshakeRejection>();
+        check::<ErrorCode>();
+        check::<Option<CloseCode>>();
+    }
+
+    /// A process that runs holds memory and at least its three standard files.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_system_tells_memory_and_files() {
+        assert!(system::resident_bytes().unwrap() > 1 << 20);
+        assert!(system::open_files().unwrap() >= 3);
+    }
+}

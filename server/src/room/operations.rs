@@ -1,0 +1,282 @@
+//! Which operations took effect already: the op-id window of a room.
+//!
+//! A producer's accepted results are kept for its last `results_max` sequences, as long as a member publishes with it and for `window_ms`
+//! after. Each producer has a floor: at and below it nothing is known any more, and the answer is a refusal rather than a second effect. A producer that
+//! the room does not know starts with the floor that its join declares, so that forgetting one is always safe.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
+
+use roomful_protocol::frame::{OpId, Published};
+use roomful_protocol::id::{ProducerId, Sequence, UserId};
+use roomful_protocol::payload::Payload;
+
+/// A producer id belongs to the user who chose it; anonymous users share a scope, since theirs are given by the server and change.
+pub type ProducerKey = (Option<UserId>, ProducerId);
+
+/// The window of one room.
+#[derive(Debug)]
+pub struct Operations {
+    bounds: OperationBounds,
+    producers: HashMap<ProducerKey, Producer>,
+    /// Producers without a member, by the time at which the last one left: the order in which they are forgotten.
+    absent: BTreeSet<(u64, ProducerKey)>,
+    /// Keyed, so that nobody can make two payloads look the same.
+    hasher: RandomState,
+}
+
+/// How much is remembered.
+#[derive(Debug, Clone, Copy)]
+pub struct OperationBounds {
+    /// Results per producer.
+    pub results_max: usize,
+    /// Time after a producer's last member left, in milliseconds.
+    pub window_ms: u64,
+    /// Producers without a member; beyond it the longest absent one is forgotten.
+    pub absent_max: usize,
+}
+
+#[derive(Debug)]
+struct Producer {
+    /// At and below this sequence nothing is known.
+    floor: Sequence,
+    results: BTreeMap<Sequence, Known>,
+    /// How many members publish with it.
+    members: usize,
+    /// When the last of them left, in milliseconds since 1970.
+    absent_since_ms: u64,
+}
+
+impl Producer {
+    fn new(floor: Sequence) -> Self {
+        Self {
+            floor,
+            results: BTreeMap::new(),
+            members: 0,
+            absent_since_ms: 0,
+        }
+    }
+}
+
+/// An operation that was accepted: in flight to the journal, or stored.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    digest: u64,
+    outcome: Published,
+}
+
+/// What is known of an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// Nothing: judge it.
+    New,
+    /// It stands here. While its offset is above the committed head it is still on its way into the journal.
+    Accepted(Published),
+    /// It is below the window.
+    Expired,
+    /// The same id came with another payload.
+    Conflict,
+}
+
+impl Operations {
+    /// An empty window.
+    #[must_use]
+    pub fn new(bounds: OperationBounds) -> Self {
+        Self {
+            bounds,
+            producers: HashMap::new(),
+            absent: BTreeSet::new(),
+            hasher: RandomState::new(),
+        }
+    }
+
+    /// A member comes with a producer and says which sequence it has never sent. Only a producer that is not known takes the floor
+    /// from it.
+    pub fn join(&mut self, key: &ProducerKey, next: Sequence) {
+        let floor = Sequence(next.0.saturating_sub(1));
+        let producer = self
+            .producers
+            .entry(key.clone())
+            .or_insert_with(|| Producer::new(floor));
+        if producer.members == 0 {
+            self.absent.remove(&(producer.absent_since_ms, key.clone()));
+        }
+        producer.members += 1;
+    }
+
+    /// A member with this producer is gone.
+    pub fn leave(&mut self, key: &ProducerKey, now_ms: u64) {
+        let Some(producer) = self.producers.get_mut(key) else {
+            return;
+        };
+        producer.members = producer.members.saturating_sub(1);
+        if producer.members == 0 {
+            producer.absent_since_ms = now_ms;
+            self.absent.insert((now_ms, key.clone()));
+        }
+        while self.absent.len() > self.bounds.absent_max {
+            self.forget_oldest();
+        }
+    }
+
+    /// Takes an acceptance back: its append failed, so only the log knows whether it took effect.
+    pub fn withdraw(&mut self, key: &ProducerKey, op: OpId) {
+        if let Some(producer) = self.producers.get_mut(key) {
+            producer.results.remove(&op.sequence);
+        }
+    }
+
+    /// Looks an operation up.
+    #[must_use]
+    pub fn look_up(&self, key: &ProducerKey, sequence: Sequence, payload: &Payload) -> Seen {
+        let Some(producer) = self.producers.get(key) else {
+            return Seen::New;
+        };
+        match producer.results.get(&sequence) {
+            Some(known) if known.digest == self.digest(payload) => Seen::Accepted(known.outcome),
+            Some(_) => Seen::Conflict,
+            None if sequence <= producer.floor => Seen::Expired,
+            None => Seen::New,
+        }
+    }
+
+    /// Remembers an accepted operation of a producer that has joined.
+    pub fn accept(&mut self, key: &ProducerKey, op: OpId, payload: &Payload, outcome: Published) {
+        let digest = self.digest(payload);
+        let Some(producer) = self.producers.get_mut(key) else {
+            return;
+        };
+        producer
+            .results
+            .insert(op.sequence, Known { digest, outcome });
+        while producer.results.len() > self.bounds.results_max {
+            if let Some((oldest, _)) = producer.results.pop_first() {
+                producer.floor = producer.floor.max(oldest);
+            }
+        }
+    }
+
+    /// Forgets producers that have been absent for longer than the window.
+    pub fn expire(&mut self, now_ms: u64) {
+        while self.next_expiry_ms().is_some_and(|due_ms| due_ms <= now_ms) {
+            self.forget_oldest();
+        }
+    }
+
+    /// When [`Operations::expire`] has something to do next.
+    #[must_use]
+    pub fn next_expiry_ms(&self) -> Option<u64> {
+        self.absent
+            .first()
+            .map(|(since_ms, _)| since_ms + self.bounds.window_ms)
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some((_, key)) = self.absent.pop_first() {
+            self.producers.remove(&key);
+        }
+    }
+
+    fn digest(&self, payload: &Payload) -> u64 {
+        self.hasher.hash_one(payload)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use roomful_protocol::id::{Epoch, Offset};
+    use roomful_protocol::position::Position;
+
+    use super::*;
+
+    const BOUNDS: OperationBounds = OperationBounds {
+        results_max: 3,
+        window_ms: 1000,
+        absent_max: 2,
+    };
+
+    fn key(producer: u64) -> ProducerKey {
+        (None, ProducerId(producer))
+    }
+
+    fn published(offset: u64) -> Published {
+        Published {
+            position: Position::new(Epoch(1), Offset(offset)),
+            time_ms: 0,
+            duplicate: false,
+        }
+    }
+
+    fn joined(producer: u64) -> Operations {
+        let mut window = Operations::new(BOUNDS);
+        window.join(&key(producer), Sequence(1));
+        window
+    }
+
+    fn accept(window: &mut Operations, producer: u64, sequence: u64) {
+        let op = OpId {
+            producer: ProducerId(producer),
+            sequence: Sequence(sequence),
+        };
+        window.accept(&key(producer), op, &Payload::text("a"), published(sequence));
+    }
+
+    fn seen(window: &Operations, producer: u64, sequence: u64, text: &str) -> Seen {
+        window.look_up(&key(producer), Sequence(sequence), &Payload::text(text))
+    }
+
+    #[test]
+    fn a_resend_gets_the_first_result_and_another_payload_is_a_conflict() {
+        let mut window = joined(1);
+        assert_eq!(seen(&window, 1, 1, "a"), Seen::New);
+        accept(&mut window, 1, 1);
+        assert_eq!(seen(&window, 1, 1, "a"), Seen::Accepted(published(1)));
+        assert_eq!(seen(&window, 1, 1, "b"), Seen::Conflict);
+    }
+
+    #[test]
+    fn below_the_window_the_answer_is_a_refusal() {
+        let mut window = joined(1);
+        (1..=5).for_each(|sequence| accept(&mut window, 1, sequence));
+        assert_eq!(seen(&window, 1, 2, "a"), Seen::Expired);
+        assert_eq!(seen(&window, 1, 3, "a"), Seen::Accepted(published(3)));
+    }
+
+    #[test]
+    fn a_forgotten_producer_that_comes_back_is_refused_what_it_sent_before() {
+        let mut window = joined(1);
+        accept(&mut window, 1, 1);
+        window.leave(&key(1), 0);
+        window.expire(999);
+        assert_eq!(seen(&window, 1, 1, "a"), Seen::Accepted(published(1)));
+        window.expire(1000);
+        window.join(&key(1), Sequence(2));
+        assert_eq!(seen(&window, 1, 1, "a"), Seen::Expired);
+        assert_eq!(seen(&window, 1, 2, "a"), Seen::New);
+    }
+
+    #[test]
+    fn a_producer_is_not_forgotten_while_a_member_publishes_with_it() {
+        let mut window = joined(1);
+        window.join(&key(1), Sequence(9));
+        accept(&mut window, 1, 1);
+        window.leave(&key(1), 0);
+        window.expire(5000);
+        assert_eq!(seen(&window, 1, 1, "a"), Seen::Accepted(published(1)));
+    }
+
+    #[test]
+    fn absent_producers_are_bounded_and_the_longest_absent_one_goes_first() {
+        let mut window = joined(1);
+        accept(&mut window, 1, 1);
+        window.leave(&key(1), 1);
+        for producer in 2..=3 {
+            window.join(&key(producer), Sequence(1));
+            accept(&mut window, producer, 1);
+            window.leave(&key(producer), producer);
+        }
+        assert_eq!(seen(&window, 2, 1, "a"), Seen::Accepted(published(1)));
+        window.join(&key(1), Sequence(2));
+        assert_eq!(seen(&window, 1, 1, "a"), Seen::Expired);
+    }
+}

@@ -1,0 +1,336 @@
+//! Who is in a room, and what changed since when.
+//!
+//! Changes are gathered and leave as one delta per interval. A reader that missed deltas asks for everything since the revision it
+//! knows: members carry the revision of their last change, and those who left are remembered for a while.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+use roomful_protocol::frame::{ChangeKind, MemberInfo, MembersPage, PresenceChange, PresenceDelta};
+use roomful_protocol::id::{MemberId, RoomAlias, SessionId, UserId};
+use roomful_protocol::payload::Payload;
+
+use super::operations::ProducerKey;
+use crate::shard::message::{Attachment, ConnectionId, ShardId};
+
+/// The members of a room.
+#[derive(Debug, Default)]
+pub struct Members {
+    by_number: BTreeMap<MemberId, Member>,
+    by_session: HashMap<SessionId, MemberId>,
+    last_number: u64,
+    revision: u64,
+    /// Members whose change is in no delta yet.
+    changed: BTreeSet<MemberId>,
+    /// Those who left, with the revision that says so; the newest [`GONE_MAX`].
+    gone: VecDeque<(u64, MemberId, UserId)>,
+    /// Up to this revision, those who left are forgotten.
+    gone_forgotten: u64,
+    /// What the last delta said.
+    occupancy_told: u64,
+}
+
+/// A session inside a room.
+#[derive(Debug)]
+pub struct Member {
+    /// Whose it is; it comes back with the same.
+    pub session: SessionId,
+    /// Which attachment of the session is here, or was last.
+    pub attachment: Attachment,
+    /// Where it is; none while it is disconnected and its grace runs.
+    pub location: Option<(ShardId, ConnectionId)>,
+    /// The user.
+    pub user: UserId,
+    /// Its presence value.
+    pub value: Option<Payload>,
+    /// The producer it publishes with.
+    pub producer: Option<ProducerKey>,
+    /// The revision whose delta says, or will say, how it is now.
+    changed: u64,
+}
+
+/// How many of those who left are remembered.
+const GONE_MAX: usize = 1024;
+
+impl Members {
+    /// How many there are, those in their grace included.
+    #[must_use]
+    pub fn occupancy(&self) -> u64 {
+        self.by_number.len() as u64
+    }
+
+    /// The revision of the last delta.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// A member.
+    #[must_use]
+    pub fn get(&self, member: MemberId) -> Option<&Member> {
+        self.by_number.get(&member)
+    }
+
+    /// A member, to change where it is; changes of its value go through [`Members::set_value`].
+    pub fn get_mut(&mut self, member: MemberId) -> Option<&mut Member> {
+        self.by_number.get_mut(&member)
+    }
+
+    /// The member of a session.
+    #[must_use]
+    pub fn of_session(&self, session: SessionId) -> Option<MemberId> {
+        self.by_session.get(&session).copied()
+    }
+
+    /// Everybody, by number.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (MemberId, &mut Member)> {
+        self.by_number
+            .iter_mut()
+            .map(|(number, member)| (*number, member))
+    }
+
+    /// A new member.
+    pub fn insert(
+        &mut self,
+        session: SessionId,
+        attachment: Attachment,
+        location: (ShardId, ConnectionId),
+        user: UserId,
+        value: Option<Payload>,
+    ) -> MemberId {
+        self.last_number += 1;
+        let number = MemberId(self.last_number);
+        let changed = self.revision + 1;
+        let location = Some(location);
+        let member = Member {
+            session,
+            attachment,
+            location,
+            user,
+            value,
+            producer: None,
+            changed,
+        };
+        self.by_number.insert(number, member);
+        self.by_session.insert(session, number);
+        self.changed.insert(number);
+        number
+    }
+
+    /// Changes a member's value, if it is another.
+    pub fn set_value(&mut self, number: MemberId, value: Option<Payload>) {
+        let changed = self.revision + 1;
+        if let Some(member) = self
+            .by_number
+            .get_mut(&number)
+            .filter(|member| member.value != value)
+        {
+            member.value = value;
+            member.changed = changed;
+            self.changed.insert(number);
+        }
+    }
+
+    /// A member is gone for good.
+    pub fn remove(&mut self, number: MemberId) -> Option<Member> {
+        let member = self.by_number.remove(&number)?;
+        self.by_session.remove(&member.session);
+        self.changed.remove(&number);
+        self.gone
+            .push_back((self.revision + 1, number, member.user.clone()));
+        if self.gone.len() > GONE_MAX
+            && let Some((revision, ..)) = self.gone.pop_front()
+        {
+            self.gone_forgotten = revision;
+        }
+        Some(member)
+    }
+
+    /// Whether there is something to tell.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        !self.changed.is_empty()
+            || self
+                .gone
+                .back()
+                .is_some_and(|(revision, ..)| *revision > self.revision)
+    }
+
+    /// What changed since the last delta, and whether the count did. The next delta starts here.
+    pub fn take_delta(&mut self, room: RoomAlias) -> (PresenceDelta, bool) {
+        self.changed.clear();
+        let delta = PresenceDelta {
+            room,
+            revision: self.revision + 1,
+            ..self.since_known(room, self.revision)
+        };
+        self.revision += 1;
+        let occupancy_changed = delta.occupancy != self.occupancy_told;
+        self.occupancy_told = delta.occupancy;
+        (delta, occupancy_changed)
+    }
+
+    /// What changed since a revision; none when that is further back than what is remembered.
+    #[must_use]
+    pub fn since(&self, room: RoomAlias, revision: u64) -> Option<PresenceDelta> {
+        let known = revision >= self.gone_forgotten && revision <= self.revision;
+        known.then(|| self.since_known(room, revision))
+    }
+
+    fn since_known(&self, room: RoomAlias, since: u64) -> PresenceDelta {
+        let present = self
+            .by_number
+            .iter()
+            .filter(|(_, member)| member.changed > since)
+            .map(|(number, member)| {
+                let (user, value) = (member.user.clone(), member.value.clone());
+                PresenceChange {
+                    member: *number,
+                    kind: ChangeKind::Present,
+                    user,
+                    value,
+                }
+            });
+        let gone = self
+            .gone
+            .iter()
+            .rev()
+            .take_while(|(revision, ..)| *revision > since);
+        let gone = gone.map(|(_, number, user)| PresenceChange {
+            member: *number,
+            kind: ChangeKind::Gone,
+            user: user.clone(),
+            value: None,
+        });
+        let mut changes: Vec<_> = present.chain(gone).collect();
+        changes.sort_by_key(|change| change.member);
+        PresenceDelta {
+            room,
+            revision: self.revision,
+            occupancy: self.occupancy(),
+            changes,
+        }
+    }
+
+    /// A page of members.
+    #[must_use]
+    pub fn page(&self, after: Option<MemberId>, limit: usize) -> MembersPage {
+        let start = after.map_or(0, |member| member.0 + 1);
+        let mut range = self.by_number.range(MemberId(start)..);
+        let members: Vec<_> = range
+            .by_ref()
+            .take(limit)
+            .map(|(number, member)| {
+                let (user, value) = (member.user.clone(), member.value.clone());
+                MemberInfo {
+                    member: *number,
+                    user,
+                    value,
+                }
+            })
+            .collect();
+        let next = range
+            .next()
+            .and_then(|_| members.last().map(|member| member.member));
+        MembersPage {
+            revision: self.revision,
+            occupancy: self.occupancy(),
+            members,
+            next,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOM: RoomAlias = RoomAlias(1);
+
+    fn join(members: &mut Members, session: u128) -> MemberId {
+        let location = (
+            ShardId(0),
+            ConnectionId {
+                slot: 0,
+                generation: 0,
+            },
+        );
+        members.insert(
+            SessionId(session),
+            Attachment(1),
+            location,
+            UserId::parse("u").unwrap(),
+            None,
+        )
+    }
+
+    fn kinds(delta: &PresenceDelta) -> Vec<(u64, ChangeKind)> {
+        delta
+            .changes
+            .iter()
+            .map(|change| (change.member.0, change.kind))
+            .collect()
+    }
+
+    #[test]
+    fn a_delta_tells_each_member_once_as_it_is_now() {
+        let mut members = Members::default();
+        let (a, b) = (join(&mut members, 1), join(&mut members, 2));
+        members.set_value(a, Some(Payload::text("x")));
+        members.remove(b);
+        let (delta, occupancy_changed) = members.take_delta(ROOM);
+        assert_eq!(
+            kinds(&delta),
+            [(1, ChangeKind::Present), (2, ChangeKind::Gone)]
+        );
+        assert_eq!(
+            (delta.revision, delta.occupancy, occupancy_changed),
+            (1, 1, true)
+        );
+        assert!(!members.is_changed());
+        members.set_value(a, Some(Payload::text("x")));
+        assert!(!members.is_changed());
+    }
+
+    #[test]
+    fn who_missed_deltas_gets_everything_since_in_one() {
+        let mut members = Members::default();
+        let a = join(&mut members, 1);
+        members.take_delta(ROOM);
+        let b = join(&mut members, 2);
+        members.take_delta(ROOM);
+        members.remove(a);
+        members.take_delta(ROOM);
+        let delta = members.since(ROOM, 1).unwrap();
+        assert_eq!(
+            kinds(&delta),
+            [(a.0, ChangeKind::Gone), (b.0, ChangeKind::Present)]
+        );
+        assert_eq!(delta.revision, 3);
+        assert_eq!(members.since(ROOM, 3).unwrap().changes, []);
+        assert_eq!(members.since(ROOM, 4), None);
+    }
+
+    #[test]
+    fn a_revision_further_back_than_the_memory_of_the_gone_is_not_answered() {
+        let mut members = Members::default();
+        for session in 0..=GONE_MAX as u128 {
+            let member = join(&mut members, session);
+            members.remove(member);
+            members.take_delta(ROOM);
+        }
+        assert_eq!(members.since(ROOM, 0), None);
+        assert_eq!(members.since(ROOM, 1).unwrap().changes.len(), GONE_MAX);
+    }
+
+    #[test]
+    fn pages_cover_everybody_once() {
+        let mut members = Members::default();
+        for session in 0..5 {
+            join(&mut members, session);
+        }
+        let first = members.page(None, 3);
+        assert_eq!((first.members.len(), first.next), (3, Some(MemberId(3))));
+        let second = members.page(first.next, 3);
+        assert_eq!((second.members.len(), second.next), (2, None));
+    }
+}

@@ -1,0 +1,109 @@
+//! The generation of this process: a number that only grows, one per start.
+//!
+//! Rooms in memory take their first epoch from it, so that a position from before a restart is never mistaken for one of after,
+//! even where the wall clock was set back: the number is kept in `<data_dir>/generation`, synced before anybody sees it. Where the
+//! directory is lost as well, it is the time that keeps it growing.
+
+use std::path::Path;
+
+use roomful_protocol::id::Epoch;
+
+use super::data_file::{self, DataFileError, Existing};
+
+/// A start of this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Generation(u64);
+
+impl Generation {
+    /// Begins a new generation: the seconds since 1970, or one more than the last, whichever is larger.
+    ///
+    /// # Errors
+    /// The data directory can't be made, read or written, or the file holds no generation.
+    pub fn begin(data_dir: &Path, now_unix_ms: u64) -> Result<Self, DataFileError> {
+        let path = data_dir.join(FILE);
+        let last = match data_file::read(&path)? {
+            None => 0,
+            Some(text) => {
+                let number = text
+                    .trim()
+                    .parse()
+                    .ok()
+                    .filter(|number| *number < GENERATION_MAX);
+                number.ok_or(DataFileError::Content {
+                    path,
+                    expected: "a generation",
+                })?
+            }
+        };
+        let generation = (now_unix_ms / 1_000).max(last + 1).min(GENERATION_MAX);
+        data_file::write(
+            data_dir,
+            FILE,
+            &format!("{generation}\n"),
+            Existing::Replace,
+        )?;
+        Ok(Self(generation))
+    }
+
+    /// The epoch that this generation's rooms begin with; a room that loses its history within it takes the next ones, up to a
+    /// million of them.
+    #[must_use]
+    pub const fn first_epoch(self) -> Epoch {
+        Epoch(self.0 << EPOCH_BITS)
+    }
+}
+
+/// Epochs of one generation, as bits. With the seconds of the 22nd century on top that is below the protocol's 2^53.
+const EPOCH_BITS: u32 = 20;
+
+const GENERATION_MAX: u64 = (1 << (53 - EPOCH_BITS)) - 1;
+
+const FILE: &str = "generation";
+
+#[cfg(test)]
+mod tests {
+    use roomful_protocol::id::INTEGER_MAX;
+
+    use super::*;
+    use crate::session::data_file::tests::TestDirectory;
+
+    const NOON: u64 = 1_800_000_000_000;
+
+    /// Three starts, the last two at an earlier time: the epochs grow all the same, and fit the wire.
+    #[test]
+    fn epochs_grow_over_restarts_even_if_the_clock_steps_back() {
+        let directory = TestDirectory::new();
+        let first = Generation::begin(directory.path(), NOON).unwrap();
+        let second = Generation::begin(directory.path(), NOON - 86_400_000).unwrap();
+        let third = Generation::begin(directory.path(), 0).unwrap();
+        let later = Generation::begin(directory.path(), NOON + 86_400_000).unwrap();
+        assert_eq!(first.first_epoch(), Epoch(1_800_000_000 << 20));
+        assert_eq!(second.first_epoch(), Epoch(1_800_000_001 << 20));
+        assert!(second < third && third < later);
+        assert!(later.first_epoch().0 < INTEGER_MAX);
+    }
+
+    /// A file that was damaged stops the start instead of restarting epochs below the clients'.
+    #[test]
+    fn a_damaged_file_is_an_error_that_names_it() {
+        for content in ["", "-1", "yesterday", "99999999999999999999", "8589934591"] {
+            let directory = TestDirectory::new();
+            std::fs::write(directory.path().join(FILE), content).unwrap();
+            let error = Generation::begin(directory.path(), NOON).unwrap_err();
+            assert!(
+                error.to_string().contains("generation"),
+                "{content:?}: {error}"
+            );
+        }
+    }
+
+    /// A directory that can't be made is named, together with the setting that names it.
+    #[test]
+    fn a_directory_that_cannot_be_made_is_named() {
+        let directory = TestDirectory::new();
+        let file = directory.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let error = Generation::begin(&file.join("below"), NOON).unwrap_err();
+        assert!(error.to_string().contains("file"), "{error}");
+    }
+}

@@ -1,0 +1,9 @@
+//! Sessions: what a client keeps over a reconnect, and over a restart of the server.
+
+pub mod generation;
+pub mod index;
+pub mod token;
+
+mod data_file;
+
+pub use data_file::DataFileError;

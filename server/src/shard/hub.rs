@@ -1,0 +1,238 @@
+//! The members of a room whose connections are on this shard, and what they are to be sent.
+//!
+//! A member is *live*, and gets each turn of the room as it comes, or *at a position*, and pulls from there until it is live again. A join
+//! with an old position, a slow reader and a shard that missed turns all are the second case. Turns wait here in order and are handed to the members one after the
+//! other; whoever becomes live meanwhile starts at the next turn. The hub holds no sockets: the shard delivers.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use roomful_protocol::frame::Watch;
+use roomful_protocol::id::{Epoch, MemberId, Offset, ProducerId, RoomAlias, RoomId};
+use roomful_protocol::position::Position;
+
+use super::message::{Batch, ConnectionId, ShardId, Turn, Wire};
+
+/// The subscribers of one room on one shard.
+#[derive(Debug)]
+pub struct Hub {
+    /// The room.
+    pub room: RoomId,
+    /// Its number.
+    pub alias: RoomAlias,
+    /// Where it is ordered.
+    pub home: ShardId,
+    /// The epoch of all positions here.
+    pub epoch: Epoch,
+    /// Up to where turns have arrived.
+    pub received: Offset,
+    /// Up to where turns have been handed to all members.
+    pub fanned: Offset,
+    /// The revision of the last presence delta that was handed to all members.
+    pub presence_revision: u64,
+    /// By stable index, so that a fan-out can stop anywhere and go on later.
+    subscribers: Vec<Option<Subscriber>>,
+    vacant: Vec<u32>,
+    /// Turns that have not reached every member.
+    pub queue: VecDeque<Turn>,
+    /// The number of the turn at the front of the queue.
+    pub front: u64,
+    /// The next member that gets the front turn.
+    pub cursor: usize,
+    /// Who waits for which part of the log; one request for all who stand at the same place.
+    pub pulls: BTreeMap<Offset, Vec<u32>>,
+}
+
+/// A member of the room on this shard. What fan-out touches fits one cache line.
+#[derive(Debug, Clone)]
+pub struct Subscriber {
+    /// Its connection.
+    pub connection: ConnectionId,
+    /// Its number in the room.
+    pub member: MemberId,
+    /// Where it is.
+    pub place: Place,
+    /// The revision of the first delta that it missed; none while it misses none.
+    pub missed_presence: Option<NonZeroU64>,
+    /// Its producer, if its own events are not to come back.
+    pub mute: Option<ProducerId>,
+    /// How much of presence it is sent.
+    pub watch: Watch,
+    /// Whether `caught_up` is owed to it.
+    pub recovering: bool,
+}
+
+/// Where a member is in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// It gets every turn from this number on.
+    Live(u64),
+    /// It has everything up to here and nothing after it.
+    At(Offset),
+}
+
+const _: () = assert!(
+    size_of::<Option<Subscriber>>() <= 64,
+    "fan-out touches one cache line a member"
+);
+
+impl Hub {
+    /// A hub without members, that stands where the room is.
+    #[must_use]
+    pub fn new(
+        room: RoomId,
+        alias: RoomAlias,
+        home: ShardId,
+        head: Position,
+        presence_revision: u64,
+    ) -> Self {
+        Self {
+            room,
+            alias,
+            home,
+            epoch: head.epoch,
+            received: head.offset,
+            fanned: head.offset,
+            presence_revision,
+            subscribers: Vec::new(),
+            vacant: Vec::new(),
+            queue: VecDeque::new(),
+            front: 0,
+            cursor: 0,
+            pulls: BTreeMap::new(),
+        }
+    }
+
+    /// Whether it has no members.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.subscribers.len() == self.vacant.len()
+    }
+
+    /// One more than the highest index in use.
+    #[must_use]
+    pub fn end(&self) -> usize {
+        self.subscribers.len()
+    }
+
+    /// The number that the next turn to arrive will have.
+    #[must_use]
+    pub fn next_turn(&self) -> u64 {
+        self.front + self.queue.len() as u64
+    }
+
+    /// Adds a member and gives its index.
+    ///
+    /// # Panics
+    /// With 2^32 members, which is more than there are connections.
+    pub fn insert(&mut self, subscriber: Subscriber) -> u32 {
+        if let Some(index) = self.vacant.pop() {
+            self.subscribers[index as usize] = Some(subscriber);
+            return index;
+        }
+        self.subscribers.push(Some(subscriber));
+        u32::try_from(self.subscribers.len() - 1).expect("connections are counted in 32 bits")
+    }
+
+    /// Takes a member out.
+    pub fn remove(&mut self, index: u32) -> Option<Subscriber> {
+        let removed = self.subscribers.get_mut(index as usize)?.take();
+        if removed.is_some() {
+            self.vacant.push(index);
+        }
+        removed
+    }
+
+    /// A member.
+    #[must_use]
+    pub fn get(&self, index: u32) -> Option<&Subscriber> {
+        self.subscribers.get(index as usize)?.as_ref()
+    }
+
+    /// A member.
+    pub fn get_mut(&mut self, index: u32) -> Option<&mut Subscriber> {
+        self.subscribers.get_mut(index as usize)?.as_mut()
+    }
+
+    /// Everybody.
+    pub fn iter(&self) -> impl Iterator<Item = &Subscriber> {
+        self.subscribers.iter().flatten()
+    }
+
+    /// Takes a turn in; it waits until [`Hub::finish_turn`] has been called for those before it. Where too many wait, the last of them
+    /// become a gap, and the members pull what was in them: fewer and larger steps, since small ones were too slow.
+    pub fn receive(&mut self, turn: Turn) {
+        if let Some(batch) = &turn.log {
+            self.received = batch.last();
+        }
+        if self.queue.len() < TURNS_MAX {
+            self.queue.push_back(turn);
+            return;
+        }
+        let batch = Batch {
+            room: self.alias,
+            epoch: self.epoch,
+            after: self.received,
+            entries: Vec::new(),
+            wire: Wire::default(),
+        };
+        let marker = Turn {
+            room: self.alias,
+            log: Some(Arc::new(batch)),
+            signals: None,
+            presence: None,
+        };
+        if let Some(last) = self.queue.back_mut() {
+            *last = marker;
+        }
+    }
+
+    /// Whether turns before this one were not handed on: it does not follow the last one that was.
+    #[must_use]
+    pub fn misses_before(&self, turn: &Turn) -> bool {
+        turn.log
+            .as_ref()
+            .is_some_and(|batch| batch.after != self.fanned)
+            || turn
+                .presence
+                .as_ref()
+                .is_some_and(|delta| delta.delta.revision > self.presence_revision + 1)
+    }
+
+    /// The front turn has reached everybody.
+    pub fn finish_turn(&mut self) {
+        let Some(turn) = self.queue.pop_front() else {
+            return;
+        };
+        self.front += 1;
+        self.cursor = 0;
+        if let Some(batch) = turn.log {
+            self.fanned = batch.last();
+        }
+        if let Some(delta) = turn.presence {
+            self.presence_revision = delta.delta.revision;
+        }
+    }
+
+    /// Notes that a member waits for what follows its place. The position to ask for, unless somebody has asked already.
+    pub fn want(&mut self, index: u32) -> Option<Position> {
+        let Some(Subscriber {
+            place: Place::At(offset),
+            ..
+        }) = self.get(index)
+        else {
+            return None;
+        };
+        let offset = *offset;
+        let waiting = self.pulls.entry(offset).or_default();
+        let first = waiting.is_empty();
+        if !waiting.contains(&index) {
+            waiting.push(index);
+        }
+        first.then(|| Position::new(self.epoch, offset))
+    }
+}
+
+/// Turns that may wait for a fan-out that is slower than the room.
+const TURNS_MAX: usize = 64;

@@ -1,0 +1,443 @@
+//! What shards send each other: data that could travel between nodes as it is.
+//!
+//! A shard plays two parts. As *edge* it holds connections and, for each room that some of them are in, a hub; as *owner* it orders the
+//! rooms that are homed on it. Requests go from edge to owner, replies and turns back. Between two shards messages arrive in the order in which they
+//! were sent, which is what makes recovery meet the live stream without a gap: see [`Reply::Chunk`].
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use roomful_protocol::codec::Encoding;
+use roomful_protocol::error::ErrorCode;
+use roomful_protocol::frame::{
+    self, Direction, Durability, Entry, JoinProducer, OpId, PresenceDelta, Recovery, Signalled,
+    Watch,
+};
+use roomful_protocol::id::{
+    Epoch, MemberId, Offset, ProducerId, RequestId, RoomAlias, RoomId, SessionId, SignalKey, UserId,
+};
+use roomful_protocol::payload::Payload;
+use roomful_protocol::position::Position;
+
+/// A shard of this node, from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ShardId(pub u16);
+
+/// A connection of a shard: a slot, and how often the slot was used before, so that a late message never meets a stranger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId {
+    /// The slot.
+    pub slot: u32,
+    /// Its use.
+    pub generation: u32,
+}
+
+/// Where a reply goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// The shard that holds the connection.
+    pub shard: ShardId,
+    /// The connection.
+    pub connection: ConnectionId,
+    /// The request; none for a signal that asked for no reply.
+    pub request: Option<RequestId>,
+}
+
+/// A message between shards.
+#[derive(Debug)]
+pub enum Message {
+    /// To the home of a room, which opens it if it is not.
+    Join(Box<Join>),
+    /// To the owner of a room.
+    Request {
+        /// The room, by the number that the directory gave it.
+        room: RoomAlias,
+        /// What is asked.
+        request: Request,
+    },
+    /// To the shard of a connection: the end of one request.
+    Reply {
+        /// Whose request.
+        to: Origin,
+        /// What came of it.
+        outcome: Result<frame::Reply, Refusal>,
+    },
+    /// To the shard of a connection: the end of a join.
+    Joined {
+        /// Whose.
+        to: Origin,
+        /// The room's number.
+        room: RoomAlias,
+        /// What came of it.
+        outcome: Result<Box<Admitted>, Refusal>,
+    },
+    /// To a shard with members: what a turn of the room brought.
+    Turn(Turn),
+    /// To a shard with members: an answer to [`Request::Pull`].
+    Chunk(Chunk),
+    /// To the shard of a member: one signal for it alone.
+    Direct {
+        /// The member's connection.
+        to: ConnectionId,
+        /// The signal.
+        signal: Box<Signalled>,
+    },
+    /// To the shard of a member: the answer to [`Request::PullPresence`].
+    Presence {
+        /// The member's connection.
+        to: ConnectionId,
+        /// Everything since the asked revision; none when that is too far back.
+        delta: Option<Box<PresenceDelta>>,
+        /// The room.
+        room: RoomAlias,
+    },
+    /// To a shard with members: these memberships are over.
+    Ended {
+        /// The room.
+        room: RoomAlias,
+        /// Whose; none: everybody's on that shard.
+        connection: Option<ConnectionId>,
+        /// Why.
+        code: ErrorCode,
+    },
+    /// To the shard of a session's former holder: another connection has resumed it.
+    Evict(ConnectionId),
+}
+
+/// What an edge asks of a room's owner.
+#[derive(Debug)]
+pub enum Request {
+    /// Enter.
+    Join(Box<Join>),
+    /// The member leaves for good. The reply is `Done`.
+    Leave {
+        /// Who.
+        member: MemberId,
+        /// Its attachment: an older one's leave is void.
+        attachment: Attachment,
+        /// Where the reply goes.
+        to: Origin,
+    },
+    /// The member's connection is gone; its grace begins.
+    Detach {
+        /// Who.
+        member: MemberId,
+        /// Which attachment was lost.
+        attachment: Attachment,
+        /// The shard that held it.
+        shard: ShardId,
+    },
+    /// Append.
+    Publish {
+        /// Who.
+        member: MemberId,
+        /// Where the reply goes.
+        to: Origin,
+        /// The operation's id; its producer is the member's.
+        op: Option<OpId>,
+        /// What; checked.
+        payload: Payload,
+    },
+    /// Send something ephemeral.
+    Signal {
+        /// Who.
+        member: MemberId,
+        /// Where the reply goes, if one is wanted.
+        reply: Origin,
+        /// To one member alone.
+        to: Option<MemberId>,
+        /// Its key.
+        key: Option<SignalKey>,
+        /// What.
+        payload: Payload,
+    },
+    /// Change the member's presence value.
+    SetPresence {
+        /// Who.
+        member: MemberId,
+        /// Where the reply goes.
+        to: Origin,
+        /// The value.
+        value: Option<Payload>,
+    },
+    /// A page of members.
+    Members {
+        /// Where the reply goes.
+        to: Origin,
+        /// After this one.
+        after: Option<MemberId>,
+        /// At most so many.
+        limit: usize,
+    },
+    /// A page of the log.
+    History {
+        /// Where the reply goes.
+        to: Origin,
+        /// Beside this position.
+        from: Option<Position>,
+        /// Which way.
+        direction: Direction,
+        /// At most so many.
+        limit: usize,
+    },
+    /// The hub's members at `from` need what follows.
+    Pull {
+        /// Whose hub.
+        shard: ShardId,
+        /// The position they stand at.
+        from: Position,
+    },
+    /// A member that was skipped by presence deltas needs what changed since.
+    PullPresence {
+        /// Whose.
+        to: Origin,
+        /// The last revision it has seen.
+        since: u64,
+    },
+}
+
+impl Message {
+    /// About how many bytes of payload it keeps alive.
+    #[must_use]
+    pub fn payload_bytes(&self) -> usize {
+        let batch =
+            |batch: &Option<Arc<Batch>>| batch.as_ref().map_or(0, |batch| batch.payload_bytes());
+        match self {
+            Self::Turn(turn) => {
+                let signals = turn.signals.iter().flat_map(|signals| &signals.signals);
+                let signals: usize = signals.map(|signal| signal.payload.bytes.len()).sum();
+                batch(&turn.log) + signals
+            }
+            Self::Chunk(chunk) => batch(&chunk.batch),
+            Self::Direct { signal, .. } => signal.payload.bytes.len(),
+            Self::Request {
+                request: Request::Publish { payload, .. } | Request::Signal { payload, .. },
+                ..
+            } => payload.bytes.len(),
+            Self::Reply {
+                outcome: Ok(frame::Reply::History(page)),
+                ..
+            } => page
+                .entries
+                .iter()
+                .map(|entry| entry.payload.bytes.len())
+                .sum(),
+            Self::Join(_)
+            | Self::Request { .. }
+            | Self::Reply { .. }
+            | Self::Joined { .. }
+            | Self::Presence { .. }
+            | Self::Ended { .. }
+            | Self::Evict(_) => 0,
+        }
+    }
+}
+
+impl Request {
+    /// Where its reply goes, if it has one.
+    #[must_use]
+    pub fn reply_to(&self) -> Option<Origin> {
+        match self {
+            Self::Join(join) => Some(join.to),
+            Self::Leave { to, .. }
+            | Self::Publish { to, .. }
+            | Self::Signal { reply: to, .. }
+            | Self::SetPresence { to, .. }
+            | Self::Members { to, .. }
+            | Self::History { to, .. } => Some(*to),
+            Self::Detach { .. } | Self::Pull { .. } | Self::PullPresence { .. } => None,
+        }
+        .filter(|to| to.request.is_some())
+    }
+}
+
+/// A join, as its owner needs it.
+#[derive(Debug)]
+pub struct Join {
+    /// The room.
+    pub room: RoomId,
+    /// Where the reply goes, and where the member is.
+    pub to: Origin,
+    /// The member's session: it keeps its member number over reconnects.
+    pub session: SessionId,
+    /// How often the session was attached before.
+    pub attachment: Attachment,
+    /// The user.
+    pub user: UserId,
+    /// Whether the user is anonymous, and so shares the scope of producers.
+    pub anonymous: bool,
+    /// The position to go on from.
+    pub since: Option<Position>,
+    /// The producer.
+    pub producer: Option<JoinProducer>,
+    /// The presence value; none keeps that of a member who comes back.
+    pub value: Option<Payload>,
+    /// Carried through for the edge.
+    pub preferences: Preferences,
+}
+
+/// What a member wants to be sent; the owner hands it back unread.
+#[derive(Debug, Clone, Copy)]
+pub struct Preferences {
+    /// Whether own events come back.
+    pub echo: bool,
+    /// How much of presence.
+    pub watch: Watch,
+    /// The member's producer, by which its own events are known.
+    pub producer: Option<ProducerId>,
+}
+
+/// Counts the attachments of a session, so that what an older one still says can be told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Attachment(pub u64);
+
+/// A join that was granted.
+#[derive(Debug)]
+pub struct Admitted {
+    /// The member.
+    pub member: MemberId,
+    /// The room's home.
+    pub home: ShardId,
+    /// Where the member stands: its `since` while recovering, else the head.
+    pub position: Position,
+    /// What has been sent to this shard's hub.
+    pub head: Position,
+    /// What happened to `since`.
+    pub recovery: Recovery,
+    /// What an ack means here.
+    pub durability: Durability,
+    /// Revision of presence.
+    pub revision: u64,
+    /// Count of members.
+    pub occupancy: u64,
+    /// As they came.
+    pub preferences: Preferences,
+    /// As it came.
+    pub attachment: Attachment,
+}
+
+/// A request that was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Which error.
+    pub code: ErrorCode,
+    /// One sentence.
+    pub text: String,
+    /// How long to wait.
+    pub after_ms: Option<u64>,
+}
+
+impl Refusal {
+    /// A refusal without a time.
+    #[must_use]
+    pub fn new(code: ErrorCode, text: impl Into<String>) -> Self {
+        Self {
+            code,
+            text: text.into(),
+            after_ms: None,
+        }
+    }
+}
+
+/// What a turn of a room brought to one shard.
+#[derive(Debug, Clone)]
+pub struct Turn {
+    /// The room.
+    pub room: RoomAlias,
+    /// New entries. Also present, and empty, to tell a shard that was skipped how far the room is.
+    pub log: Option<Arc<Batch>>,
+    /// Signals to everybody.
+    pub signals: Option<Arc<Signals>>,
+    /// Changes of presence.
+    pub presence: Option<Arc<Delta>>,
+}
+
+/// Entries of one turn, encoded once per wire format for all members of all shards.
+#[derive(Debug)]
+pub struct Batch {
+    /// The room.
+    pub room: RoomAlias,
+    /// Their epoch.
+    pub epoch: Epoch,
+    /// The offset before the first entry.
+    pub after: Offset,
+    /// Ascending, without a gap.
+    pub entries: Vec<Arc<Entry>>,
+    /// Whole WebSocket messages.
+    pub wire: Wire,
+}
+
+impl Turn {
+    /// Whether there is nothing in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.log.is_none() && self.signals.is_none() && self.presence.is_none()
+    }
+}
+
+impl Batch {
+    fn payload_bytes(&self) -> usize {
+        self.entries
+            .iter()
+            .map(|entry| entry.payload.bytes.len())
+            .sum()
+    }
+
+    /// The offset of the last entry.
+    #[must_use]
+    pub fn last(&self) -> Offset {
+        self.entries.last().map_or(self.after, |entry| entry.offset)
+    }
+}
+
+/// Signals of one turn to everybody.
+#[derive(Debug)]
+pub struct Signals {
+    /// In the order of arrival.
+    pub signals: Vec<Signalled>,
+    /// All of them as WebSocket messages.
+    pub wire: Wire,
+}
+
+/// A presence delta, and what is left of it for those who watch occupancy alone.
+#[derive(Debug)]
+pub struct Delta {
+    /// The delta.
+    pub delta: PresenceDelta,
+    /// Whether the count changed.
+    pub occupancy_changed: bool,
+    /// As a WebSocket message.
+    pub wire: Wire,
+    /// Without its changes, as a WebSocket message.
+    pub occupancy_wire: Wire,
+}
+
+/// Entries for members who are behind.
+#[derive(Debug)]
+pub struct Chunk {
+    /// The room.
+    pub room: RoomAlias,
+    /// Where they stand.
+    pub from: Position,
+    /// What they get; none when `from` is not in the history any more.
+    pub batch: Option<Arc<Batch>>,
+    /// Whether this reaches all that was sent to the hub before: since messages between two shards keep their order, the hub then stands exactly here.
+    pub live: bool,
+}
+
+/// The bytes of something that many receive: made when the first receiver of a format needs them.
+#[derive(Debug, Default)]
+pub struct Wire {
+    formats: [OnceLock<Bytes>; 2],
+}
+
+impl Wire {
+    /// The bytes in this format, by `encode` at the first call.
+    pub fn get(&self, encoding: Encoding, encode: impl FnOnce() -> Bytes) -> &Bytes {
+        let [msgpack, json] = &self.formats;
+        match encoding {
+            Encoding::MessagePack => msgpack.get_or_init(encode),
+            Encoding::Json => json.get_or_init(encode),
+        }
+    }
+}

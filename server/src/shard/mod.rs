@@ -1,0 +1,434 @@
+//! A shard: the part of a node that one thread runs, as a state machine without I/O.
+//!
+//! It holds connections, the hubs of the rooms that they are in, and the rooms that are homed on it. Whoever runs it feeds it one [`Input`] at a time with
+//! the time of day, ends each turn with [`Shard::flush`], and provides a [`Host`] for what leaves: a thread with sockets in a server, a
+//! virtual network in the simulation. The same inputs give the same outputs: nothing here reads a clock, draws a random number or iterates a
+//! hash map on its way out.
+//!
+//! Read on in [`message`] (what shards tell each other), `edge` (from a frame to a request), `owner` (from a request to a room), `deliver` (from
+//! a room's turn to the sockets), [`hub`] and [`wheel`].
+
+mod deliver;
+mod edge;
+pub mod hub;
+pub mod message;
+mod owner;
+pub mod wheel;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::fmt;
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use roomful_protocol::codec::Encoding;
+use roomful_protocol::error::CloseCode;
+use roomful_protocol::id::{RoomAlias, RoomId, SessionId};
+use roomful_protocol::websocket::OpCode;
+
+use crate::auth::{AuthError, Identity};
+use crate::clock::Now;
+use crate::connection::{Connection, Rates};
+use crate::directory::Directory;
+use crate::journal::{Completion, Journal, Ticket};
+use crate::metrics::ShardCounters;
+use crate::room::{Room, RoomSettings, RoomTimer};
+use crate::session::index::Sessions;
+use crate::session::token::ResumeKey;
+use crate::wire;
+use hub::Hub;
+use message::{Attachment, ConnectionId, Message, ShardId};
+use wheel::Wheel;
+
+/// One shard.
+#[derive(Debug)]
+pub struct Shard {
+    id: ShardId,
+    settings: Arc<ShardSettings>,
+    directory: Directory,
+    sessions: Sessions,
+    journal: Box<dyn Journal>,
+    counters: Arc<ShardCounters>,
+    /// By slot.
+    connections: Vec<Option<Box<Connection>>>,
+    hubs: HashMap<RoomAlias, Hub>,
+    rooms: HashMap<RoomAlias, Room>,
+    rooms_by_id: HashMap<RoomId, RoomAlias>,
+    /// Whose call of the journal a ticket is.
+    tickets: HashMap<Ticket, RoomAlias>,
+    wheel: Wheel<Timer>,
+    /// Messages of this shard to itself: handled before the step ends, in order.
+    local: VecDeque<Message>,
+    /// Connections with staged messages.
+    staged: Vec<ConnectionId>,
+    /// Rooms with something to send.
+    dirty_rooms: BTreeSet<RoomAlias>,
+    /// Hubs with turns to hand on.
+    dirty_hubs: BTreeSet<RoomAlias>,
+    /// The hub that was served last, so that the next one is next.
+    last_hub: RoomAlias,
+    draining: bool,
+}
+
+/// What a shard is told.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A connection was handed over. Its slot is free.
+    Opened {
+        /// Slot and use, chosen by the host.
+        connection: ConnectionId,
+        /// Of the subprotocol.
+        encoding: Encoding,
+    },
+    /// A whole message came.
+    Message {
+        /// From where.
+        connection: ConnectionId,
+        /// Whether it is a text message.
+        text: bool,
+        /// Its bytes.
+        payload: &'a [u8],
+    },
+    /// A WebSocket ping came.
+    Ping {
+        /// From where.
+        connection: ConnectionId,
+        /// To be sent back.
+        payload: &'a [u8],
+    },
+    /// A WebSocket pong came.
+    Pong {
+        /// From where.
+        connection: ConnectionId,
+    },
+    /// The peer sent a close frame, or broke the WebSocket protocol: this is the answer.
+    Close {
+        /// From where.
+        connection: ConnectionId,
+        /// What to answer.
+        code: CloseCode,
+    },
+    /// The socket is gone.
+    Gone {
+        /// Whose.
+        connection: ConnectionId,
+    },
+    /// A socket that would have blocked takes bytes again.
+    Writable {
+        /// Whose.
+        connection: ConnectionId,
+    },
+    /// A token has been checked.
+    Verified {
+        /// Whose.
+        connection: ConnectionId,
+        /// What it says.
+        outcome: Result<Identity, AuthError>,
+    },
+    /// Another shard has sent something.
+    Mail(Message),
+    /// The journal has done something.
+    Journal(Completion),
+    /// Time has passed.
+    Tick,
+    /// The server stops: everybody is told when to come back, and closed.
+    Drain {
+        /// The longest time to come back in; each connection gets one of its own, evenly spread below it.
+        reconnect_after_ms: u64,
+    },
+}
+
+/// What a shard needs of whoever runs it.
+pub trait Host {
+    /// Writes to a socket, in order, without waiting. Less than everything means that it would block; [`Input::Writable`] follows.
+    fn write(&mut self, connection: ConnectionId, slices: &[IoSlice<'_>]) -> usize;
+
+    /// The connection has ended here. Its last words are written as far as they go, then the socket is closed; nothing of it comes back.
+    fn finish(&mut self, connection: ConnectionId, last_words: Vec<Bytes>);
+
+    /// Reads no more from a connection, or reads again.
+    fn pause(&mut self, connection: ConnectionId, paused: bool);
+
+    /// Checks a token; [`Input::Verified`] follows.
+    fn verify(&mut self, connection: ConnectionId, token: &str);
+
+    /// Sends to another shard. Messages to one shard arrive in order.
+    fn send(&mut self, to: ShardId, message: Message);
+
+    /// Whether another shard's mailbox has room for what can be pulled later instead.
+    fn can_send(&self, to: ShardId) -> bool;
+
+    /// 128 random bits that nobody can guess.
+    fn random(&mut self) -> u128;
+
+    /// Whether the turn has used its time up, so that the rest should wait for the next.
+    fn turn_is_spent(&mut self) -> bool;
+}
+
+/// What the configuration says that a shard needs.
+#[derive(Debug, Clone)]
+pub struct ShardSettings {
+    /// What each namespace's rooms are like.
+    pub namespaces: BTreeMap<String, Arc<RoomSettings>>,
+    /// What the rooms of other namespaces are like; none refuses them.
+    pub other_namespaces: Option<Arc<RoomSettings>>,
+    /// Whether users need no token.
+    pub anonymous: bool,
+    /// Signs resume tokens.
+    pub resume_key: ResumeKey,
+    /// How long before its end a token's end is announced, in milliseconds.
+    pub expiry_warning_ms: u64,
+    /// How long a session waits for a connection, in milliseconds.
+    pub session_retention_ms: u64,
+    /// Time to say hello, in milliseconds.
+    pub hello_timeout_ms: u64,
+    /// Bytes before the session is open.
+    pub hello_bytes_max: usize,
+    /// The heartbeat, in milliseconds.
+    pub heartbeat_ms: u64,
+    /// Longest message, in bytes.
+    pub message_bytes_max: usize,
+    /// Longest payload, in bytes.
+    pub payload_bytes_max: usize,
+    /// Rooms a connection may be in.
+    pub rooms_max: usize,
+    /// Requests that a connection may have with owners.
+    pub requests_max: u32,
+    /// How often a connection may do what.
+    pub rates: Rates,
+    /// Bytes that may wait for a connection; see [`ShardSettings::log_lane_bytes_max`] and its sibling for its parts.
+    pub outbox_bytes_max: usize,
+    /// Messages that may wait for a connection.
+    pub outbox_messages_max: usize,
+    /// How long a connection may take no byte while some wait, in milliseconds.
+    pub write_stall_ms: u64,
+    /// Members that fan-out serves between two looks at the turn's time.
+    pub members_per_look: usize,
+}
+
+impl ShardSettings {
+    /// Beyond this the log is not queued any more and the member goes to its own position: a quarter of the outbox.
+    #[must_use]
+    pub fn log_lane_bytes_max(&self) -> usize {
+        self.outbox_bytes_max / 4
+    }
+
+    /// Beyond this signals are dropped: an eighth of the outbox.
+    #[must_use]
+    pub fn signal_lane_bytes_max(&self) -> usize {
+        self.outbox_bytes_max / 8
+    }
+}
+
+/// What several shards of a node share.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// The rooms.
+    pub directory: Directory,
+    /// The sessions.
+    pub sessions: Sessions,
+    /// The configuration.
+    pub settings: Arc<ShardSettings>,
+}
+
+/// Whether a turn is finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flush {
+    /// Everything has left.
+    Done,
+    /// The turn's time was up: call [`Shard::flush`] again after the other work of the thread.
+    More,
+}
+
+/// What a shard wants to be woken for.
+#[derive(Debug)]
+enum Timer {
+    Hello(ConnectionId),
+    Heartbeat(ConnectionId),
+    Stall(ConnectionId),
+    TokenWarning(ConnectionId),
+    TokenEnd(ConnectionId),
+    Session(SessionId, Attachment),
+    Room(RoomAlias, RoomTimer),
+}
+
+impl Shard {
+    /// An empty shard.
+    #[must_use]
+    pub fn new(
+        id: ShardId,
+        shared: Shared,
+        journal: Box<dyn Journal>,
+        counters: Arc<ShardCounters>,
+        now: Now,
+    ) -> Self {
+        Self {
+            id,
+            settings: shared.settings,
+            directory: shared.directory,
+            sessions: shared.sessions,
+            journal,
+            counters,
+            connections: Vec::new(),
+            hubs: HashMap::new(),
+            rooms: HashMap::new(),
+            rooms_by_id: HashMap::new(),
+            tickets: HashMap::new(),
+            wheel: Wheel::new(now.monotonic_ms),
+            local: VecDeque::new(),
+            staged: Vec::new(),
+            dirty_rooms: BTreeSet::new(),
+            dirty_hubs: BTreeSet::new(),
+            last_hub: RoomAlias(0),
+            draining: false,
+        }
+    }
+
+    /// Handles one input. What it brings about leaves at once or with the next [`Shard::flush`].
+    pub fn step(&mut self, input: Input<'_>, now: Now, host: &mut dyn Host) {
+        match input {
+            Input::Opened {
+                connection,
+                encoding,
+            } => self.opened(connection, encoding, now),
+            Input::Message {
+                connection,
+                text,
+                payload,
+            } => self.message(connection, text, payload, now, host),
+            Input::Ping {
+                connection,
+                payload,
+            } => {
+                self.heard(connection, now);
+                self.stage_bytes(connection, &wire::control(OpCode::Pong, payload));
+            }
+            Input::Pong { connection } => self.heard(connection, now),
+            Input::Close { connection, code } => self.close(connection, code, now, host),
+            Input::Gone { connection } => self.gone(connection, now, host),
+            Input::Writable { connection } => self.writable(connection, now, host),
+            Input::Verified {
+                connection,
+                outcome,
+            } => self.verified(connection, outcome, now, host),
+            Input::Mail(message) => self.local.push_back(message),
+            Input::Journal(completion) => self.journal_completed(completion, now, host),
+            Input::Tick => self.tick(now, host),
+            Input::Drain { reconnect_after_ms } => self.drain(reconnect_after_ms, now, host),
+        }
+        self.handle_local(now, host);
+    }
+
+    /// Ends a turn: what rooms gathered goes to the hubs, what hubs have goes to the sockets, and so does every staged reply.
+    pub fn flush(&mut self, now: Now, host: &mut dyn Host) -> Flush {
+        self.counters.turns.add(1);
+        loop {
+            while let Some(alias) = self.dirty_rooms.pop_first() {
+                self.with_room(alias, now, host, |room, context| room.flush(context));
+            }
+            self.handle_local(now, host);
+            if self.dirty_rooms.is_empty() {
+                break;
+            }
+        }
+        let flush = self.fan_out(now, host);
+        self.flush_staged(now, host);
+        self.handle_local(now, host);
+        if flush == Flush::More {
+            self.counters.turn_over_budget.add(1);
+        }
+        if self.is_idle() { flush } else { Flush::More }
+    }
+
+    /// When [`Input::Tick`] is due, on the monotonic clock in milliseconds.
+    #[must_use]
+    pub fn next_tick_ms(&self) -> Option<u64> {
+        self.wheel.next_ms()
+    }
+
+    /// Whether a flush would find nothing to do.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.dirty_rooms.is_empty()
+            && self.dirty_hubs.is_empty()
+            && self.staged.is_empty()
+            && self.local.is_empty()
+    }
+
+    /// Whether a connection may be read.
+    #[must_use]
+    pub fn is_reading(&self, connection: ConnectionId) -> bool {
+        self.connection(connection)
+            .is_some_and(|connection| !connection.paused)
+    }
+
+    fn tick(&mut self, now: Now, host: &mut dyn Host) {
+        let mut fired = Vec::new();
+        self.wheel.advance(now.monotonic_ms, &mut fired);
+        for timer in fired {
+            match timer {
+                Timer::Hello(connection) => self.hello_timed_out(connection, now, host),
+                Timer::Heartbeat(connection) => self.heartbeat(connection, now, host),
+                Timer::Stall(connection) => self.stalled(connection, now, host),
+                Timer::TokenWarning(connection) => self.token_warning(connection, now),
+                Timer::TokenEnd(connection) => self.token_end(connection, now, host),
+                Timer::Session(session, attachment) => self.session_over(session, attachment),
+                Timer::Room(alias, timer) => self.room_timer(alias, timer, now, host),
+            }
+            self.handle_local(now, host);
+        }
+    }
+
+    fn handle_local(&mut self, now: Now, host: &mut dyn Host) {
+        while let Some(message) = self.local.pop_front() {
+            self.mail(message, now, host);
+        }
+    }
+
+    fn mail(&mut self, message: Message, now: Now, host: &mut dyn Host) {
+        match message {
+            Message::Join(join) => self.join_room(*join, now, host),
+            Message::Request { room, request } => self.request_room(room, request, now, host),
+            Message::Reply { to, outcome } => self.replied(to, outcome, host),
+            Message::Joined { to, room, outcome } => self.joined(to, room, outcome, host),
+            Message::Turn(turn) => self.receive_turn(turn),
+            Message::Chunk(chunk) => self.receive_chunk(&chunk, now, host),
+            Message::Direct { to, signal } => self.deliver_direct(to, &signal, now, host),
+            Message::Presence { to, delta, room } => {
+                self.deliver_presence(to, room, delta, now, host);
+            }
+            Message::Ended {
+                room,
+                connection,
+                code,
+            } => self.ended(room, connection, code, host),
+            Message::Evict(connection) => self.close(connection, CloseCode::Replaced, now, host),
+        }
+    }
+
+    /// Sends to a shard: this one's messages are handled before the step ends, others' go out.
+    fn send(&mut self, to: ShardId, message: Message, host: &mut dyn Host) {
+        if to == self.id {
+            self.local.push_back(message);
+        } else {
+            self.counters.mailbox_messages.add(1);
+            host.send(to, message);
+        }
+    }
+
+    fn connection(&self, id: ConnectionId) -> Option<&Connection> {
+        let connection = self.connections.get(id.slot as usize)?.as_deref()?;
+        (connection.id == id).then_some(connection)
+    }
+
+    fn connection_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        let connection = self.connections.get_mut(id.slot as usize)?.as_deref_mut()?;
+        (connection.id == id).then_some(connection)
+    }
+}
+
+impl fmt::Debug for dyn Host + '_ {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Host")
+    }
+}

@@ -1,0 +1,134 @@
+//! The way into a shard's thread: one mailbox each, filled by any thread, emptied by its own.
+//!
+//! Letters of one sender arrive in its order. What a peer waits for is always taken, and is bounded by what connections may have in flight;
+//! what can be pulled later instead asks [`Mailbox::has_room`] first. The thread is woken once per batch, not per letter.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::auth::{AuthError, Identity};
+use crate::http::Upgraded;
+use crate::shard::message::{ConnectionId, Message};
+
+/// What a thread is told by others.
+#[derive(Debug)]
+pub(super) enum Letter {
+    /// Another shard's message.
+    Message(Message),
+    /// A socket whose handshake is done.
+    Opened(Box<Upgraded>),
+    /// A token that the pool has checked.
+    Verified(ConnectionId, Result<Identity, AuthError>),
+    /// Say goodbye to everybody.
+    Drain {
+        /// The longest time to come back in, in milliseconds.
+        reconnect_after_ms: u64,
+    },
+}
+
+/// A mailbox.
+#[derive(Debug)]
+pub(super) struct Mailbox {
+    /// Held for a push or a swap alone.
+    letters: Mutex<VecDeque<Letter>>,
+    bytes: AtomicUsize,
+    bytes_max: usize,
+    notify: Notify,
+}
+
+impl Mailbox {
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self {
+            letters: Mutex::new(VecDeque::new()),
+            bytes: AtomicUsize::new(0),
+            bytes_max,
+            notify: Notify::new(),
+        }
+    }
+
+    /// Whether there is room for what could be left out.
+    pub(super) fn has_room(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) < self.bytes_max
+    }
+
+    /// Adds a letter; [`Mailbox::wake`] must follow.
+    pub(super) fn push(&self, letter: Letter) {
+        self.bytes.fetch_add(letter.cost(), Ordering::Relaxed);
+        self.lock().push_back(letter);
+    }
+
+    /// Wakes the thread, which will find everything that was pushed before.
+    pub(super) fn wake(&self) {
+        self.notify.notify_one();
+    }
+
+    /// Waits until there are letters, and takes them all. Cancel safe: nothing is taken before it returns.
+    pub(super) async fn take(&self) -> VecDeque<Letter> {
+        loop {
+            let letters = mem::take(&mut *self.lock());
+            if !letters.is_empty() {
+                let cost: usize = letters.iter().map(Letter::cost).sum();
+                self.bytes.fetch_sub(cost, Ordering::Relaxed);
+                return letters;
+            }
+            self.notify.notified().await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Letter>> {
+        // A push or a swap leaves the queue whole even where a thread ends in the middle of it.
+        self.letters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Letter {
+    /// What it is charged: its payload and something for itself.
+    fn cost(&self) -> usize {
+        let payload = match self {
+            Self::Message(message) => message.payload_bytes(),
+            Self::Opened(_) | Self::Verified(..) | Self::Drain { .. } => 0,
+        };
+        payload + LETTER_BYTES
+    }
+}
+
+/// About what a letter takes without its payload.
+const LETTER_BYTES: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn letters_arrive_in_order_and_free_their_room() {
+        let mailbox = Mailbox::new(2 * LETTER_BYTES);
+        mailbox.push(Letter::Drain {
+            reconnect_after_ms: 1,
+        });
+        assert!(mailbox.has_room());
+        mailbox.push(Letter::Drain {
+            reconnect_after_ms: 2,
+        });
+        assert!(!mailbox.has_room());
+        mailbox.wake();
+        let taken = mailbox.take().await;
+        let [first, second] = [&taken[0], &taken[1]];
+        assert!(matches!(
+            first,
+            Letter::Drain {
+                reconnect_after_ms: 1
+            }
+        ));
+        assert!(matches!(
+            second,
+            Letter::Drain {
+                reconnect_after_ms: 2
+            }
+        ));
+        assert!(mailbox.has_room());
+    }
+}

@@ -1,0 +1,231 @@
+//! The threads that run the shards, with their sockets, clocks and mailboxes.
+//!
+//! Each shard has one thread with a runtime of its own: a connection that was dealt to it never leaves. Everything that may happen is
+//! turned into an input of the core; what the core wants is done at once or by small tasks of the same thread. Rooms, sessions
+//! and what frames mean are not known here.
+
+mod mailbox;
+mod socket;
+mod thread;
+mod verifier;
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use roomful_protocol::id::{Epoch, PlacementKey};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::auth::Authenticator;
+use crate::clock::Clock;
+use crate::http::{Refusal, Upgraded, Upgrades};
+use crate::metrics::ShardCounters;
+use crate::shard::Shared;
+use crate::shard::message::ShardId;
+use mailbox::{Letter, Mailbox};
+use thread::Thread;
+use verifier::Verifier;
+
+/// The running shards; clones share them.
+#[derive(Debug, Clone)]
+pub struct Shards {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Shared,
+    posts: Vec<Post>,
+    places: Arc<Semaphore>,
+    settings: TransportSettings,
+    draining: AtomicBool,
+}
+
+/// What is known of a shard from outside.
+#[derive(Debug, Clone)]
+struct Post {
+    mailbox: Arc<Mailbox>,
+    /// Connections that were dealt to it and have not ended.
+    connections: Arc<AtomicUsize>,
+}
+
+/// What the configuration says about sockets and threads.
+#[derive(Debug, Clone, Copy)]
+pub struct TransportSettings {
+    /// Connections at a time.
+    pub connections_max: usize,
+    /// What the kernel may hold unsent per connection, in bytes. On Linux; elsewhere the kernel decides.
+    pub kernel_unsent_bytes_max: usize,
+    /// How long a turn may take before others of the thread get theirs.
+    pub turn_budget: Duration,
+    /// Bytes that may wait in a mailbox before what can be pulled later is left out.
+    pub mailbox_bytes_max: usize,
+    /// By how many connections the shard of a placement key may exceed the least loaded one.
+    pub imbalance_max: usize,
+    /// Longest message, in bytes.
+    pub message_bytes_max: usize,
+    /// Threads that check costly tokens.
+    pub verifier_threads: NonZeroUsize,
+    /// Tokens that may wait for them.
+    pub verifier_queue_max: usize,
+}
+
+/// What the threads are made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// What the shards share.
+    pub shared: Shared,
+    /// One set of counters a shard; there are as many shards.
+    pub counters: Vec<Arc<ShardCounters>>,
+    /// Above every epoch of an earlier process.
+    pub first_epoch: Epoch,
+    /// Checks tokens; none on an anonymous server.
+    pub authenticator: Option<Arc<Authenticator>>,
+    /// The time.
+    pub clock: Clock,
+    /// The configuration.
+    pub settings: TransportSettings,
+}
+
+/// A shard's thread has ended although nobody asked it to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the thread of shard {0} has ended")]
+pub struct ThreadEnded(pub u16);
+
+/// The threads, which never end by themselves.
+#[derive(Debug)]
+pub struct Threads {
+    handles: Vec<(ShardId, JoinHandle<()>)>,
+}
+
+impl Shards {
+    /// Starts a thread for each shard.
+    ///
+    /// # Errors
+    /// The system gives no thread or no event queue.
+    pub fn start(parts: Parts) -> std::io::Result<(Self, Threads)> {
+        let settings = parts.settings;
+        let post = |_: &Arc<ShardCounters>| Post {
+            mailbox: Arc::new(Mailbox::new(settings.mailbox_bytes_max)),
+            connections: Arc::new(AtomicUsize::new(0)),
+        };
+        let posts: Vec<Post> = parts.counters.iter().map(post).collect();
+        let verifier = match &parts.authenticator {
+            Some(authenticator) => Some(Verifier::start(
+                authenticator,
+                &parts.clock,
+                &posts,
+                &settings,
+            )?),
+            None => None,
+        };
+        let mut handles = Vec::new();
+        for (index, counters) in (0..).zip(parts.counters) {
+            let id = ShardId(index);
+            let thread = Thread {
+                id,
+                shared: parts.shared.clone(),
+                counters,
+                first_epoch: parts.first_epoch,
+                clock: parts.clock.clone(),
+                posts: posts.clone(),
+                verifier: verifier.clone(),
+                settings,
+            };
+            handles.push((id, thread.start()?));
+        }
+        let inner = Inner {
+            shared: parts.shared,
+            posts,
+            places: Arc::new(Semaphore::new(
+                settings.connections_max.min(Semaphore::MAX_PERMITS),
+            )),
+            settings,
+            draining: AtomicBool::new(false),
+        };
+        Ok((
+            Self {
+                inner: Arc::new(inner),
+            },
+            Threads { handles },
+        ))
+    }
+
+    /// Says goodbye to everybody, and takes nobody in any more.
+    pub fn drain(&self, reconnect_after: Duration) {
+        self.inner.draining.store(true, Ordering::Relaxed);
+        let reconnect_after_ms = u64::try_from(reconnect_after.as_millis()).unwrap_or(u64::MAX);
+        for post in &self.inner.posts {
+            post.mailbox.push(Letter::Drain { reconnect_after_ms });
+            post.mailbox.wake();
+        }
+    }
+
+    /// How many connections there are, those included that are still saying goodbye.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.inner
+            .posts
+            .iter()
+            .map(|post| post.connections.load(Ordering::Relaxed))
+            .sum()
+    }
+
+    /// The shard of the placement key, unless it is too far ahead of the least loaded one (consistent hashing with bounded loads,
+    /// Mirrokni et al. 2018): small rooms meet on one shard, and a large one spreads.
+    fn place(&self, key: Option<PlacementKey>) -> ShardId {
+        let load = |post: &Post| post.connections.load(Ordering::Relaxed);
+        let loads: Vec<usize> = self.inner.posts.iter().map(load).collect();
+        let least = (0..).zip(&loads).min_by_key(|(_, load)| **load);
+        let (least, least_load) = least.map_or((0, 0), |(index, load)| (index, *load));
+        let home = key.map(|key| self.inner.shared.directory.shard_of(key));
+        let close = |home: &ShardId| {
+            let load = loads
+                .get(usize::from(home.0))
+                .copied()
+                .unwrap_or(usize::MAX);
+            load <= least_load.saturating_add(self.inner.settings.imbalance_max)
+        };
+        home.filter(close).unwrap_or(ShardId(least))
+    }
+}
+
+impl Upgrades for Shards {
+    fn admit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        let retry_after = RETRY_AFTER;
+        if self.inner.draining.load(Ordering::Relaxed) {
+            return Err(Refusal::Draining { retry_after });
+        }
+        Arc::clone(&self.inner.places)
+            .try_acquire_owned()
+            .map_err(|_| Refusal::Full { retry_after })
+    }
+
+    fn hand_over(&self, upgraded: Upgraded) {
+        let shard = self.place(upgraded.placement);
+        let Some(post) = self.inner.posts.get(usize::from(shard.0)) else {
+            return;
+        };
+        post.connections.fetch_add(1, Ordering::Relaxed);
+        post.mailbox.push(Letter::Opened(Box::new(upgraded)));
+        post.mailbox.wake();
+    }
+}
+
+impl Threads {
+    /// Whether all of them run.
+    ///
+    /// # Errors
+    /// One has ended.
+    pub fn check(&self) -> Result<(), ThreadEnded> {
+        match self.handles.iter().find(|(_, handle)| handle.is_finished()) {
+            Some((id, _)) => Err(ThreadEnded(id.0)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// When somebody who was not let in should come again.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
