@@ -83,14 +83,15 @@ impl Measurement {
             .collect();
         let head = format!("{}, {}: {}", self.scenario, self.peer, settings.join(", "));
         let figures = self.figures.iter().map(|figure| {
-            format!(
-                "  {:<38} {:>12} {}",
-                figure.name,
-                number(figure.value),
-                figure.unit
-            )
-            .trim_end()
-            .to_owned()
+            // What has no unit was counted.
+            let value = if figure.unit.is_empty() {
+                format!("{:.0}", figure.value)
+            } else {
+                number(figure.value)
+            };
+            format!("  {:<38} {value:>12} {}", figure.name, figure.unit)
+                .trim_end()
+                .to_owned()
         });
         [head].into_iter().chain(figures).collect()
     }
@@ -185,6 +186,7 @@ mod tests {
         measurement.add(Figure::new("bytes", "B", 2048.0));
         assert_eq!(measurement.figure("bytes").unwrap().value.round(), 2048.0);
         assert!(measurement.figure("seconds").is_err());
+        measurement.add(Figure::new("publishes", "", 9.0));
         let lines = measurement.lines();
         assert_eq!(lines[0], "idle, roomful: connections 5");
         assert!(
@@ -192,5 +194,6 @@ mod tests {
             "{}",
             lines[1]
         );
+        assert!(lines[2].ends_with(" 9"), "{}", lines[2]);
     }
 }
