@@ -36,8 +36,9 @@ pub(crate) struct Args {
 /// Everybody's channel, by connection.
 type Room = Arc<Mutex<HashMap<u64, Sender<Bytes>>>>;
 
-/// Messages that wait for one connection. A member that lags further behind is dropped from the room.
-const CHANNEL_MESSAGES: usize = 128;
+/// Messages that wait for one connection, ten seconds' worth at the rate of the comparison. A member that lags further behind is
+/// dropped from the room. The channel takes memory only for what waits in it.
+const CHANNEL_MESSAGES: usize = 1024;
 
 /// Serves until the process is ended.
 ///
