@@ -1,2 +1,74 @@
-//! loadtest
-fn main() {}
+//! `roomful-loadtest`: what a server costs, counted where the kernel counts it.
+//!
+//! Each scenario drives one server process over loopback and divides the processor time or memory of that process by what
+//! it delivered. A figure is printed only when every expected delivery has arrived once and in order; anything else ends the run
+//! with one line that names what went wrong, and exit code 1. Correctness beyond that is left to the `tests` crate.
+//!
+//! Read in this order: [`scenario`] (what is done), [`swarm`] and [`connection`] (how it is done fast enough), [`verify`] (what
+//! must arrive), [`peer`] (who is measured), [`process`] (where the numbers come from), [`figures`] (the comparison).
+
+mod scenario;
+
+mod swarm;
+
+mod connection;
+
+mod verify;
+
+mod peer;
+mod plain_server;
+
+mod process;
+
+mod figures;
+mod report;
+
+mod console;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Measures what a Roomful server costs: processor time per delivery and per connection, memory per idle connection.
+#[derive(Debug, Parser)]
+#[command(name = "roomful-loadtest", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// One room, every publish goes to all its members: processor time per delivery, or latency at a fixed rate.
+    Fanout(scenario::fanout::Args),
+    /// Joined connections that do nothing: resident bytes per connection.
+    Idle(scenario::idle::Args),
+    /// Connections come and join: processor time per connection.
+    Connect(scenario::connect::Args),
+    /// All of these, against Roomful and a plain broadcast server in turn: medians, ratios and spread.
+    Figures(figures::Args),
+    /// The plain broadcast server that the figures are compared with.
+    #[command(hide = true)]
+    PlainServer(plain_server::Args),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            console::error(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Fanout(args) => scenario::fanout::run(&args),
+        Command::Idle(args) => scenario::idle::run(&args),
+        Command::Connect(args) => scenario::connect::run(&args),
+        Command::Figures(args) => figures::run(&args),
+        Command::PlainServer(args) => plain_server::run(&args),
+    }
+}

@@ -341,6 +341,7 @@ fn transport_settings(config: &Config) -> TransportSettings {
         mailbox_bytes_max: config.shard.mailbox_bytes_max,
         imbalance_max: config.placement.imbalance_max,
         message_bytes_max: config.connection.message_bytes_max,
+        hello_bytes_max: config.connection.hello_bytes_max,
         verifier_threads: NonZeroUsize::new(config.auth.pool_threads).unwrap_or(NonZeroUsize::MIN),
         verifier_queue_max: config.auth.pool_queue_max,
     }

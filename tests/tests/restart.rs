@@ -167,7 +167,7 @@ async fn the_rust_client_comes_back_by_itself() {
     while told.len() < 12 {
         match within("an event", events.next()).await.unwrap() {
             RoomEvent::Event { entry, .. } => {
-                told.push(String::from_utf8(entry.payload.bytes.to_vec()).unwrap())
+                told.push(String::from_utf8(entry.payload.bytes.to_vec()).unwrap());
             }
             RoomEvent::Reset(_) => told.push("reset".to_owned()),
             _ => {}

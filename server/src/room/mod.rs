@@ -53,8 +53,9 @@ pub struct Room {
     unknown: Vec<(ProducerKey, OpId)>,
     presence_armed: bool,
     maintenance_armed: bool,
-    /// Grows whenever the room becomes empty; an idle timer of an older number is void.
-    idle: u64,
+    /// Since when nobody has been here, on the monotonic clock; none while somebody is.
+    empty_since_ms: Option<u64>,
+    idle_armed: bool,
 }
 
 /// What the configuration says of a namespace.
@@ -116,7 +117,7 @@ pub enum RoomTimer {
     /// Drop old history and forgotten operations.
     Maintain,
     /// Close the room, if it is still empty.
-    Idle(u64),
+    Idle,
     /// Try to send to a shard whose mailbox was full.
     Retry,
     /// Try to open the log again.
@@ -233,7 +234,8 @@ impl Room {
             unknown: Vec::new(),
             presence_armed: false,
             maintenance_armed: false,
-            idle: 0,
+            empty_since_ms: None,
+            idle_armed: false,
         }
     }
 
@@ -278,6 +280,9 @@ impl Room {
         match &mut self.log.state {
             LogState::Open => {}
             LogState::Opening { waiting, .. } => return waiting.push(request),
+            // Leaving needs no log.
+            LogState::Failed
+                if matches!(request, Request::Leave { .. } | Request::Detach { .. }) => {}
             LogState::Failed => return refuse(&request, self.alias, context),
         }
         match request {
@@ -388,11 +393,10 @@ impl Room {
                 self.maintenance_armed = false;
                 self.maintain(context);
             }
-            RoomTimer::Idle(idle) if idle == self.idle && self.members.occupancy() == 0 => {
-                context.journal.close(&self.id);
-                return After::Close;
+            RoomTimer::Idle => {
+                self.idle_armed = false;
+                return self.close_if_idle(context);
             }
-            RoomTimer::Idle(_) => {}
             RoomTimer::Retry => self.turn.retry = true,
             RoomTimer::Reopen if self.members.occupancy() == 0 => return After::Close,
             RoomTimer::Reopen => {
@@ -460,9 +464,7 @@ impl Room {
     fn join(&mut self, join: &Join, context: &mut Context<'_>) {
         let known = self.members.of_session(join.session);
         if let Err(refusal) = self.may_join(join, known) {
-            if self.members.occupancy() == 0 && self.idle == 0 {
-                self.arm_idle(context);
-            }
+            self.watch_if_empty(context);
             context.send(
                 join.to.shard,
                 Message::Joined {
@@ -487,11 +489,13 @@ impl Room {
                 )
             }
         };
+        self.empty_since_ms = None;
         self.bind_producer(number, join, context.now);
         self.attach_downstream(join.to.shard, (number, join.attachment), context);
         self.presence_changed(context);
         let (position, recovery) = self.recovery(join.since, context);
         let admitted = Admitted {
+            room: self.id.clone(),
             member: number,
             home: context.shard,
             position,
@@ -714,22 +718,47 @@ impl Room {
             self.arm_maintenance(context);
         }
         self.presence_changed(context);
-        if self.members.occupancy() == 0 {
-            self.arm_idle(context);
+        self.watch_if_empty(context);
+    }
+
+    /// Where nobody is here, the room closes unless somebody comes while its history may still be wanted.
+    fn watch_if_empty(&mut self, context: &mut Context<'_>) {
+        if self.members.occupancy() > 0 {
+            return;
+        }
+        self.empty_since_ms.get_or_insert(context.now.monotonic_ms);
+        if !self.idle_armed {
+            self.idle_armed = true;
+            context.timers.push((self.idle_ms(), RoomTimer::Idle));
         }
     }
 
-    /// Nobody is here: the room closes unless somebody comes while its history may still be wanted.
-    fn arm_idle(&mut self, context: &mut Context<'_>) {
-        self.idle += 1;
-        let empty = self.log.committed == Offset(0);
-        let history_ms = if empty {
-            0
-        } else {
+    /// How long an empty room stays.
+    fn idle_ms(&self) -> u64 {
+        let has_history = self.log.committed > Offset(0);
+        let history_ms = if has_history {
             self.settings.history.age_max_ms
+        } else {
+            0
         };
-        let delay_ms = history_ms.max(self.settings.empty_ms);
-        context.timers.push((delay_ms, RoomTimer::Idle(self.idle)));
+        history_ms.max(self.settings.empty_ms)
+    }
+
+    fn close_if_idle(&mut self, context: &mut Context<'_>) -> After {
+        let Some(since_ms) = self.empty_since_ms else {
+            return After::Open;
+        };
+        let left_ms = (since_ms + self.idle_ms()).saturating_sub(context.now.monotonic_ms);
+        let settled = matches!(self.log.state, LogState::Open);
+        if left_ms == 0 && settled {
+            context.journal.close(&self.id);
+            return After::Close;
+        }
+        self.idle_armed = true;
+        context
+            .timers
+            .push((left_ms.max(MAINTENANCE_MS), RoomTimer::Idle));
+        After::Open
     }
 
     fn publish(
@@ -1064,7 +1093,12 @@ impl Room {
         context: &mut Context<'_>,
     ) {
         let bytes = value.as_ref().map_or(0, |value| value.bytes.len());
-        match self.check_value(bytes) {
+        let known = self
+            .members
+            .get(number)
+            .map(|_| ())
+            .ok_or_else(not_a_member);
+        match known.and_then(|()| self.check_value(bytes)) {
             Ok(()) => {
                 self.members.set_value(number, value);
                 self.presence_changed(context);

@@ -157,12 +157,21 @@ impl Members {
         self.changed.remove(&number);
         self.gone
             .push_back((self.revision + 1, number, member.user.clone()));
-        if self.gone.len() > GONE_MAX
+        self.forget_gone();
+        Some(member)
+    }
+
+    /// Forgets the longest gone, but nobody whose going has not been told.
+    fn forget_gone(&mut self) {
+        while self.gone.len() > GONE_MAX
+            && self
+                .gone
+                .front()
+                .is_some_and(|(revision, ..)| *revision <= self.revision)
             && let Some((revision, ..)) = self.gone.pop_front()
         {
             self.gone_forgotten = revision;
         }
-        Some(member)
     }
 
     /// Whether there is something to tell.
@@ -184,6 +193,7 @@ impl Members {
             ..self.since_known(room, self.revision)
         };
         self.revision += 1;
+        self.forget_gone();
         let occupancy_changed = delta.occupancy != self.occupancy_told;
         self.occupancy_told = delta.occupancy;
         (delta, occupancy_changed)
@@ -340,6 +350,21 @@ mod tests {
         }
         assert_eq!(members.since(ROOM, 0), None);
         assert_eq!(members.since(ROOM, 1).unwrap().changes.len(), GONE_MAX);
+    }
+
+    /// A thousand who go at once are all told gone: what is forgotten must have been told.
+    #[test]
+    fn many_who_go_together_leave_no_ghosts() {
+        let mut members = Members::default();
+        let numbers: Vec<_> = (0..3 * GONE_MAX as u128)
+            .map(|session| join(&mut members, session))
+            .collect();
+        members.take_delta(ROOM);
+        for number in &numbers {
+            members.remove(*number);
+        }
+        assert_eq!(members.take_delta(ROOM).0.changes.len(), numbers.len());
+        assert_eq!(members.gone.len(), GONE_MAX);
     }
 
     #[test]

@@ -11,10 +11,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use roomful_protocol::error::{CloseCode, ErrorCode};
-use roomful_protocol::frame::{CaughtUp, Goaway, PresenceDelta, ServerFrame, Signalled, Watch};
-use roomful_protocol::id::{Offset, RoomAlias};
+use roomful_protocol::frame::{
+    CaughtUp, Entry, Goaway, PresenceDelta, ServerFrame, Signalled, Watch,
+};
+use roomful_protocol::id::{Offset, ProducerId, RoomAlias, UserId};
 
-use super::hub::{Place, Subscriber};
+use super::hub::{Hub, Place, Subscriber};
 use super::message::{
     Batch, Chunk, ConnectionId, Delta, Message, Origin, Request, Signals, Turn, Wire,
 };
@@ -91,10 +93,13 @@ impl Shard {
     }
 
     fn watch_for_stall(&mut self, id: ConnectionId, now: Now) {
-        self.wheel.set(
-            now.monotonic_ms + self.settings.write_stall_ms,
-            Timer::Stall(id),
-        );
+        let due_ms = now.monotonic_ms + self.settings.write_stall_ms;
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
+        if !std::mem::replace(&mut connection.stall_armed, true) {
+            self.wheel.set(due_ms, Timer::Stall(id));
+        }
     }
 
     pub(super) fn receive_turn(&mut self, turn: Turn, host: &mut dyn Host) {
@@ -113,6 +118,7 @@ impl Shard {
     /// Hands turns to members until all have them or the turn's time is up. Hubs take their chance one after the other.
     pub(super) fn fan_out(&mut self, now: Now, host: &mut dyn Host) -> Flush {
         let mut next = self.last_hub;
+        let mut served = 0;
         loop {
             let after = self
                 .dirty_hubs
@@ -127,7 +133,14 @@ impl Shard {
             if self.hubs.get(&alias).is_none_or(|hub| hub.queue.is_empty()) {
                 self.dirty_hubs.remove(&alias);
             }
-            if progress == Flush::More {
+            served += self.hubs.get(&alias).map_or(0, Hub::end);
+            let look = served >= self.settings.members_per_look;
+            if look {
+                served = 0;
+            }
+            if progress == Flush::More
+                || (look && !self.dirty_hubs.is_empty() && host.turn_is_spent())
+            {
                 return Flush::More;
             }
         }
@@ -280,19 +293,31 @@ impl Shard {
         } else {
             Place::At(batch.last())
         };
+        // The turns that still wait are not for it any more, and with them what they say of presence.
+        let skips = live
+            && hub
+                .queue
+                .iter()
+                .any(|turn| turn.presence.is_some() || turn.missed.is_some());
+        let first_skipped = NonZeroU64::new(hub.presence_revision + 1).filter(|_| skips);
         let Some(subscriber) = hub.get_mut(index) else {
             return;
         };
         subscriber.place = place;
+        if subscriber.watch != Watch::None {
+            subscriber.missed_presence = subscriber.missed_presence.or(first_skipped);
+        }
         let caught_up = live && std::mem::take(&mut subscriber.recovering);
         let (id, mute) = (subscriber.connection, subscriber.mute);
-        let Some(encoding) = self.connection(id).map(|connection| connection.encoding) else {
+        let Some(connection) = self.connection(id) else {
             return;
         };
+        let encoding = connection.encoding;
+        let own = Own::of(mute, connection);
         if !batch.entries.is_empty() {
             self.counters.deliveries.add(batch.entries.len() as u64);
-            let bytes = match mute {
-                Some(own) => wire::batch_without_own(batch, encoding, own),
+            let bytes = match own {
+                Some(own) => wire::batch_without_own(batch, encoding, |entry| own.is(entry)),
                 None => wire::batch(batch, encoding).clone(),
             };
             self.deliver_log(id, room, bytes, now, host);
@@ -358,7 +383,11 @@ impl Shard {
         }
         let bytes = wire::message(connection.encoding, &signal.clone().into());
         match &mut connection.outbox {
-            Some(outbox) => queue_signal(outbox, signal, bytes, &settings, &counters),
+            Some(outbox) => {
+                let before = outbox.sizes();
+                queue_signal(outbox, signal, bytes, &settings, &counters);
+                track(&counters, before, outbox.sizes());
+            }
             None => self.write(id, &[&bytes], now, host),
         }
     }
@@ -437,17 +466,17 @@ impl Shard {
 
     pub(super) fn stalled(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
         let stall_ms = self.settings.write_stall_ms;
-        let Some(connection) = self
-            .connection(id)
-            .filter(|connection| connection.outbox.is_some())
-        else {
+        let Some(connection) = self.connection_mut(id) else {
             return;
         };
+        connection.stall_armed = connection.outbox.is_some();
         let until_ms = connection.progress_ms + stall_ms;
-        if until_ms <= now.monotonic_ms {
-            self.close(id, CloseCode::SlowConsumer, now, host);
-        } else {
-            self.wheel.set(until_ms, Timer::Stall(id));
+        match connection.stall_armed {
+            false => {}
+            true if until_ms <= now.monotonic_ms => {
+                self.close(id, CloseCode::SlowConsumer, now, host);
+            }
+            true => self.wheel.set(until_ms, Timer::Stall(id)),
         }
     }
 
@@ -467,10 +496,10 @@ impl Shard {
         if let Some(outbox) = &half_out {
             track(&self.counters, outbox.sizes(), Sizes::default());
         }
-        let mut words: Vec<Bytes> = half_out
-            .and_then(|outbox| outbox.into_first())
+        let waiting = half_out
             .into_iter()
-            .collect();
+            .flat_map(|outbox| outbox.into_last_words());
+        let mut words: Vec<Bytes> = waiting.collect();
         words.push(staged.into());
         words.push(wire::close(code));
         host.finish(id, words);
@@ -663,14 +692,10 @@ impl Handing<'_> {
 
     fn log_bytes(&self, batch: &Batch, subscriber: &Subscriber, connection: &Connection) -> Bytes {
         self.counters.deliveries.add(batch.entries.len() as u64);
-        let is_own = |own| {
-            batch
-                .entries
-                .iter()
-                .any(|entry| entry.op.is_some_and(|op| op.producer == own))
-        };
-        match subscriber.mute {
-            Some(own) if is_own(own) => wire::batch_without_own(batch, connection.encoding, own),
+        match Own::of(subscriber.mute, connection) {
+            Some(own) if batch.entries.iter().any(|entry| own.is(entry)) => {
+                wire::batch_without_own(batch, connection.encoding, |entry| own.is(entry))
+            }
             _ => wire::batch(batch, connection.encoding).clone(),
         }
     }
@@ -711,6 +736,25 @@ impl Handing<'_> {
             }
         }
         track(self.counters, before, outbox.sizes());
+    }
+}
+
+/// Whose events do not come back: a producer's number is its user's own, so another user's events never pass for it.
+struct Own<'a> {
+    producer: ProducerId,
+    user: &'a UserId,
+}
+
+impl<'a> Own<'a> {
+    fn of(mute: Option<ProducerId>, connection: &'a Connection) -> Option<Self> {
+        Some(Self {
+            producer: mute?,
+            user: &connection.open()?.identity.user,
+        })
+    }
+
+    fn is(&self, entry: &Entry) -> bool {
+        entry.op.is_some_and(|op| op.producer == self.producer) && entry.user == *self.user
     }
 }
 

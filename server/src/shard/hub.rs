@@ -4,7 +4,7 @@
 //! with an old position, a slow reader and a shard that missed turns all are the second case. Turns wait here in order and are handed to the members one after the
 //! other; whoever becomes live meanwhile starts at the next turn. The hub holds no sockets: the shard delivers.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroU64;
 
 use roomful_protocol::frame::Watch;
@@ -40,7 +40,7 @@ pub struct Hub {
     /// The next member that gets the front turn.
     pub cursor: usize,
     /// Who waits for which part of the log; one request for all who stand at the same place.
-    pub pulls: BTreeMap<Offset, Vec<u32>>,
+    pub pulls: BTreeMap<Offset, BTreeSet<u32>>,
 }
 
 /// A member of the room on this shard. What fan-out touches fits one cache line.
@@ -225,9 +225,7 @@ impl Hub {
         let offset = *offset;
         let waiting = self.pulls.entry(offset).or_default();
         let first = waiting.is_empty();
-        if !waiting.contains(&index) {
-            waiting.push(index);
-        }
+        waiting.insert(index);
         first.then(|| Position::new(self.epoch, offset))
     }
 }

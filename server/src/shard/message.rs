@@ -294,6 +294,8 @@ pub struct Attachment(pub u64);
 /// A join that was granted.
 #[derive(Debug)]
 pub struct Admitted {
+    /// The room, as its owner knows it.
+    pub room: RoomId,
     /// The member.
     pub member: MemberId,
     /// The room's home.

@@ -151,7 +151,7 @@ impl Client {
         self.send_publish(sequence)
     }
 
-    pub fn signal(&mut self, key: Option<&str>) -> Option<ClientFrame> {
+    pub fn signal(&self, key: Option<&str>) -> Option<ClientFrame> {
         let key = key.map(|key| roomful_protocol::id::SignalKey::parse(key).unwrap());
         Some(
             Signal {
@@ -288,7 +288,7 @@ impl Client {
                 "live from elsewhere"
             ),
             Recovery::Recovering => {
-                assert_eq!(Some(joined.position), since, "recovery from elsewhere")
+                assert_eq!(Some(joined.position), since, "recovery from elsewhere");
             }
             Recovery::Reset => {
                 assert!(since.is_some(), "a reset without a position");

@@ -8,7 +8,12 @@
     clippy::disallowed_methods,
     reason = "a test reads its seed from the environment"
 )]
-#![expect(unreachable_pub, reason = "a test has no other users")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    unreachable_pub,
+    reason = "a failed check is a panic, and a test has no other users"
+)]
 
 mod client;
 mod journal;

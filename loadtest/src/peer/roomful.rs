@@ -1,0 +1,332 @@
+//! Roomful's protocol, in MessagePack.
+//!
+//! Every connection does what the real clients do: it says hello and joins in one go, brings a producer, and publishes with op ids.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher as _;
+
+use anyhow::{Context as _, Result, bail};
+use roomful_protocol::codec::Encoding;
+use roomful_protocol::frame::{
+    ClientFrame, Hello, Join, JoinProducer, OpId, Publish, Reply, RoomText, ServerFrame, Watch,
+};
+use roomful_protocol::id::{INTEGER_MAX, ProducerId, RequestId, RoomAlias, RoomName, Sequence};
+use roomful_protocol::payload::Payload;
+use roomful_protocol::text::Text;
+
+use super::cursor::Cursor;
+use super::{Heard, Listener, Seat};
+
+/// A Roomful server.
+#[derive(Debug)]
+pub(crate) struct Roomful {
+    /// Producer of connection 0. Chosen anew for each run: a server that is still running may remember those of the last one.
+    producer_first: u64,
+}
+
+/// Type codes, as the message's first element: `event` and `batch` are looked into here, the rest goes to the codec.
+const EVENT: u64 = 34;
+const BATCH: u64 = 45;
+
+const HELLO_REQUEST: u64 = 1;
+const JOIN_REQUEST: u64 = 2;
+
+impl Roomful {
+    pub(crate) fn new() -> Self {
+        Self {
+            producer_first: RandomState::new().hash_one("producer") & (INTEGER_MAX >> 1),
+        }
+    }
+
+    /// `hello` and `join`.
+    pub(super) fn greeting(&self, connection: usize, room: &str) -> Vec<Vec<u8>> {
+        let hello = Hello {
+            request: RequestId(HELLO_REQUEST),
+            token: None,
+            resume: None,
+            agent: Text::new("roomful-loadtest").ok(),
+        };
+        let join = Join {
+            request: RequestId(JOIN_REQUEST),
+            room: RoomText::from(room),
+            since: None,
+            producer: Some(JoinProducer {
+                producer: self.producer(connection),
+                next: Sequence(1),
+            }),
+            echo: true,
+            watch: Watch::None,
+            presence: None,
+        };
+        vec![encoded(&hello.into()), encoded(&join.into())]
+    }
+
+    pub(super) fn publish(&self, seat: Seat, sequence: u32, payload: &[u8], out: &mut Vec<u8>) {
+        let publish = Publish {
+            request: RequestId(JOIN_REQUEST + u64::from(sequence)),
+            room: RoomAlias(seat.alias),
+            op: Some(OpId {
+                producer: self.producer(seat.connection),
+                sequence: Sequence(sequence.into()),
+            }),
+            payload: Payload::binary(payload.to_vec()),
+        };
+        Encoding::MessagePack.encode(&ClientFrame::from(publish), out);
+    }
+
+    fn producer(&self, connection: usize) -> ProducerId {
+        ProducerId(self.producer_first + connection as u64)
+    }
+}
+
+/// The room's placement key is in the URL, as the clients have it.
+pub(super) fn upgrade(room: &str) -> Result<(String, Option<&'static str>)> {
+    let name =
+        RoomName::parse(room.as_bytes()).with_context(|| format!("the room name {room:?}"))?;
+    Ok((
+        format!("/v1/ws?k={}", name.placement_key()),
+        Some(Encoding::MessagePack.subprotocol()),
+    ))
+}
+
+/// Reads a message: one frame, or a batch of them.
+pub(super) fn read(message: &[u8], listener: Listener<'_>) -> Result<()> {
+    let mut cursor = Cursor::new(message);
+    frames(&mut cursor, listener).context("the server sent a bad frame")?;
+    if !cursor.is_at_end() {
+        bail!("the server sent bytes behind a frame");
+    }
+    Ok(())
+}
+
+fn frames(cursor: &mut Cursor<'_>, listener: Listener<'_>) -> Result<()> {
+    let mut inside = *cursor;
+    let fields = inside.array()?;
+    if inside.integer()? != BATCH {
+        return frame(cursor, listener);
+    }
+    for _ in 0..inside.array()? {
+        frame(&mut inside, listener)?;
+    }
+    inside.skip(fields.checked_sub(2).context("a batch without frames")?)?;
+    *cursor = inside;
+    Ok(())
+}
+
+fn frame(cursor: &mut Cursor<'_>, listener: Listener<'_>) -> Result<()> {
+    let mut inside = *cursor;
+    let fields = inside.array()?;
+    if inside.integer()? != EVENT {
+        return other(cursor.value()?, listener);
+    }
+    event(&mut inside, fields, listener)?;
+    *cursor = inside;
+    Ok(())
+}
+
+/// `[34, room, [offset, time, kind, user, op, [format, payload]]]`, each array with room for later fields.
+fn event(cursor: &mut Cursor<'_>, fields: usize, listener: Listener<'_>) -> Result<()> {
+    cursor.skip(1)?;
+    let entry_fields = cursor.array()?;
+    let offset = cursor.integer()?;
+    cursor.skip(4)?;
+    let payload_fields = cursor.array()?;
+    cursor.skip(1)?;
+    let payload = cursor.binary()?;
+    let later = [
+        fields.checked_sub(3),
+        entry_fields.checked_sub(6),
+        payload_fields.checked_sub(2),
+    ];
+    for count in later.into_iter().rev() {
+        cursor.skip(count.context("an event with too few fields")?)?;
+    }
+    listener(Heard::Delivery {
+        offset: Some(offset),
+        payload,
+    })
+}
+
+fn other(message: &[u8], listener: Listener<'_>) -> Result<()> {
+    match Encoding::MessagePack.decode_server(message)? {
+        ServerFrame::Joined(joined) => listener(Heard::Joined {
+            alias: joined.room.0,
+            head: Some(joined.position.offset.0),
+        }),
+        ServerFrame::Ok(ok) => match ok.reply {
+            Reply::Published(published) if published.duplicate => {
+                bail!("doubled: a first publish was called a duplicate")
+            }
+            Reply::Published(_) => {
+                let sequence = ok
+                    .request
+                    .0
+                    .checked_sub(JOIN_REQUEST)
+                    .context("an ok to no publish")?;
+                listener(Heard::Acknowledged {
+                    sequence: u32::try_from(sequence)?,
+                })
+            }
+            reply => bail!("an unexpected reply: {reply:?}"),
+        },
+        ServerFrame::Error(error) => bail!(
+            "the server refused a request: {} ({})",
+            error.code,
+            error.text
+        ),
+        ServerFrame::Left(left) => bail!(
+            "the server ended a membership: {} ({})",
+            left.code,
+            left.text
+        ),
+        ServerFrame::Goaway(_) => bail!("the server is stopping"),
+        ServerFrame::Advance(advance) => {
+            bail!("lost: the server stepped over offset {}", advance.offset)
+        }
+        // Nothing of these is counted, and nothing is wrong with them.
+        ServerFrame::Welcome(_)
+        | ServerFrame::Signalled(_)
+        | ServerFrame::PresenceDelta(_)
+        | ServerFrame::CaughtUp(_)
+        | ServerFrame::TokenExpiring(_)
+        | ServerFrame::Pong(_) => Ok(()),
+        ServerFrame::Event(_) | ServerFrame::ServerBatch(_) => bail!("a batch inside a batch"),
+    }
+}
+
+fn encoded(frame: &ClientFrame) -> Vec<u8> {
+    let mut message = Vec::new();
+    Encoding::MessagePack.encode(frame, &mut message);
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use roomful_protocol::error::{ErrorCode, Retry};
+    use roomful_protocol::frame::{
+        self as frames, Advance, Entry, EntryKind, Event, Ok as OkFrame, Published,
+    };
+    use roomful_protocol::id::{Epoch, Offset, UserId};
+    use roomful_protocol::position::Position;
+
+    use super::*;
+
+    fn event_of(offset: u64) -> ServerFrame {
+        let entry = Entry {
+            offset: Offset(offset),
+            time_ms: 1_700_000_000_000,
+            kind: EntryKind::Publish,
+            user: UserId::parse("anon-1f3a").unwrap(),
+            op: Some(OpId {
+                producer: ProducerId(INTEGER_MAX),
+                sequence: Sequence(300),
+            }),
+            payload: Payload::binary(vec![7; 64]),
+        };
+        Event {
+            room: RoomAlias(70_000),
+            entry,
+        }
+        .into()
+    }
+
+    fn ok_of(sequence: u64) -> ServerFrame {
+        let position = Position::new(Epoch(1), Offset(9));
+        let reply = Reply::Published(Published {
+            position,
+            time_ms: 1,
+            duplicate: false,
+        });
+        OkFrame {
+            request: RequestId(JOIN_REQUEST + sequence),
+            reply,
+        }
+        .into()
+    }
+
+    fn message(frame: &ServerFrame) -> Vec<u8> {
+        let mut message = Vec::new();
+        Encoding::MessagePack.encode(frame, &mut message);
+        message
+    }
+
+    fn heard(message: &[u8]) -> Result<Vec<String>> {
+        let mut heard = Vec::new();
+        read(message, &mut |what| {
+            heard.push(match what {
+                Heard::Joined { alias, head } => format!("joined {alias} {head:?}"),
+                Heard::Delivery { offset, payload } => {
+                    format!("delivery {offset:?} {}", payload.len())
+                }
+                Heard::Acknowledged { sequence } => format!("acknowledged {sequence}"),
+            });
+            Ok(())
+        })?;
+        Ok(heard)
+    }
+
+    #[test]
+    fn events_and_replies_are_heard_alone_and_in_batches() {
+        assert_eq!(
+            heard(&message(&event_of(9))).unwrap(),
+            ["delivery Some(9) 64"]
+        );
+        let parts = [
+            message(&ok_of(4)),
+            message(&event_of(9)),
+            message(&event_of(10)),
+        ];
+        let mut batch = Vec::new();
+        Encoding::MessagePack.encode_batch(parts.iter().map(Vec::as_slice), &mut batch);
+        let expected = [
+            "acknowledged 4",
+            "delivery Some(9) 64",
+            "delivery Some(10) 64",
+        ];
+        assert_eq!(heard(&batch).unwrap(), expected);
+    }
+
+    /// Later versions may append fields everywhere.
+    #[test]
+    fn an_event_with_later_fields_is_read() {
+        let mut longer = vec![
+            0x94, 34, 7, 0x97, 9, 1, 0, 0xa1, b'u', 0xc0, 0x93, 0, 0xc4, 1, 5, 0xc0,
+        ];
+        longer.extend([0xc0, 0x91, 0xc3]);
+        assert_eq!(heard(&longer).unwrap(), ["delivery Some(9) 1"]);
+    }
+
+    #[test]
+    fn what_goes_wrong_is_an_error_with_its_reason() {
+        let refused = frames::Error {
+            request: None,
+            code: ErrorCode::RateLimited.into(),
+            text: "too many publishes".to_owned(),
+            retry: Retry::After,
+            after_ms: None,
+        };
+        let skipped = Advance {
+            room: RoomAlias(1),
+            offset: Offset(3),
+        };
+        for (frame, reason) in [
+            (refused.into(), "too many publishes"),
+            (skipped.into(), "lost"),
+        ] {
+            let text = format!("{:#}", heard(&message(&frame)).unwrap_err());
+            assert!(text.contains(reason), "{text}");
+        }
+        let whole = message(&event_of(9));
+        assert!(heard(&whole[..whole.len() - 1]).is_err());
+        assert!(heard(&[whole, vec![0xc0]].concat()).is_err());
+    }
+
+    #[test]
+    fn the_url_carries_the_placement_key() {
+        assert_eq!(
+            upgrade("chat:lobby").unwrap().0,
+            "/v1/ws?k=1bc5c3481e8d9d9c"
+        );
+        assert!(upgrade("lobby").is_err());
+    }
+}

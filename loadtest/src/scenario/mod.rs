@@ -1,0 +1,17 @@
+//! The scenarios: what is done to a server, and what is measured meanwhile.
+//!
+//! Each has its arguments, a `measure` that the comparison calls too, and a `run` for the command. All are bounded in time and
+//! all verify that everything they published has arrived; a scenario that can't prove this has no result.
+
+pub(crate) mod connect;
+pub(crate) mod fanout;
+pub(crate) mod idle;
+
+mod deadline;
+mod target;
+mod traffic;
+mod usage;
+
+pub(crate) use deadline::Deadline;
+pub(crate) use target::{LaunchArgs, Subject, Target, TargetArgs, check_files};
+pub(crate) use usage::{OTHERS_BUSY, TESTER_BUSY};

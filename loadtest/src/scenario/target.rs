@@ -1,0 +1,337 @@
+//! Which server a scenario runs against, and how it is started.
+
+use std::env;
+use std::fs;
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::console;
+use crate::peer::{Peer, PeerName, Roomful, Tungstenite};
+use crate::process::{Cores, Launch, Server, files_allowed};
+use crate::report::{self, Measurement};
+use crate::swarm::Waiting;
+
+/// Which server, for the scenarios' commands.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct TargetArgs {
+    /// Which protocol to speak, and which server to start
+    #[arg(long, value_enum, default_value_t = PeerName::Roomful)]
+    peer: PeerName,
+    /// A server that is running already, for example ws://127.0.0.1:7400, instead of starting one; needs --pid
+    #[arg(long, requires = "pid", value_name = "URL")]
+    url: Option<String>,
+    /// Process id of the server at --url, on this machine: its processor time and memory are what is measured
+    #[arg(long, requires = "url")]
+    pid: Option<u32>,
+    #[command(flatten)]
+    launch: LaunchArgs,
+    /// Run the server on the first core and this program on the second, with taskset; the server then gets one shard or
+    /// thread. A server at --url stays where it is
+    #[arg(long)]
+    pin: bool,
+    /// Where to write the result as JSON, besides printing it
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// How a Roomful server is started.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct LaunchArgs {
+    /// The roomful binary [default: the one beside this program]
+    #[arg(long, value_name = "FILE")]
+    server: Option<PathBuf>,
+    /// The server's configuration
+    #[arg(long, value_name = "FILE", default_value = "bench.toml")]
+    config: PathBuf,
+    /// Shards of the server, or threads of the plain one [default: 1 if pinned, else its own default]
+    #[arg(long)]
+    shards: Option<NonZeroUsize>,
+}
+
+/// A server that can be had as often as needed.
+#[derive(Debug, Clone)]
+pub(crate) enum Target {
+    /// Start one for each measurement.
+    Start {
+        peer: PeerName,
+        launch: Launch,
+        config: Option<PathBuf>,
+    },
+    /// Use the one that is running.
+    Running {
+        peer: PeerName,
+        address: SocketAddr,
+        pid: u32,
+        waiting: Waiting,
+    },
+}
+
+/// A server that is running, and how it is spoken to.
+#[derive(Debug)]
+pub(crate) struct Subject {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    /// The root of its process tree.
+    pub(crate) pid: u32,
+    /// Its protocol.
+    pub(crate) peer: Peer,
+    /// How this program waits for it.
+    pub(crate) waiting: Waiting,
+}
+
+impl TargetArgs {
+    /// The server these arguments name. Pins this process if asked to.
+    ///
+    /// # Errors
+    /// No such server, or it can't be pinned.
+    pub(crate) fn target(&self) -> Result<Target> {
+        let cores = self
+            .pin
+            .then(Cores::pin_tester)
+            .transpose()
+            .context("can't pin")?;
+        let (Some(url), Some(pid)) = (&self.url, self.pid) else {
+            return self.launch.target(self.peer, cores);
+        };
+        Ok(Target::Running {
+            peer: self.peer,
+            address: address(url)?,
+            pid,
+            waiting: waiting(cores),
+        })
+    }
+}
+
+impl TargetArgs {
+    /// Prints a result, with the server it is of, and writes the file that was asked for.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub(crate) fn report(&self, target: &Target, measurement: &Measurement) -> Result<()> {
+        console::result(&format!("server: {}", target.description()));
+        for setting in target.settings()? {
+            console::result(&format!("  {setting}"));
+        }
+        measurement
+            .lines()
+            .iter()
+            .for_each(|line| console::result(line));
+        self.json
+            .as_deref()
+            .map_or(Ok(()), |file| report::write_json(file, measurement))
+    }
+}
+
+impl LaunchArgs {
+    /// A server that these arguments start.
+    ///
+    /// # Errors
+    /// Its binary or configuration is not there.
+    pub(crate) fn target(&self, peer: PeerName, cores: Option<Cores>) -> Result<Target> {
+        let shards = self.shards.map(NonZeroUsize::get).or(cores.map(|_| 1));
+        let (program, mut arguments) = match peer {
+            PeerName::Roomful => (self.roomful()?, self.roomful_arguments()?),
+            PeerName::Plain => (env::current_exe()?, vec!["plain-server".to_owned()]),
+        };
+        let flag = if peer == PeerName::Roomful {
+            "--shards"
+        } else {
+            "--threads"
+        };
+        arguments.extend(
+            shards
+                .into_iter()
+                .flat_map(|shards| [flag.to_owned(), shards.to_string()]),
+        );
+        let config = (peer == PeerName::Roomful).then(|| self.config.clone());
+        Ok(Target::Start {
+            peer,
+            launch: Launch {
+                program,
+                arguments,
+                data_dir_flag: (peer == PeerName::Roomful).then_some("--data-dir"),
+                cores,
+            },
+            config,
+        })
+    }
+
+    fn roomful(&self) -> Result<PathBuf> {
+        let beside = || Ok::<_, anyhow::Error>(env::current_exe()?.with_file_name("roomful"));
+        let program = self.server.clone().map_or_else(beside, Ok)?;
+        if !program.is_file() {
+            bail!(
+                "there is no server at {}; build it with cargo build --release, or name one with --server",
+                program.display()
+            );
+        }
+        Ok(program)
+    }
+
+    fn roomful_arguments(&self) -> Result<Vec<String>> {
+        let config = self
+            .config
+            .to_str()
+            .context("the configuration's path is not UTF-8")?;
+        read(&self.config)?;
+        // The address is told at the level info.
+        let fixed = "--listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --log info";
+        let arguments = ["serve", "--config", config]
+            .into_iter()
+            .chain(fixed.split(' '));
+        Ok(arguments.map(str::to_owned).collect())
+    }
+}
+
+impl Target {
+    /// Measures the server: starts it if it has to be, and ends it afterwards.
+    ///
+    /// # Errors
+    /// It can't be started, isn't running, or died meanwhile; or what the scenario returned.
+    pub(crate) fn measure(
+        &self,
+        scenario: impl FnOnce(Subject) -> Result<Measurement>,
+    ) -> Result<Measurement> {
+        let (peer, mut server) = match self {
+            Self::Start { peer, launch, .. } => (*peer, Server::start(launch)?),
+            Self::Running {
+                peer, address, pid, ..
+            } => (*peer, Server::attach(*address, *pid)?),
+        };
+        let subject = Subject {
+            address: server.address(),
+            pid: server.pid(),
+            peer: speaker(peer),
+            waiting: self.waiting(),
+        };
+        scenario(subject).map_err(|error| server.explain(error))
+    }
+
+    /// The lines of its configuration without comments: what the limiters were set to belongs to a figure.
+    ///
+    /// # Errors
+    /// It can't be read any more.
+    pub(crate) fn settings(&self) -> Result<Vec<String>> {
+        let Self::Start {
+            config: Some(config),
+            ..
+        } = self
+        else {
+            return Ok(Vec::new());
+        };
+        let text = read(config)?;
+        let bare = text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty() && !line.starts_with('#'));
+        Ok(bare.map(str::to_owned).collect())
+    }
+
+    fn waiting(&self) -> Waiting {
+        match self {
+            Self::Start { launch, .. } => waiting(launch.cores),
+            Self::Running { waiting, .. } => *waiting,
+        }
+    }
+
+    /// How the server is run, for the report.
+    pub(crate) fn description(&self) -> String {
+        match self {
+            Self::Start { launch, .. } => {
+                let placed = launch
+                    .cores
+                    .map_or_else(String::new, |cores| format!(", on core {}", cores.server));
+                let name = launch
+                    .program
+                    .file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy();
+                format!("{name} {}{placed}", launch.arguments.join(" "))
+            }
+            Self::Running { address, pid, .. } => format!("process {pid} at {address}"),
+        }
+    }
+}
+
+/// Says so before connections fail half-way: this process and the server need a file for each.
+pub(crate) fn check_files(connections: usize) -> Result<()> {
+    const OWN: u64 = 100;
+    let needed = connections as u64 + OWN;
+    match files_allowed() {
+        Some(allowed) if allowed < needed => bail!(
+            "{connections} connections need {needed} open files and {allowed} are allowed: \
+             raise it with ulimit -n {needed}, or ask for fewer with --connections"
+        ),
+        Some(_) => Ok(()),
+        None => {
+            console::progress(
+                "the limit of open files can't be read here; it must allow one for each connection",
+            );
+            Ok(())
+        }
+    }
+}
+
+/// Spinning takes a core, so only where this program was given one.
+const fn waiting(cores: Option<Cores>) -> Waiting {
+    if cores.is_some() {
+        Waiting::Spin
+    } else {
+        Waiting::Sleep
+    }
+}
+
+fn speaker(peer: PeerName) -> Peer {
+    match peer {
+        PeerName::Roomful => Peer::Roomful(Roomful::new()),
+        PeerName::Plain => Peer::Plain(Tungstenite),
+    }
+}
+
+fn address(url: &str) -> Result<SocketAddr> {
+    let Some(rest) = url.strip_prefix("ws://") else {
+        bail!("{url} is no ws:// URL; other schemes are not measured")
+    };
+    let authority = rest.split(['/', '?']).next().unwrap_or(rest);
+    let authority = if authority.contains(':') {
+        authority.to_owned()
+    } else {
+        format!("{authority}:80")
+    };
+    let found = authority
+        .to_socket_addrs()
+        .with_context(|| format!("{authority} is no address"))?
+        .next();
+    found.with_context(|| format!("{authority} has no address"))
+}
+
+fn read(config: &Path) -> Result<String> {
+    fs::read_to_string(config)
+        .with_context(|| format!("the server's configuration {}", config.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_gives_the_address_to_connect_to() {
+        assert_eq!(
+            address("ws://127.0.0.1:7400/v1/ws").unwrap(),
+            SocketAddr::from(([127, 0, 0, 1], 7400))
+        );
+        assert_eq!(address("ws://127.0.0.1").unwrap().port(), 80);
+        assert!(address("wss://127.0.0.1:7400").is_err());
+        assert!(address("ws://127.0.0.1:port").is_err());
+    }
+
+    #[test]
+    fn too_many_connections_are_refused_before_they_are_tried() {
+        assert!(check_files(1).is_ok());
+        let text = check_files(usize::MAX >> 1).unwrap_err().to_string();
+        assert!(text.contains("ulimit -n"), "{text}");
+    }
+}
