@@ -108,7 +108,7 @@ catalogue! {
     NoSuchMember = 306, "no_such_member", Never;
     /// The room's history was reopened after a fault; join again with the last position. What was in flight is unknown: send it again with its op id.
     RoomReopened = 307, "room_reopened", Now;
-    /// The member fell behind the history that is kept; join again and be told so by `reset`.
+    /// The member fell behind what is kept of the history or of presence; join again.
     FellBehind = 308, "fell_behind", Now;
     /// Another connection of the session has taken the membership over.
     MembershipTaken = 309, "membership_taken", Never;

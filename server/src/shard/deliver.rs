@@ -5,103 +5,23 @@
 //! bound, beyond which the member goes to its own position. Only a connection that takes no byte at all for too long, or whose replies
 //! pile up, is closed.
 
-use std::io::IoSlice;
 use std::num::NonZeroU64;
-use std::sync::Arc;
 
 use bytes::Bytes;
-use roomful_protocol::error::{CloseCode, ErrorCode};
-use roomful_protocol::frame::{
-    CaughtUp, Entry, Goaway, PresenceDelta, ServerFrame, Signalled, Watch,
-};
+use roomful_protocol::frame::{Entry, Signalled, Watch};
 use roomful_protocol::id::{Offset, ProducerId, RoomAlias, UserId};
 
 use super::hub::{Hub, Place, Subscriber};
-use super::message::{
-    Batch, Chunk, ConnectionId, Delta, Message, Origin, Request, Signals, Turn, Wire,
-};
-use super::{Flush, Host, Shard, ShardSettings, Timer};
+use super::message::{Batch, Delta, Signals, Turn, Wire};
+use super::write::{Written, track, write_now};
+use super::{Flush, Host, Shard, ShardSettings};
 use crate::clock::Now;
-use crate::connection::outbox::{Outbox, SignalFate, Sizes};
-use crate::connection::{Connection, Phase};
+use crate::connection::Connection;
+use crate::connection::outbox::{Outbox, SignalFate};
 use crate::metrics::ShardCounters;
 use crate::wire;
 
 impl Shard {
-    /// Puts a frame behind what the connection gets with its next write, at the latest at the end of the turn.
-    pub(super) fn stage(&mut self, id: ConnectionId, frame: &ServerFrame) {
-        let Some(connection) = self.connection_mut(id) else {
-            return;
-        };
-        if connection.outbox.is_some() {
-            let bytes = wire::message(connection.encoding, frame);
-            return self.stage_bytes(id, &bytes);
-        }
-        let first = connection.staged.is_empty();
-        wire::message_into(connection.encoding, frame, &mut connection.staged);
-        if first {
-            self.staged.push(id);
-        }
-    }
-
-    /// As [`Shard::stage`], for a whole message.
-    pub(super) fn stage_bytes(&mut self, id: ConnectionId, bytes: &Bytes) {
-        let counters = Arc::clone(&self.counters);
-        let Some(connection) = self.connection_mut(id) else {
-            return;
-        };
-        if let Some(outbox) = &mut connection.outbox {
-            let before = outbox.sizes();
-            outbox.push_control(bytes.clone());
-            track(&counters, before, outbox.sizes());
-        } else {
-            let first = connection.staged.is_empty();
-            connection.staged.extend_from_slice(bytes);
-            if !first {
-                return;
-            }
-        }
-        self.staged.push(id);
-    }
-
-    /// Writes what is staged, and closes whoever has let too much pile up.
-    pub(super) fn flush_staged(&mut self, now: Now, host: &mut dyn Host) {
-        for id in std::mem::take(&mut self.staged) {
-            let settings = Arc::clone(&self.settings);
-            let Some(connection) = self.connection(id) else {
-                continue;
-            };
-            match &connection.outbox {
-                Some(outbox) if is_over(outbox.sizes(), &settings) => {
-                    self.close(id, CloseCode::SlowConsumer, now, host);
-                }
-                Some(_) => {}
-                None => self.write(id, &[], now, host),
-            }
-        }
-    }
-
-    /// Writes what is staged and then `parts`; what does not fit makes an outbox.
-    fn write(&mut self, id: ConnectionId, parts: &[&Bytes], now: Now, host: &mut dyn Host) {
-        let counters = Arc::clone(&self.counters);
-        let Some(connection) = self.connection_mut(id) else {
-            return;
-        };
-        if write_now(connection, parts, now, host, &counters) == Written::Blocked {
-            self.watch_for_stall(id, now);
-        }
-    }
-
-    fn watch_for_stall(&mut self, id: ConnectionId, now: Now) {
-        let due_ms = now.monotonic_ms + self.settings.write_stall_ms;
-        let Some(connection) = self.connection_mut(id) else {
-            return;
-        };
-        if !std::mem::replace(&mut connection.stall_armed, true) {
-            self.wheel.set(due_ms, Timer::Stall(id));
-        }
-    }
-
     pub(super) fn receive_turn(&mut self, turn: Turn, host: &mut dyn Host) {
         let Some(hub) = self.hubs.get_mut(&turn.room) else {
             return;
@@ -147,7 +67,7 @@ impl Shard {
     }
 
     /// Hands a hub's front turn to its members, from where it stopped.
-    fn hand_on(&mut self, alias: RoomAlias, now: Now, host: &mut dyn Host) -> Flush {
+    pub(super) fn hand_on(&mut self, alias: RoomAlias, now: Now, host: &mut dyn Host) -> Flush {
         let Some(hub) = self.hubs.get_mut(&alias) else {
             return Flush::Done;
         };
@@ -200,408 +120,6 @@ impl Shard {
             self.catch_up_member(alias, index, id, host);
         }
         flush
-    }
-
-    /// Asks for what a member lacks, unless its connection is blocked: then it asks when that is over.
-    fn catch_up_member(
-        &mut self,
-        alias: RoomAlias,
-        index: u32,
-        id: ConnectionId,
-        host: &mut dyn Host,
-    ) {
-        if self
-            .connection(id)
-            .is_none_or(|connection| connection.outbox.is_some())
-        {
-            return;
-        }
-        let shard = self.id;
-        let Some(hub) = self.hubs.get_mut(&alias) else {
-            return;
-        };
-        let home = hub.home;
-        let pull = hub.want(index).map(|from| Request::Pull { shard, from });
-        let to = Origin {
-            shard,
-            connection: id,
-            request: None,
-        };
-        let missed = hub
-            .get(index)
-            .and_then(|subscriber| subscriber.missed_presence);
-        let presence = missed.map(|first| Request::PullPresence {
-            to,
-            since: first.get() - 1,
-        });
-        for request in [pull, presence].into_iter().flatten() {
-            self.send(
-                home,
-                Message::Request {
-                    room: alias,
-                    request,
-                },
-                host,
-            );
-        }
-    }
-
-    /// Entries for members who stand at one place: they move on, and the last of them makes them live.
-    pub(super) fn receive_chunk(&mut self, chunk: &Chunk, now: Now, host: &mut dyn Host) {
-        let Some(hub) = self.hubs.get_mut(&chunk.room) else {
-            return;
-        };
-        if hub.epoch != chunk.from.epoch {
-            return;
-        }
-        for index in hub.pulls.remove(&chunk.from.offset).unwrap_or_default() {
-            let hub = self.hubs.get(&chunk.room);
-            let subscriber = hub.and_then(|hub| hub.get(index));
-            let waiting =
-                subscriber.filter(|subscriber| subscriber.place == Place::At(chunk.from.offset));
-            let Some(id) = waiting.map(|subscriber| subscriber.connection) else {
-                continue;
-            };
-            match &chunk.batch {
-                None => self.ended(chunk.room, Some(id), ErrorCode::FellBehind, host),
-                // It stays where it is, and asks again when its connection has drained.
-                Some(batch) if self.is_log_lane_full(id, batch) => {}
-                Some(batch) => {
-                    self.move_on(chunk.room, index, batch, chunk.live, now, host);
-                    self.catch_up_member(chunk.room, index, id, host);
-                }
-            }
-        }
-    }
-
-    /// Gives a member the entries behind its place.
-    fn move_on(
-        &mut self,
-        room: RoomAlias,
-        index: u32,
-        batch: &Batch,
-        reaches_hub: bool,
-        now: Now,
-        host: &mut dyn Host,
-    ) {
-        let Some(hub) = self.hubs.get_mut(&room) else {
-            return;
-        };
-        let live = reaches_hub && batch.last() == hub.received;
-        let place = if live {
-            Place::Live(hub.next_turn())
-        } else {
-            Place::At(batch.last())
-        };
-        // The turns that still wait are not for it any more, and with them what they say of presence.
-        let skips = live
-            && hub
-                .queue
-                .iter()
-                .any(|turn| turn.presence.is_some() || turn.missed.is_some());
-        let first_skipped = NonZeroU64::new(hub.presence_revision + 1).filter(|_| skips);
-        let Some(subscriber) = hub.get_mut(index) else {
-            return;
-        };
-        subscriber.place = place;
-        if subscriber.watch != Watch::None {
-            subscriber.missed_presence = subscriber.missed_presence.or(first_skipped);
-        }
-        let caught_up = live && std::mem::take(&mut subscriber.recovering);
-        let (id, mute) = (subscriber.connection, subscriber.mute);
-        let Some(connection) = self.connection(id) else {
-            return;
-        };
-        let encoding = connection.encoding;
-        let own = Own::of(mute, connection);
-        if !batch.entries.is_empty() {
-            self.counters.deliveries.add(batch.entries.len() as u64);
-            let bytes = match own {
-                Some(own) => wire::batch_without_own(batch, encoding, |entry| own.is(entry)),
-                None => wire::batch(batch, encoding).clone(),
-            };
-            self.deliver_log(id, room, bytes, now, host);
-        }
-        if caught_up {
-            let frame = CaughtUp {
-                room,
-                offset: batch.last(),
-            };
-            self.deliver_log(id, room, wire::message(encoding, &frame.into()), now, host);
-        }
-    }
-
-    fn is_log_lane_full(&self, id: ConnectionId, batch: &Batch) -> bool {
-        let outbox = self
-            .connection(id)
-            .and_then(|connection| connection.outbox.as_ref());
-        outbox.is_some_and(|outbox| {
-            outbox.log_bytes() + batch.payload_bytes() > self.settings.log_lane_bytes_max()
-        })
-    }
-
-    /// Sends something of the log lane, behind what waits there.
-    fn deliver_log(
-        &mut self,
-        id: ConnectionId,
-        room: RoomAlias,
-        bytes: Bytes,
-        now: Now,
-        host: &mut dyn Host,
-    ) {
-        let counters = Arc::clone(&self.counters);
-        let Some(connection) = self.connection_mut(id) else {
-            return;
-        };
-        match &mut connection.outbox {
-            Some(outbox) => {
-                let before = outbox.sizes();
-                outbox.push_log(room, bytes);
-                track(&counters, before, outbox.sizes());
-            }
-            None => self.write(id, &[&bytes], now, host),
-        }
-    }
-
-    pub(super) fn deliver_direct(
-        &mut self,
-        id: ConnectionId,
-        signal: &Signalled,
-        now: Now,
-        host: &mut dyn Host,
-    ) {
-        let (settings, counters) = (Arc::clone(&self.settings), Arc::clone(&self.counters));
-        let Some(connection) = self.connection_mut(id) else {
-            return;
-        };
-        if connection
-            .open()
-            .and_then(|open| open.membership(signal.room))
-            .is_none()
-        {
-            return;
-        }
-        let bytes = wire::message(connection.encoding, &signal.clone().into());
-        match &mut connection.outbox {
-            Some(outbox) => {
-                let before = outbox.sizes();
-                queue_signal(outbox, signal, bytes, &settings, &counters);
-                track(&counters, before, outbox.sizes());
-            }
-            None => self.write(id, &[&bytes], now, host),
-        }
-    }
-
-    /// The difference for a member that missed deltas.
-    pub(super) fn deliver_presence(
-        &mut self,
-        id: ConnectionId,
-        room: RoomAlias,
-        delta: Option<Box<PresenceDelta>>,
-        now: Now,
-        host: &mut dyn Host,
-    ) {
-        let Some(connection) = self.connection(id) else {
-            return;
-        };
-        let (encoding, blocked) = (connection.encoding, connection.outbox.is_some());
-        let Some(membership) = connection
-            .open()
-            .and_then(|open| open.membership(room))
-            .copied()
-        else {
-            return;
-        };
-        let Some(mut delta) = delta else {
-            return self.ended(room, Some(id), ErrorCode::FellBehind, host);
-        };
-        let Some(subscriber) = self
-            .hubs
-            .get_mut(&room)
-            .and_then(|hub| hub.get_mut(membership.index))
-        else {
-            return;
-        };
-        if blocked || subscriber.missed_presence.take().is_none() {
-            return;
-        }
-        match subscriber.watch {
-            Watch::None => return,
-            Watch::Occupancy => delta.changes.clear(),
-            Watch::Members => {}
-        }
-        self.counters.presence_deltas.add(1);
-        let bytes = wire::message(encoding, &(*delta).into());
-        self.write(id, &[&bytes], now, host);
-    }
-
-    /// A socket takes bytes again: what waits goes out, and whoever stood still because of it goes on.
-    pub(super) fn writable(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
-        let counters = Arc::clone(&self.counters);
-        let Some(connection) = self.connection_mut(id) else {
-            return;
-        };
-        let Some(outbox) = &mut connection.outbox else {
-            return;
-        };
-        let before = outbox.sizes();
-        let drained = drain(outbox, id, host);
-        let after = outbox.sizes();
-        track(&counters, before, after);
-        if after.bytes < before.bytes {
-            connection.progress_ms = now.monotonic_ms;
-        }
-        if !drained {
-            return;
-        }
-        connection.outbox = None;
-        let memberships: Vec<_> = connection
-            .open()
-            .map(|open| open.memberships.clone())
-            .unwrap_or_default();
-        for membership in memberships {
-            self.catch_up_member(membership.room, membership.index, id, host);
-        }
-    }
-
-    pub(super) fn stalled(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
-        let stall_ms = self.settings.write_stall_ms;
-        let Some(connection) = self.connection_mut(id) else {
-            return;
-        };
-        connection.stall_armed = connection.outbox.is_some();
-        let until_ms = connection.progress_ms + stall_ms;
-        match connection.stall_armed {
-            false => {}
-            true if until_ms <= now.monotonic_ms => {
-                self.close(id, CloseCode::SlowConsumer, now, host);
-            }
-            true => self.wheel.set(until_ms, Timer::Stall(id)),
-        }
-    }
-
-    /// Ends a connection with a close frame behind everything that was said to it.
-    pub(super) fn close(
-        &mut self,
-        id: ConnectionId,
-        code: CloseCode,
-        now: Now,
-        host: &mut dyn Host,
-    ) {
-        let Some(connection) = self.connection_mut(id) else {
-            return;
-        };
-        let staged = std::mem::take(&mut connection.staged);
-        let half_out = connection.outbox.take();
-        if let Some(outbox) = &half_out {
-            track(&self.counters, outbox.sizes(), Sizes::default());
-        }
-        let waiting = half_out
-            .into_iter()
-            .flat_map(|outbox| outbox.into_last_words());
-        let mut words: Vec<Bytes> = waiting.collect();
-        words.push(staged.into());
-        words.push(wire::close(code));
-        host.finish(id, words);
-        self.drop_connection(id, Some(code), now, host);
-    }
-
-    /// The socket is gone, or of no use any more.
-    pub(super) fn gone(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
-        if self.connection(id).is_some() {
-            host.finish(id, Vec::new());
-            self.drop_connection(id, None, now, host);
-        }
-    }
-
-    fn drop_connection(
-        &mut self,
-        id: ConnectionId,
-        code: Option<CloseCode>,
-        now: Now,
-        host: &mut dyn Host,
-    ) {
-        let Some(connection) = self
-            .connections
-            .get_mut(id.slot as usize)
-            .and_then(Option::take)
-        else {
-            return;
-        };
-        if let Some(outbox) = &connection.outbox {
-            track(&self.counters, outbox.sizes(), Sizes::default());
-        }
-        self.counters.connections.sub(1);
-        self.counters.connections_closed.of(code).add(1);
-        let Phase::Open(open) = connection.phase else {
-            return;
-        };
-        for membership in &open.memberships {
-            let request = Request::Detach {
-                member: membership.member,
-                attachment: membership.attachment,
-                shard: self.id,
-            };
-            self.unsubscribe(membership.room, membership.index, request, host);
-        }
-        if self.sessions.detach(open.session, open.attachment) {
-            let due_ms = now.monotonic_ms + self.settings.session_retention_ms;
-            self.wheel
-                .set(due_ms, Timer::Session(open.session, open.attachment));
-        } else {
-            self.counters.sessions.sub(1);
-        }
-    }
-
-    /// Takes a member out of its hub and tells the owner.
-    pub(super) fn unsubscribe(
-        &mut self,
-        room: RoomAlias,
-        index: u32,
-        request: Request,
-        host: &mut dyn Host,
-    ) {
-        let Some(hub) = self.hubs.get_mut(&room) else {
-            return;
-        };
-        let home = hub.home;
-        if hub.remove(index).is_some() {
-            self.counters.subscribers.sub(1);
-        }
-        if hub.is_empty() {
-            self.hubs.remove(&room);
-            self.dirty_hubs.remove(&room);
-        }
-        self.send(home, Message::Request { room, request }, host);
-    }
-
-    /// Tells everybody when to come back, each at a time of its own, and closes.
-    pub(super) fn drain(&mut self, reconnect_after_ms: u64, now: Now, host: &mut dyn Host) {
-        self.draining = true;
-        let ids: Vec<_> = self
-            .connections
-            .iter()
-            .flatten()
-            .map(|connection| connection.id)
-            .collect();
-        let count = ids.len().max(1) as u64;
-        for (index, id) in (0_u64..).zip(ids) {
-            let resume = self
-                .connection(id)
-                .and_then(|connection| Some(self.resume_token(connection.open()?, now)));
-            if let Some(resume) = resume {
-                let reconnect_after_ms = reconnect_after_ms * index / count;
-                self.stage(
-                    id,
-                    &Goaway {
-                        reconnect_after_ms,
-                        resume,
-                    }
-                    .into(),
-                );
-            }
-            self.close(id, CloseCode::Restart, now, host);
-        }
     }
 }
 
@@ -740,20 +258,20 @@ impl Handing<'_> {
 }
 
 /// Whose events do not come back: a producer's number is its user's own, so another user's events never pass for it.
-struct Own<'a> {
+pub(super) struct Own<'a> {
     producer: ProducerId,
     user: &'a UserId,
 }
 
 impl<'a> Own<'a> {
-    fn of(mute: Option<ProducerId>, connection: &'a Connection) -> Option<Self> {
+    pub(super) fn of(mute: Option<ProducerId>, connection: &'a Connection) -> Option<Self> {
         Some(Self {
             producer: mute?,
             user: &connection.open()?.identity.user,
         })
     }
 
-    fn is(&self, entry: &Entry) -> bool {
+    pub(super) fn is(&self, entry: &Entry) -> bool {
         entry.op.is_some_and(|op| op.producer == self.producer) && entry.user == *self.user
     }
 }
@@ -803,7 +321,7 @@ fn signal_bytes(signals: &Signals, subscriber: &Subscriber, connection: &Connect
     .clone()
 }
 
-fn queue_signal(
+pub(super) fn queue_signal(
     outbox: &mut Outbox,
     signal: &Signalled,
     bytes: Bytes,
@@ -817,86 +335,3 @@ fn queue_signal(
         SignalFate::Dropped => counters.signals_dropped.add(1),
     }
 }
-
-/// Whether a write took everything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Written {
-    All,
-    /// It did not, and an outbox was made for the rest.
-    Blocked,
-}
-
-/// Writes what is staged and then `parts`, past no outbox.
-fn write_now(
-    connection: &mut Connection,
-    parts: &[&Bytes],
-    now: Now,
-    host: &mut dyn Host,
-    counters: &ShardCounters,
-) -> Written {
-    let staged = std::mem::take(&mut connection.staged);
-    let mut slices = [IoSlice::new(&[]); PARTS_MAX + 1];
-    let mut count = 0;
-    let mut total = 0;
-    for bytes in std::iter::once(&staged[..]).chain(parts.iter().map(|part| &part[..])) {
-        if !bytes.is_empty() {
-            slices[count] = IoSlice::new(bytes);
-            count += 1;
-            total += bytes.len();
-        }
-    }
-    let written = if total == 0 {
-        0
-    } else {
-        host.write(connection.id, &slices[..count])
-    };
-    if written == total {
-        return Written::All;
-    }
-    let parts = std::iter::once(Bytes::from(staged)).chain(parts.iter().copied().cloned());
-    let outbox = Outbox::with_rest(after(parts, written));
-    track(counters, Sizes::default(), outbox.sizes());
-    connection.outbox = Some(Box::new(outbox));
-    connection.progress_ms = now.monotonic_ms;
-    Written::Blocked
-}
-
-/// What is left of a sequence of messages behind its first `written` bytes.
-fn after(parts: impl Iterator<Item = Bytes>, mut written: usize) -> impl Iterator<Item = Bytes> {
-    parts.filter_map(move |mut bytes| {
-        let skipped = written.min(bytes.len());
-        written -= skipped;
-        let rest = bytes.split_off(skipped);
-        (!rest.is_empty()).then_some(rest)
-    })
-}
-
-/// Writes an outbox until it is empty (true) or the socket is full.
-fn drain(outbox: &mut Outbox, id: ConnectionId, host: &mut dyn Host) -> bool {
-    while !outbox.is_empty() {
-        outbox.choose();
-        let slices = outbox.slices();
-        let total: usize = slices.iter().map(|slice| slice.len()).sum();
-        let written = host.write(id, &slices);
-        drop(slices);
-        outbox.written(written);
-        if written < total {
-            return false;
-        }
-    }
-    true
-}
-
-fn is_over(sizes: Sizes, settings: &ShardSettings) -> bool {
-    sizes.bytes > settings.outbox_bytes_max || sizes.messages > settings.outbox_messages_max
-}
-
-pub(super) fn track(counters: &ShardCounters, before: Sizes, after: Sizes) {
-    let bytes = counters.outbox_bytes.get() + after.bytes as u64 - before.bytes as u64;
-    let messages = counters.outbox_messages.get() + after.messages as u64 - before.messages as u64;
-    counters.outbox_bytes.set(bytes);
-    counters.outbox_messages.set(messages);
-}
-
-/// Parts of a turn: log, presence, signals.
-const PARTS_MAX: usize = 3;

@@ -2,7 +2,7 @@
 //!
 //! A shard plays two parts. As *edge* it holds connections and, for each room that some of them are in, a hub; as *owner* it orders the
 //! rooms that are homed on it. Requests go from edge to owner, replies and turns back. Between two shards messages arrive in the order in which they
-//! were sent, which is what makes recovery meet the live stream without a gap: see [`Reply::Chunk`].
+//! were sent, which is what makes recovery meet the live stream without a gap: see [`Chunk::live`].
 
 use std::sync::{Arc, OnceLock};
 

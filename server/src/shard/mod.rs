@@ -8,12 +8,17 @@
 //! Read on in [`message`] (what shards tell each other), `edge` (from a frame to a request), `owner` (from a request to a room), `deliver` (from
 //! a room's turn to the sockets), [`hub`] and [`wheel`].
 
+mod ask;
+mod catch_up;
 mod deliver;
 mod edge;
+mod enter;
+mod hello;
 pub mod hub;
 pub mod message;
 mod owner;
 pub mod wheel;
+mod write;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;

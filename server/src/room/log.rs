@@ -1,0 +1,328 @@
+//! What the room orders: from a proposal to a stored entry, and what happens when it can't be stored.
+
+use std::sync::Arc;
+
+use roomful_protocol::error::ErrorCode;
+use roomful_protocol::frame::{Entry, OpId, Published, Reply};
+use roomful_protocol::id::MemberId;
+use roomful_protocol::payload::Payload;
+use roomful_protocol::position::Position;
+
+use super::kind::Proposal;
+use super::operations::{ProducerKey, Seen};
+use super::{
+    Context, Log, LogState, MAINTENANCE_MS, Pending, PendingState, REOPEN_MS, Read, Room,
+    RoomTimer, TAIL_MAX, UNKNOWN_TEXT, kind, not_a_member, refuse,
+};
+use crate::clock::Now;
+use crate::journal::{JournalError, Opened, Outcome};
+use crate::shard::message::{Message, Origin, Refusal};
+
+impl Room {
+    pub(super) fn publish(
+        &mut self,
+        number: MemberId,
+        to: Origin,
+        op: Option<OpId>,
+        payload: Payload,
+        context: &mut Context<'_>,
+    ) {
+        let producer = match self.producer_of(number, op) {
+            Ok(producer) => producer,
+            Err(refusal) => return context.reply(to, Err(refusal)),
+        };
+        if let (Some(op), Some(producer)) = (op, &producer) {
+            match self.operations.look_up(producer, op.sequence, &payload) {
+                Seen::New => {}
+                Seen::Accepted(published) => return self.acknowledge_again(to, published, context),
+                Seen::Expired => {
+                    let text = "the operation is below the window in which results are kept; it may have taken effect";
+                    return context.reply(to, Err(Refusal::new(ErrorCode::OpIdExpired, text)));
+                }
+                Seen::Conflict => {
+                    let text = "the operation's id was used before with another payload";
+                    return context.reply(to, Err(Refusal::new(ErrorCode::OpIdConflict, text)));
+                }
+            }
+        }
+        match self.reduce(number, op, payload, context.now) {
+            Ok(entry) => self.append(entry, producer, to, context),
+            Err(refusal) => context.reply(to, Err(refusal)),
+        }
+    }
+
+    pub(super) fn producer_of(
+        &self,
+        number: MemberId,
+        op: Option<OpId>,
+    ) -> Result<Option<ProducerKey>, Refusal> {
+        let member = self.members.get(number).ok_or_else(not_a_member)?;
+        match (op, &member.producer) {
+            (None, _) => Ok(None),
+            (Some(op), Some(key)) if key.1 == op.producer => Ok(Some(key.clone())),
+            (Some(_), _) => {
+                let text = "the operation's producer is not the one that join named";
+                Err(Refusal::new(ErrorCode::BadValue, text))
+            }
+        }
+    }
+
+    /// The same operation once more: the first result, as soon as that is certain.
+    pub(super) fn acknowledge_again(
+        &mut self,
+        to: Origin,
+        published: Published,
+        context: &mut Context<'_>,
+    ) {
+        context.counters.publish_duplicates.add(1);
+        let again = Published {
+            duplicate: true,
+            ..published
+        };
+        let offset = published.position.offset;
+        if offset <= self.log.distributed {
+            context.reply(to, Ok(Reply::Published(again)));
+        } else if offset <= self.log.committed {
+            self.turn.acks.push((to, again));
+        } else {
+            self.waiting.push((to, again));
+        }
+    }
+
+    pub(super) fn reduce(
+        &mut self,
+        number: MemberId,
+        op: Option<OpId>,
+        payload: Payload,
+        now: Now,
+    ) -> Result<Arc<Entry>, Refusal> {
+        let user = self
+            .members
+            .get(number)
+            .ok_or_else(not_a_member)?
+            .user
+            .clone();
+        let offset = self.log.appended.next();
+        let time_ms = now.unix_ms.max(self.log.last_ms);
+        let proposal = Proposal {
+            user: &user,
+            offset,
+            time_ms,
+            payload,
+        };
+        let decision = self
+            .kind
+            .reduce(proposal)
+            .map_err(|rejection| Refusal::new(ErrorCode::Rejected, rejection.text))?;
+        Ok(Arc::new(Entry {
+            offset,
+            time_ms,
+            kind: decision.kind,
+            user,
+            op,
+            payload: decision.payload,
+        }))
+    }
+
+    pub(super) fn append(
+        &mut self,
+        entry: Arc<Entry>,
+        producer: Option<ProducerKey>,
+        to: Origin,
+        context: &mut Context<'_>,
+    ) {
+        context.counters.journal_appends.add(1);
+        let expected = self.log.appended;
+        let state = match context.journal.append(&self.id, expected, &entry) {
+            Outcome::Done(()) => PendingState::Stored,
+            Outcome::Later(ticket) => {
+                context.tickets.push(ticket);
+                PendingState::Waiting(ticket)
+            }
+            Outcome::Failed(_) => PendingState::Failed,
+        };
+        if let (Some(producer), Some(op)) = (&producer, entry.op) {
+            let published = self.published(&entry);
+            self.operations
+                .accept(producer, op, &entry.payload, published);
+        }
+        self.log.appended = entry.offset;
+        self.log.last_ms = entry.time_ms;
+        self.log.pending.push_back(Pending {
+            entry,
+            producer,
+            to,
+            state,
+        });
+        self.settle(context);
+    }
+
+    pub(super) fn published(&self, entry: &Entry) -> Published {
+        let position = Position::new(self.log.epoch, entry.offset);
+        Published {
+            position,
+            time_ms: entry.time_ms,
+            duplicate: false,
+        }
+    }
+
+    /// Commits what is stored, in order, up to the first entry that is not.
+    pub(super) fn settle(&mut self, context: &mut Context<'_>) {
+        while let Some(pending) = self.log.pending.front() {
+            match pending.state {
+                PendingState::Waiting(_) => return,
+                PendingState::Failed => return self.reopen(context),
+                PendingState::Stored => self.commit(context),
+            }
+        }
+    }
+
+    pub(super) fn commit(&mut self, context: &mut Context<'_>) {
+        let Some(Pending { entry, to, .. }) = self.log.pending.pop_front() else {
+            return;
+        };
+        self.log.committed = entry.offset;
+        self.log.tail.push_back(Arc::clone(&entry));
+        if self.log.tail.len() > TAIL_MAX {
+            self.log.tail.pop_front();
+        }
+        context.counters.publishes.add(1);
+        let published = self.published(&entry);
+        self.turn.acks.push((to, published));
+        let committed = self.log.committed;
+        let again = self
+            .waiting
+            .extract_if(.., |(_, again)| again.position.offset <= committed);
+        self.turn.acks.extend(again);
+        self.turn.entries.push(entry);
+        self.arm_maintenance(context);
+    }
+
+    /// An append failed, or its outcome is unknown: so is that of everything after it. The members are told to come again, and the
+    /// journal is asked what it has.
+    pub(super) fn reopen(&mut self, context: &mut Context<'_>) {
+        context.counters.journal_failures.add(1);
+        tracing::error!(room = %self.id, offset = self.log.committed.0, "an append failed; the room is opened again");
+        self.flush(context);
+        self.give_up_pending(context);
+        for downstream in std::mem::take(&mut self.downstreams) {
+            let ended = Message::Ended {
+                room: self.alias,
+                connection: None,
+                code: ErrorCode::RoomReopened,
+            };
+            context.send(downstream.shard, ended);
+        }
+        for number in self.members.numbers() {
+            self.disconnect(number, context);
+        }
+        if let Some(kind) = kind::create(&self.settings.kind) {
+            self.kind = kind;
+        }
+        self.log = Log::closed();
+        self.open(context);
+    }
+
+    /// Answers everything that waits for the journal: nothing will come of it.
+    pub(super) fn give_up_pending(&mut self, context: &mut Context<'_>) {
+        let refusal = |code, text: &str| Err(Refusal::new(code, text));
+        for Pending {
+            entry,
+            producer,
+            to,
+            ..
+        } in self.log.pending.drain(..)
+        {
+            if let (Some(producer), Some(op)) = (producer, entry.op) {
+                self.operations.withdraw(&producer, op);
+                self.unknown.push((producer, op));
+            }
+            context.reply(to, refusal(ErrorCode::OutcomeUnknown, UNKNOWN_TEXT));
+        }
+        for (to, _) in self.waiting.drain(..) {
+            context.reply(to, refusal(ErrorCode::OutcomeUnknown, UNKNOWN_TEXT));
+        }
+        let mut reads: Vec<_> = self.log.reads.drain().collect();
+        reads.sort_unstable_by_key(|(ticket, _)| *ticket);
+        for (_, read) in reads {
+            if let Read::History { to, .. } = read {
+                context.reply(
+                    to,
+                    refusal(
+                        ErrorCode::RoomReopened,
+                        "the room was opened again; join and read again",
+                    ),
+                );
+            }
+        }
+    }
+
+    pub(super) fn opened(&mut self, opened: &Opened, context: &mut Context<'_>) {
+        let LogState::Opening { waiting, .. } =
+            std::mem::replace(&mut self.log.state, LogState::Open)
+        else {
+            return;
+        };
+        self.log.epoch = opened.epoch;
+        self.log.appended = opened.head;
+        self.log.committed = opened.head;
+        self.log.distributed = opened.head;
+        self.log.last_ms = opened.recent.last().map_or(0, |entry| entry.time_ms);
+        let skipped = opened.recent.len().saturating_sub(TAIL_MAX);
+        self.log.tail = opened.recent.iter().skip(skipped).cloned().collect();
+        self.settle_unknown(&opened.recent);
+        for request in waiting {
+            self.handle(request, context);
+        }
+    }
+
+    /// The log knows which of the operations in doubt took effect.
+    pub(super) fn settle_unknown(&mut self, recent: &[Arc<Entry>]) {
+        for (producer, op) in std::mem::take(&mut self.unknown) {
+            let user = &producer.0;
+            let is_this = |entry: &&Arc<Entry>| {
+                entry.op == Some(op) && user.as_ref().is_none_or(|user| *user == entry.user)
+            };
+            if let Some(entry) = recent.iter().rev().find(is_this) {
+                self.operations
+                    .accept(&producer, op, &entry.payload, self.published(entry));
+            }
+        }
+    }
+
+    pub(super) fn open_failed(&mut self, error: JournalError, context: &mut Context<'_>) {
+        tracing::error!(room = %self.id, %error, "the room's log can't be opened");
+        context.counters.journal_failures.add(1);
+        let LogState::Opening { waiting, .. } =
+            std::mem::replace(&mut self.log.state, LogState::Failed)
+        else {
+            return;
+        };
+        for request in waiting {
+            refuse(&request, self.alias, context);
+        }
+        context.timers.push((REOPEN_MS, RoomTimer::Reopen));
+    }
+
+    pub(super) fn maintain(&mut self, context: &mut Context<'_>) {
+        let now_ms = context.now.unix_ms;
+        self.operations.expire(now_ms);
+        let trim_ms = context.journal.trim(&self.id, now_ms);
+        let due_ms = [trim_ms, self.operations.next_expiry_ms()]
+            .into_iter()
+            .flatten()
+            .min();
+        if let Some(due_ms) = due_ms {
+            self.maintenance_armed = true;
+            let delay_ms = due_ms.saturating_sub(now_ms).max(MAINTENANCE_MS);
+            context.timers.push((delay_ms, RoomTimer::Maintain));
+        }
+    }
+
+    pub(super) fn arm_maintenance(&mut self, context: &mut Context<'_>) {
+        if !self.maintenance_armed {
+            self.maintenance_armed = true;
+            context.timers.push((MAINTENANCE_MS, RoomTimer::Maintain));
+        }
+    }
+}

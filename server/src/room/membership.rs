@@ -1,0 +1,414 @@
+//! Who is in the room: joins, leaves, the grace, and what members tell each other past the log.
+
+use std::collections::HashSet;
+
+use roomful_protocol::error::ErrorCode;
+use roomful_protocol::frame::{Recovery, Reply, Signalled};
+use roomful_protocol::id::{MemberId, Offset, SignalKey};
+use roomful_protocol::payload::Payload;
+use roomful_protocol::position::Position;
+
+use super::{
+    After, Context, Downstream, FULL_RETRY_MS, LogState, MAINTENANCE_MS, Room, RoomTimer,
+    not_a_member,
+};
+use crate::clock::Now;
+use crate::shard::message::{
+    Admitted, Attachment, Delta, Join, Message, Origin, Refusal, ShardId, Turn, Wire,
+};
+
+impl Room {
+    pub(super) fn join(&mut self, join: &Join, context: &mut Context<'_>) {
+        let known = self.members.of_session(join.session);
+        if let Err(refusal) = self.may_join(join, known) {
+            self.watch_if_empty(context);
+            context.send(
+                join.to.shard,
+                Message::Joined {
+                    to: join.to,
+                    room: self.alias,
+                    outcome: Err(refusal),
+                },
+            );
+            return;
+        }
+        let number = match known {
+            Some(number) => self.come_back(number, join, context),
+            None => {
+                let location = (join.to.shard, join.to.connection);
+                let value = join.value.clone();
+                self.members.insert(
+                    join.session,
+                    join.attachment,
+                    location,
+                    join.user.clone(),
+                    value,
+                )
+            }
+        };
+        self.empty_since_ms = None;
+        self.bind_producer(number, join, context.now);
+        self.attach_downstream(join.to.shard, (number, join.attachment), context);
+        self.presence_changed(context);
+        let (position, recovery) = self.recovery(join.since, context);
+        let admitted = Admitted {
+            room: self.id.clone(),
+            member: number,
+            home: context.shard,
+            position,
+            head: self.head(),
+            recovery,
+            durability: context.journal.durability(),
+            revision: self.members.revision(),
+            occupancy: self.members.occupancy(),
+            preferences: join.preferences,
+            attachment: join.attachment,
+        };
+        context.send(
+            join.to.shard,
+            Message::Joined {
+                to: join.to,
+                room: self.alias,
+                outcome: Ok(Box::new(admitted)),
+            },
+        );
+    }
+
+    pub(super) fn may_join(&self, join: &Join, known: Option<MemberId>) -> Result<(), Refusal> {
+        let value_bytes = join.value.as_ref().map_or(0, |value| value.bytes.len());
+        self.check_value(value_bytes)?;
+        let newer = known.and_then(|number| self.members.get(number));
+        if newer.is_some_and(|member| member.attachment > join.attachment) {
+            return Err(Refusal::new(
+                ErrorCode::MembershipTaken,
+                "a newer connection of this session is in the room",
+            ));
+        }
+        if known.is_none() && self.members.occupancy() >= self.settings.members_max as u64 {
+            let text = format!(
+                "the room has {} members, as many as it may have",
+                self.settings.members_max
+            );
+            return Err(Refusal {
+                code: ErrorCode::RoomFull,
+                text,
+                after_ms: Some(FULL_RETRY_MS),
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_value(&self, bytes: usize) -> Result<(), Refusal> {
+        let max = self.settings.presence_value_bytes_max;
+        if bytes > max {
+            let text =
+                format!("the presence value has {bytes} bytes; at most {max} are allowed here");
+            return Err(Refusal::new(ErrorCode::PayloadTooLarge, text));
+        }
+        Ok(())
+    }
+
+    /// A session that is a member already comes from another connection, or back within its grace.
+    pub(super) fn come_back(
+        &mut self,
+        number: MemberId,
+        join: &Join,
+        context: &mut Context<'_>,
+    ) -> MemberId {
+        let Some(member) = self.members.get_mut(number) else {
+            return number;
+        };
+        let former = member.location.replace((join.to.shard, join.to.connection));
+        member.attachment = join.attachment;
+        if let Some((shard, connection)) = former {
+            let ended = Message::Ended {
+                room: self.alias,
+                connection: Some(connection),
+                code: ErrorCode::MembershipTaken,
+            };
+            context.send(shard, ended);
+        }
+        if let Some(value) = &join.value {
+            self.members.set_value(number, Some(value.clone()));
+        }
+        number
+    }
+
+    pub(super) fn bind_producer(&mut self, number: MemberId, join: &Join, now: Now) {
+        let Some(member) = self.members.get_mut(number) else {
+            return;
+        };
+        if let Some(former) = member.producer.take() {
+            self.operations.leave(&former, now.unix_ms);
+        }
+        if let Some(producer) = &join.producer {
+            let scope = (!join.anonymous).then(|| join.user.clone());
+            let key = (scope, producer.producer);
+            // What was sent in an epoch that is gone has left nothing behind here, so it may be sent again.
+            let same_epoch = join
+                .since
+                .is_some_and(|since| since.epoch == self.log.epoch);
+            let next = if same_epoch {
+                producer.next
+            } else {
+                roomful_protocol::id::Sequence(0)
+            };
+            self.operations.join(&key, next);
+            member.producer = Some(key);
+        }
+    }
+
+    pub(super) fn attach_downstream(
+        &mut self,
+        shard: ShardId,
+        who: (MemberId, Attachment),
+        context: &mut Context<'_>,
+    ) {
+        match self
+            .downstreams
+            .iter_mut()
+            .find(|downstream| downstream.shard == shard)
+        {
+            Some(downstream) => {
+                downstream.attachments.insert(who);
+                if std::mem::take(&mut downstream.skipped) {
+                    context.send(
+                        shard,
+                        Message::Turn(Turn::missed(self.alias, self.log.distributed)),
+                    );
+                }
+            }
+            None => self.downstreams.push(Downstream {
+                shard,
+                attachments: HashSet::from([who]),
+                skipped: false,
+            }),
+        }
+    }
+
+    pub(super) fn detach_downstream(&mut self, shard: ShardId, who: (MemberId, Attachment)) {
+        if let Some(downstream) = self
+            .downstreams
+            .iter_mut()
+            .find(|downstream| downstream.shard == shard)
+        {
+            downstream.attachments.remove(&who);
+        }
+        self.downstreams
+            .retain(|downstream| !downstream.attachments.is_empty());
+    }
+
+    pub(super) fn recovery(
+        &self,
+        since: Option<Position>,
+        context: &Context<'_>,
+    ) -> (Position, Recovery) {
+        let head = self.head();
+        match since {
+            None => (head, Recovery::Live),
+            Some(since) if since == head => (head, Recovery::Live),
+            Some(since)
+                if since.epoch == head.epoch
+                    && since < head
+                    && self.keeps(since.offset, context) =>
+            {
+                (since, Recovery::Recovering)
+            }
+            Some(_) => {
+                context.counters.resets.add(1);
+                (head, Recovery::Reset)
+            }
+        }
+    }
+
+    /// Whether everything after this offset is still there.
+    pub(super) fn keeps(&self, offset: Offset, context: &Context<'_>) -> bool {
+        context.journal.first(&self.id) <= offset.next()
+    }
+
+    pub(super) fn leave(
+        &mut self,
+        number: MemberId,
+        attachment: Attachment,
+        to: Origin,
+        context: &mut Context<'_>,
+    ) {
+        self.detach_downstream(to.shard, (number, attachment));
+        if self
+            .members
+            .get(number)
+            .is_some_and(|member| member.attachment == attachment)
+        {
+            self.remove(number, context);
+        }
+        context.reply(to, Ok(Reply::Done));
+    }
+
+    pub(super) fn detach(
+        &mut self,
+        number: MemberId,
+        attachment: Attachment,
+        shard: ShardId,
+        context: &mut Context<'_>,
+    ) {
+        self.detach_downstream(shard, (number, attachment));
+        if self
+            .members
+            .get(number)
+            .is_some_and(|member| member.attachment == attachment)
+        {
+            self.disconnect(number, context);
+        }
+    }
+
+    /// The member has no connection any more; its grace begins.
+    pub(super) fn disconnect(&mut self, number: MemberId, context: &mut Context<'_>) {
+        if let Some(absence) = self.members.disconnect(number) {
+            context.timers.push((
+                self.settings.presence_grace_ms,
+                RoomTimer::Grace(number, absence),
+            ));
+        }
+    }
+
+    pub(super) fn remove(&mut self, number: MemberId, context: &mut Context<'_>) {
+        let Some(member) = self.members.remove(number) else {
+            return;
+        };
+        if let Some(producer) = member.producer {
+            self.operations.leave(&producer, context.now.unix_ms);
+            self.arm_maintenance(context);
+        }
+        self.presence_changed(context);
+        self.watch_if_empty(context);
+    }
+
+    /// Where nobody is here, the room closes unless somebody comes while its history may still be wanted.
+    pub(super) fn watch_if_empty(&mut self, context: &mut Context<'_>) {
+        if self.members.occupancy() > 0 {
+            return;
+        }
+        self.empty_since_ms.get_or_insert(context.now.monotonic_ms);
+        if !self.idle_armed {
+            self.idle_armed = true;
+            context.timers.push((self.idle_ms(), RoomTimer::Idle));
+        }
+    }
+
+    /// How long an empty room stays.
+    pub(super) fn idle_ms(&self) -> u64 {
+        let has_history = self.log.committed > Offset(0);
+        let history_ms = if has_history {
+            self.settings.history.age_max_ms
+        } else {
+            0
+        };
+        history_ms.max(self.settings.empty_ms)
+    }
+
+    pub(super) fn close_if_idle(&mut self, context: &mut Context<'_>) -> After {
+        let Some(since_ms) = self.empty_since_ms else {
+            return After::Open;
+        };
+        let left_ms = (since_ms + self.idle_ms()).saturating_sub(context.now.monotonic_ms);
+        let settled = matches!(self.log.state, LogState::Open);
+        if left_ms == 0 && settled {
+            context.journal.close(&self.id);
+            return After::Close;
+        }
+        self.idle_armed = true;
+        context
+            .timers
+            .push((left_ms.max(MAINTENANCE_MS), RoomTimer::Idle));
+        After::Open
+    }
+
+    pub(super) fn signal(
+        &mut self,
+        number: MemberId,
+        reply: Origin,
+        to: Option<MemberId>,
+        key: Option<SignalKey>,
+        payload: Payload,
+        context: &mut Context<'_>,
+    ) {
+        let Some(sender) = self.members.get(number) else {
+            return context.reply(reply, Err(not_a_member()));
+        };
+        context.counters.signals.add(1);
+        let signal = Signalled {
+            room: self.alias,
+            from: number,
+            user: sender.user.clone(),
+            key,
+            payload,
+        };
+        let Some(receiver) = to else {
+            self.turn.signals.push(signal);
+            return context.reply(reply, Ok(Reply::Done));
+        };
+        match self.members.get(receiver).map(|member| member.location) {
+            Some(Some((shard, connection))) => {
+                context.send(
+                    shard,
+                    Message::Direct {
+                        to: connection,
+                        signal: Box::new(signal),
+                    },
+                );
+                context.reply(reply, Ok(Reply::Done));
+            }
+            // Disconnected: signals are never kept, so this one is dropped like any other on a bad line.
+            Some(None) => context.reply(reply, Ok(Reply::Done)),
+            None => {
+                let text = format!("member {receiver} is not in the room");
+                context.reply(reply, Err(Refusal::new(ErrorCode::NoSuchMember, text)));
+            }
+        }
+    }
+
+    pub(super) fn set_presence(
+        &mut self,
+        number: MemberId,
+        to: Origin,
+        value: Option<Payload>,
+        context: &mut Context<'_>,
+    ) {
+        let bytes = value.as_ref().map_or(0, |value| value.bytes.len());
+        let known = self
+            .members
+            .get(number)
+            .map(|_| ())
+            .ok_or_else(not_a_member);
+        match known.and_then(|()| self.check_value(bytes)) {
+            Ok(()) => {
+                self.members.set_value(number, value);
+                self.presence_changed(context);
+                context.reply(to, Ok(Reply::Done));
+            }
+            Err(refusal) => context.reply(to, Err(refusal)),
+        }
+    }
+
+    pub(super) fn presence_changed(&mut self, context: &mut Context<'_>) {
+        if self.members.is_changed() && !self.presence_armed {
+            self.presence_armed = true;
+            context
+                .timers
+                .push((self.settings.presence_delta_ms, RoomTimer::Presence));
+        }
+    }
+
+    pub(super) fn take_delta(&mut self) {
+        if self.members.is_changed() {
+            let (delta, occupancy_changed) = self.members.take_delta(self.alias);
+            let (wire, occupancy_wire) = (Wire::default(), Wire::default());
+            self.turn.delta = Some(Delta {
+                delta,
+                occupancy_changed,
+                wire,
+                occupancy_wire,
+            });
+        }
+    }
+}

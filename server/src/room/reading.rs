@@ -1,0 +1,201 @@
+//! What has been ordered, read again: pages of history, and chunks for members who are behind.
+
+use std::sync::Arc;
+
+use roomful_protocol::error::ErrorCode;
+use roomful_protocol::frame::{Direction, Entry, HistoryPage, Reply};
+use roomful_protocol::id::Offset;
+use roomful_protocol::position::Position;
+
+use super::{Context, Read, Room};
+use crate::journal::{JournalError, Outcome, ReadPage, ReadQuery};
+use crate::shard::message::{Batch, Chunk, Message, Origin, Refusal, ShardId, Turn, Wire};
+
+impl Room {
+    pub(super) fn history(
+        &mut self,
+        to: Origin,
+        from: Option<Position>,
+        direction: Direction,
+        limit: usize,
+        context: &mut Context<'_>,
+    ) {
+        if from.is_some_and(|from| from.epoch != self.log.epoch) {
+            let text = format!(
+                "the position is of another epoch; the room's is {}",
+                self.log.epoch
+            );
+            return context.reply(to, Err(Refusal::new(ErrorCode::BadValue, text)));
+        }
+        let end = self.log.distributed.next();
+        let start = match direction {
+            Direction::Forward => from.map_or(Offset(0), |from| from.offset),
+            Direction::Backward => from.map_or(end, |from| from.offset.min(end)),
+        };
+        let query = ReadQuery {
+            from: start,
+            until: self.log.distributed,
+            direction,
+            entries_max: limit,
+            bytes_max: self.settings.chunk_bytes_max,
+        };
+        self.read(query, Read::History { to, direction }, context);
+    }
+
+    pub(super) fn pull(&mut self, shard: ShardId, from: Position, context: &mut Context<'_>) {
+        let head = self.head();
+        if from == head {
+            return self.send_chunk(shard, from, Some(Vec::new()), context);
+        }
+        if from.epoch != head.epoch || from > head || !self.keeps(from.offset, context) {
+            return self.send_chunk(shard, from, None, context);
+        }
+        if self
+            .log
+            .tail
+            .front()
+            .is_some_and(|oldest| oldest.offset <= from.offset.next())
+        {
+            let until = self.log.distributed;
+            let wanted = self
+                .log
+                .tail
+                .iter()
+                .filter(|entry| entry.offset > from.offset && entry.offset <= until);
+            let mut bytes = 0;
+            let bounded = wanted.take_while(|entry| {
+                let fits = bytes <= self.settings.chunk_bytes_max;
+                bytes += entry.payload.bytes.len();
+                fits
+            });
+            let entries = bounded
+                .take(self.settings.chunk_entries_max)
+                .cloned()
+                .collect();
+            return self.send_chunk(shard, from, Some(entries), context);
+        }
+        let query = ReadQuery {
+            from: from.offset,
+            until: self.log.distributed,
+            direction: Direction::Forward,
+            entries_max: self.settings.chunk_entries_max,
+            bytes_max: self.settings.chunk_bytes_max,
+        };
+        self.read(query, Read::Pull { shard, from }, context);
+    }
+
+    pub(super) fn read(&mut self, query: ReadQuery, read: Read, context: &mut Context<'_>) {
+        match context.journal.read(&self.id, query) {
+            Outcome::Done(page) => self.read_done(read, Ok(page), context),
+            Outcome::Later(ticket) => {
+                context.tickets.push(ticket);
+                self.log.reads.insert(ticket, read);
+            }
+            Outcome::Failed(error) => self.read_done(read, Err(error), context),
+        }
+    }
+
+    pub(super) fn read_done(
+        &mut self,
+        read: Read,
+        outcome: Result<ReadPage, JournalError>,
+        context: &mut Context<'_>,
+    ) {
+        match (read, outcome) {
+            (Read::Pull { shard, from }, outcome) => {
+                // A page that does not follow the reader's place, or could not be read, is one it can't have: it is told so.
+                let entries = outcome.ok().map(|page| page.entries);
+                let follows = |entries: &Vec<Arc<Entry>>| {
+                    entries
+                        .first()
+                        .is_some_and(|entry| entry.offset == from.offset.next())
+                };
+                self.send_chunk(shard, from, entries.filter(follows), context);
+            }
+            (Read::History { to, direction }, Ok(page)) => {
+                context.reply(to, Ok(Reply::History(self.history_page(&page, direction))));
+            }
+            (Read::History { to, .. }, Err(_)) => {
+                let text = "the storage could not be read; try again";
+                context.reply(
+                    to,
+                    Err(Refusal {
+                        code: ErrorCode::Internal,
+                        text: text.to_owned(),
+                        after_ms: Some(1000),
+                    }),
+                );
+            }
+        }
+    }
+
+    pub(super) fn history_page(&self, page: &ReadPage, direction: Direction) -> HistoryPage {
+        let next = match direction {
+            Direction::Forward => page
+                .entries
+                .last()
+                .filter(|last| last.offset < self.log.distributed),
+            Direction::Backward => page
+                .entries
+                .first()
+                .filter(|first| first.offset > page.first),
+        };
+        let next = next.map(|entry| Position::new(self.log.epoch, entry.offset));
+        HistoryPage {
+            entries: page
+                .entries
+                .iter()
+                .map(|entry| Entry::clone(entry))
+                .collect(),
+            next,
+        }
+    }
+
+    pub(super) fn send_chunk(
+        &mut self,
+        shard: ShardId,
+        from: Position,
+        entries: Option<Vec<Arc<Entry>>>,
+        context: &mut Context<'_>,
+    ) {
+        let batch = entries.map(|entries| Arc::new(self.batch(from.offset, entries)));
+        let live = batch
+            .as_ref()
+            .is_some_and(|batch| batch.last() == self.log.distributed);
+        let skipped = self
+            .downstreams
+            .iter_mut()
+            .find(|downstream| downstream.shard == shard && downstream.skipped);
+        if let Some(downstream) = skipped {
+            // The hub stands further back than it knows. It must learn that first, or this chunk would seem to run ahead of it.
+            downstream.skipped = false;
+            context.send(
+                shard,
+                Message::Turn(Turn::missed(self.alias, self.log.distributed)),
+            );
+        }
+        context
+            .counters
+            .events_recovered
+            .add(batch.as_ref().map_or(0, |batch| batch.entries.len() as u64));
+        context.send(
+            shard,
+            Message::Chunk(Chunk {
+                room: self.alias,
+                from,
+                batch,
+                live,
+            }),
+        );
+    }
+
+    pub(super) fn batch(&self, after: Offset, entries: Vec<Arc<Entry>>) -> Batch {
+        Batch {
+            room: self.alias,
+            epoch: self.log.epoch,
+            after,
+            entries,
+            wire: Wire::default(),
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! What a member asks of a room: each request is checked against the grants and limits, then goes to the owner.
+
+use std::num::NonZeroU64;
+
+use roomful_protocol::error::ErrorCode;
+use roomful_protocol::frame::{
+    self, History, Presence, PresenceRequest, Publish, Reply, Signal, Watch,
+};
+use roomful_protocol::id::RoomAlias;
+use roomful_protocol::limits::PAGE_MAX;
+use roomful_protocol::payload::Payload;
+
+use super::edge::Outcome;
+use super::message::{ConnectionId, Message, Refusal, Request};
+use super::{Host, Shard};
+use crate::auth::Verb;
+
+impl Shard {
+    pub(super) fn ask_publish(
+        &mut self,
+        id: ConnectionId,
+        publish: Publish,
+        host: &mut dyn Host,
+    ) -> Outcome {
+        let membership = self.member(id, publish.room, Some(Verb::Publish))?;
+        check_payload(&publish.payload, self.settings.payload_bytes_max)?;
+        if publish
+            .op
+            .is_some_and(|op| Some(op.producer) != membership.producer)
+        {
+            let text = "the operation's producer is not the one that join named";
+            return Err(Refusal::new(ErrorCode::BadValue, text));
+        }
+        let to = self.origin(id, Some(publish.request));
+        let request = Request::Publish {
+            member: membership.member,
+            to,
+            op: publish.op,
+            payload: publish.payload,
+        };
+        self.ask(id, publish.room, request, host);
+        Ok(())
+    }
+
+    pub(super) fn ask_signal(
+        &mut self,
+        id: ConnectionId,
+        signal: Signal,
+        host: &mut dyn Host,
+    ) -> Outcome {
+        let membership = self.member(id, signal.room, Some(Verb::Signal))?;
+        check_payload(&signal.payload, self.settings.payload_bytes_max)?;
+        let reply = self.origin(id, signal.request);
+        let request = Request::Signal {
+            member: membership.member,
+            reply,
+            to: signal.to,
+            key: signal.key,
+            payload: signal.payload,
+        };
+        self.ask(id, signal.room, request, host);
+        Ok(())
+    }
+
+    pub(super) fn ask_presence(
+        &mut self,
+        id: ConnectionId,
+        presence: Presence,
+        host: &mut dyn Host,
+    ) -> Outcome {
+        let verb = match presence.what {
+            // The count alone is for every member; names and values need the grant.
+            PresenceRequest::Watch(Watch::None | Watch::Occupancy) => None,
+            PresenceRequest::Watch(Watch::Members)
+            | PresenceRequest::Get { .. }
+            | PresenceRequest::Set(_) => Some(Verb::Presence),
+        };
+        let membership = self.member(id, presence.room, verb)?;
+        let to = self.origin(id, Some(presence.request));
+        let request = match presence.what {
+            PresenceRequest::Get { after, limit } => Request::Members {
+                to,
+                after,
+                limit: page_limit(limit)?,
+            },
+            PresenceRequest::Set(value) => {
+                value.as_ref().map_or(Ok(()), |value| {
+                    check_payload(value, self.settings.payload_bytes_max)
+                })?;
+                Request::SetPresence {
+                    member: membership.member,
+                    to,
+                    value,
+                }
+            }
+            PresenceRequest::Watch(level) => {
+                self.watch(id, presence.room, membership.index, level, host);
+                self.stage(
+                    id,
+                    &frame::Ok {
+                        request: presence.request,
+                        reply: Reply::Done,
+                    }
+                    .into(),
+                );
+                return Ok(());
+            }
+        };
+        self.ask(id, presence.room, request, host);
+        Ok(())
+    }
+
+    /// Changes what a member is sent. Whoever begins to watch is told the count first; names it reads page by page.
+    pub(super) fn watch(
+        &mut self,
+        id: ConnectionId,
+        room: RoomAlias,
+        index: u32,
+        level: Watch,
+        host: &mut dyn Host,
+    ) {
+        let to = self.origin(id, None);
+        let Some(hub) = self.hubs.get_mut(&room) else {
+            return;
+        };
+        let (home, revision) = (hub.home, hub.presence_revision);
+        let Some(subscriber) = hub.get_mut(index) else {
+            return;
+        };
+        let begins = level > subscriber.watch;
+        subscriber.watch = level;
+        subscriber.missed_presence = NonZeroU64::new(revision + 1).filter(|_| begins);
+        if begins {
+            let request = Request::PullPresence {
+                to,
+                since: revision,
+            };
+            self.send(home, Message::Request { room, request }, host);
+        }
+    }
+
+    pub(super) fn ask_history(
+        &mut self,
+        id: ConnectionId,
+        history: &History,
+        host: &mut dyn Host,
+    ) -> Outcome {
+        self.member(id, history.room, Some(Verb::History))?;
+        let to = self.origin(id, Some(history.request));
+        let limit = page_limit(history.limit)?;
+        let request = Request::History {
+            to,
+            from: history.from,
+            direction: history.direction,
+            limit,
+        };
+        self.ask(id, history.room, request, host);
+        Ok(())
+    }
+}
+
+pub(super) fn check_payload(payload: &Payload, bytes_max: usize) -> Outcome {
+    let bytes = payload.bytes.len();
+    if bytes > bytes_max {
+        let text = format!("the payload has {bytes} bytes; at most {bytes_max} are allowed");
+        return Err(Refusal::new(ErrorCode::PayloadTooLarge, text));
+    }
+    payload
+        .check()
+        .map_err(|error| Refusal::new(ErrorCode::BadPayload, error.to_string()))
+}
+
+fn page_limit(limit: u64) -> Result<usize, Refusal> {
+    match usize::try_from(limit) {
+        Ok(0) | Err(_) => Err(Refusal::new(
+            ErrorCode::BadValue,
+            "a page has at least one entry",
+        )),
+        Ok(limit) => Ok(limit.min(PAGE_MAX)),
+    }
+}

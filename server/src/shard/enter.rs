@@ -1,0 +1,368 @@
+//! Into a room and out of it: joins, leaves, and memberships that somebody else ends.
+
+use std::sync::Arc;
+
+use roomful_protocol::error::ErrorCode;
+use roomful_protocol::frame::{self, Joined, Left, Recovery, Watch};
+use roomful_protocol::id::{RequestId, RoomAlias, RoomId, RoomName};
+
+use super::ask::check_payload;
+use super::edge::{Outcome, allowed, not_joined};
+use super::hub::{Hub, Place, Subscriber};
+use super::message::{
+    Admitted, ConnectionId, Join, Message, Origin, Preferences, Refusal, Request,
+};
+use super::write::track;
+use super::{Host, Shard};
+use crate::auth::Verb;
+use crate::clock::Now;
+use crate::connection::{Connection, Membership};
+
+impl Shard {
+    pub(super) fn ask_join(
+        &mut self,
+        id: ConnectionId,
+        join: frame::Join,
+        now: Now,
+        host: &mut dyn Host,
+    ) -> Outcome {
+        let name = join.room.parse().map_err(|error| {
+            Refusal::new(ErrorCode::BadRoomName, format!("the room's name {error}"))
+        })?;
+        let settings = Arc::clone(&self.settings);
+        let to = self.origin(id, Some(join.request));
+        let is_in = self.is_in(id, &name);
+        let Some(connection) = self.connection_mut(id) else {
+            return Ok(());
+        };
+        connection
+            .joins
+            .take(settings.rates.joins, now.monotonic_ms)
+            .map_err(|after_ms| Refusal {
+                code: ErrorCode::RateLimited,
+                text: "too many joins; slow down".to_owned(),
+                after_ms: Some(after_ms),
+            })?;
+        let Some(open) = connection.open_mut() else {
+            return Ok(());
+        };
+        allowed(open, &name, Verb::Join)?;
+        if join.watch == Watch::Members || join.presence.is_some() {
+            allowed(open, &name, Verb::Presence)?;
+        }
+        if let Some(value) = &join.presence {
+            check_payload(value, settings.payload_bytes_max)?;
+        }
+        if is_in {
+            return Err(Refusal::new(
+                ErrorCode::AlreadyJoined,
+                "this connection is in the room",
+            ));
+        }
+        let room = RoomId {
+            tenant: open.identity.tenant.clone(),
+            name,
+        };
+        if open.joining.iter().any(|(_, joining)| *joining == room) {
+            return Err(Refusal::new(
+                ErrorCode::AlreadyJoined,
+                "a join of this room is on its way",
+            ));
+        }
+        if open
+            .joining
+            .iter()
+            .any(|(request, _)| *request == join.request)
+        {
+            return Err(Refusal::new(
+                ErrorCode::BadValue,
+                "the request id is in use by another join",
+            ));
+        }
+        if open.memberships.len() + open.joining.len() >= settings.rooms_max {
+            let text = format!(
+                "this connection is in {} rooms, as many as it may be in",
+                settings.rooms_max
+            );
+            return Err(Refusal::new(ErrorCode::TooManyRooms, text));
+        }
+        open.joining.push((join.request, room.clone()));
+        let producer = join.producer.as_ref().map(|producer| producer.producer);
+        let message = Join {
+            to,
+            session: open.session,
+            attachment: open.attachment,
+            user: open.identity.user.clone(),
+            anonymous: open.anonymous,
+            since: join.since,
+            producer: join.producer,
+            value: join.presence,
+            preferences: Preferences {
+                echo: join.echo,
+                watch: join.watch,
+                producer,
+            },
+            room,
+        };
+        self.sent(id, host);
+        let home = self.directory.home(&message.room);
+        self.send(home, Message::Join(Box::new(message)), host);
+        Ok(())
+    }
+
+    pub(super) fn is_in(&self, id: ConnectionId, name: &RoomName) -> bool {
+        let Some(open) = self.connection(id).and_then(Connection::open) else {
+            return false;
+        };
+        open.memberships.iter().any(|membership| {
+            self.hubs
+                .get(&membership.room)
+                .is_some_and(|hub| hub.room.name == *name)
+        })
+    }
+
+    /// Whether a join with this request id was on its way; it is no more.
+    pub(super) fn end_joining(&mut self, id: ConnectionId, request: RequestId) -> bool {
+        let Some(open) = self.connection_mut(id).and_then(Connection::open_mut) else {
+            return false;
+        };
+        let before = open.joining.len();
+        open.joining.retain(|(joining, _)| *joining != request);
+        open.joining.len() < before
+    }
+
+    /// The end of a join: the member is subscribed before anything else of the room can arrive.
+    pub(super) fn joined(
+        &mut self,
+        to: Origin,
+        room: RoomAlias,
+        outcome: Result<Box<Admitted>, Refusal>,
+        host: &mut dyn Host,
+    ) {
+        let joining = to
+            .request
+            .filter(|request| self.end_joining(to.connection, *request));
+        self.returned(to.connection, host);
+        match (outcome, joining) {
+            (Ok(admitted), Some(request)) => {
+                self.subscribe(to.connection, request, room, *admitted, host);
+            }
+            (Ok(admitted), None) => {
+                // The connection went away meanwhile: the owner holds a member for nobody.
+                let (member, attachment) = (admitted.member, admitted.attachment);
+                let request = Request::Detach {
+                    member,
+                    attachment,
+                    shard: self.id,
+                };
+                self.send(admitted.home, Message::Request { room, request }, host);
+            }
+            (Err(refusal), _) => self.refuse(to.connection, to.request, refusal),
+        }
+    }
+
+    pub(super) fn subscribe(
+        &mut self,
+        id: ConnectionId,
+        request: RequestId,
+        alias: RoomAlias,
+        admitted: Admitted,
+        host: &mut dyn Host,
+    ) {
+        let preferences = admitted.preferences;
+        let hub = self.hubs.entry(alias).or_insert_with(|| {
+            Hub::new(
+                admitted.room,
+                alias,
+                admitted.home,
+                admitted.head,
+                admitted.revision,
+            )
+        });
+        let recovering = admitted.recovery == Recovery::Recovering;
+        let place = if recovering {
+            Place::At(admitted.position.offset)
+        } else {
+            Place::Live(hub.next_turn())
+        };
+        let index = hub.insert(Subscriber {
+            connection: id,
+            member: admitted.member,
+            place,
+            missed_presence: None,
+            mute: preferences.producer.filter(|_| !preferences.echo),
+            watch: preferences.watch,
+            recovering,
+        });
+        let pull = hub.want(index);
+        self.counters.subscribers.add(1);
+        if let Some(open) = self.connection_mut(id).and_then(Connection::open_mut) {
+            open.memberships.push(Membership {
+                room: alias,
+                member: admitted.member,
+                index,
+                attachment: admitted.attachment,
+                producer: preferences.producer,
+            });
+        }
+        let joined = Joined {
+            request,
+            room: alias,
+            member: admitted.member,
+            position: admitted.position,
+            head: admitted.head,
+            recovery: admitted.recovery,
+            durability: admitted.durability,
+            revision: admitted.revision,
+            occupancy: admitted.occupancy,
+        };
+        self.stage(id, &joined.into());
+        if let Some(from) = pull {
+            let request = Request::Pull {
+                shard: self.id,
+                from,
+            };
+            self.send(
+                admitted.home,
+                Message::Request {
+                    room: alias,
+                    request,
+                },
+                host,
+            );
+        }
+    }
+
+    pub(super) fn ask_leave(
+        &mut self,
+        id: ConnectionId,
+        request: RequestId,
+        room: RoomAlias,
+        host: &mut dyn Host,
+    ) -> Outcome {
+        let to = self.origin(id, Some(request));
+        let membership = self
+            .connection_mut(id)
+            .and_then(Connection::open_mut)
+            .and_then(|open| open.remove(room));
+        let membership = membership.ok_or_else(|| not_joined(room))?;
+        self.forget_waiting(id, room);
+        self.sent(id, host);
+        let leave = Request::Leave {
+            member: membership.member,
+            attachment: membership.attachment,
+            to,
+        };
+        self.unsubscribe(room, membership.index, leave, host);
+        Ok(())
+    }
+
+    pub(super) fn forget_waiting(&mut self, id: ConnectionId, room: RoomAlias) {
+        let counters = Arc::clone(&self.counters);
+        if let Some(outbox) = self
+            .connection_mut(id)
+            .and_then(|connection| connection.outbox.as_mut())
+        {
+            let before = outbox.sizes();
+            outbox.forget_room(room);
+            track(&counters, before, outbox.sizes());
+        }
+    }
+
+    /// Ends what the connection's new grants do not allow any more.
+    pub(super) fn end_forbidden(&mut self, id: ConnectionId, host: &mut dyn Host) {
+        let to = self.origin(id, None);
+        let Some(open) = self.connection(id).and_then(Connection::open) else {
+            return;
+        };
+        let forbidden: Vec<_> = open
+            .memberships
+            .iter()
+            .filter(|membership| {
+                let hub = self.hubs.get(&membership.room);
+                hub.is_some_and(|hub| !open.identity.grants.allows(&hub.room.name, Verb::Join))
+            })
+            .copied()
+            .collect();
+        for membership in forbidden {
+            let leave = Request::Leave {
+                member: membership.member,
+                attachment: membership.attachment,
+                to,
+            };
+            self.end_membership(id, membership, ErrorCode::Forbidden, leave, host);
+        }
+    }
+
+    /// The owner, or this shard, has ended memberships.
+    pub(super) fn ended(
+        &mut self,
+        room: RoomAlias,
+        connection: Option<ConnectionId>,
+        code: ErrorCode,
+        host: &mut dyn Host,
+    ) {
+        let ids = match connection {
+            Some(id) => vec![id],
+            None => self
+                .hubs
+                .get(&room)
+                .map(|hub| hub.iter().map(|member| member.connection).collect())
+                .unwrap_or_default(),
+        };
+        for id in ids {
+            let open = self.connection(id).and_then(Connection::open);
+            let Some(membership) = open.and_then(|open| open.membership(room)).copied() else {
+                continue;
+            };
+            let (member, attachment) = (membership.member, membership.attachment);
+            let detach = Request::Detach {
+                member,
+                attachment,
+                shard: self.id,
+            };
+            self.end_membership(id, membership, code, detach, host);
+        }
+    }
+
+    pub(super) fn end_membership(
+        &mut self,
+        id: ConnectionId,
+        membership: Membership,
+        code: ErrorCode,
+        request: Request,
+        host: &mut dyn Host,
+    ) {
+        let room = membership.room;
+        if let Some(open) = self.connection_mut(id).and_then(Connection::open_mut) {
+            open.remove(room);
+        }
+        self.forget_waiting(id, room);
+        self.unsubscribe(room, membership.index, request, host);
+        self.counters.errors.of(code).add(1);
+        let text = left_text(code).to_owned();
+        self.stage(
+            id,
+            &Left {
+                room,
+                code: code.into(),
+                text,
+                retry: code.retry(),
+                after_ms: None,
+            }
+            .into(),
+        );
+    }
+}
+
+fn left_text(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::RoomReopened => {
+            "the room was opened again after a fault of the storage; join again"
+        }
+        ErrorCode::FellBehind => "this member fell behind the history that is kept; join again",
+        ErrorCode::MembershipTaken => "another connection of this session is in the room",
+        ErrorCode::Forbidden => "the new token does not allow this room",
+        _ => code.name(),
+    }
+}

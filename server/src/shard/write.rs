@@ -1,0 +1,351 @@
+//! What goes to one connection: staged replies, the outbox where the socket is full, and the end.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use roomful_protocol::error::CloseCode;
+use roomful_protocol::frame::{Goaway, ServerFrame};
+use roomful_protocol::id::RoomAlias;
+
+use super::message::{ConnectionId, Message, Request};
+use super::{Host, Shard, ShardSettings, Timer};
+use crate::clock::Now;
+use crate::connection::outbox::{Outbox, Sizes};
+use crate::connection::{Connection, Phase};
+use crate::metrics::ShardCounters;
+use crate::wire;
+
+impl Shard {
+    /// Puts a frame behind what the connection gets with its next write, at the latest at the end of the turn.
+    pub(super) fn stage(&mut self, id: ConnectionId, frame: &ServerFrame) {
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
+        if connection.outbox.is_some() {
+            let bytes = wire::message(connection.encoding, frame);
+            return self.stage_bytes(id, &bytes);
+        }
+        let first = connection.staged.is_empty();
+        wire::message_into(connection.encoding, frame, &mut connection.staged);
+        if first {
+            self.staged.push(id);
+        }
+    }
+
+    /// As [`Shard::stage`], for a whole message.
+    pub(super) fn stage_bytes(&mut self, id: ConnectionId, bytes: &Bytes) {
+        let counters = Arc::clone(&self.counters);
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
+        if let Some(outbox) = &mut connection.outbox {
+            let before = outbox.sizes();
+            outbox.push_control(bytes.clone());
+            track(&counters, before, outbox.sizes());
+        } else {
+            let first = connection.staged.is_empty();
+            connection.staged.extend_from_slice(bytes);
+            if !first {
+                return;
+            }
+        }
+        self.staged.push(id);
+    }
+
+    /// Writes what is staged, and closes whoever has let too much pile up.
+    pub(super) fn flush_staged(&mut self, now: Now, host: &mut dyn Host) {
+        for id in std::mem::take(&mut self.staged) {
+            let settings = Arc::clone(&self.settings);
+            let Some(connection) = self.connection(id) else {
+                continue;
+            };
+            match &connection.outbox {
+                Some(outbox) if is_over(outbox.sizes(), &settings) => {
+                    self.close(id, CloseCode::SlowConsumer, now, host);
+                }
+                Some(_) => {}
+                None => self.write(id, &[], now, host),
+            }
+        }
+    }
+
+    /// Writes what is staged and then `parts`; what does not fit makes an outbox.
+    pub(super) fn write(
+        &mut self,
+        id: ConnectionId,
+        parts: &[&Bytes],
+        now: Now,
+        host: &mut dyn Host,
+    ) {
+        let counters = Arc::clone(&self.counters);
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
+        if write_now(connection, parts, now, host, &counters) == Written::Blocked {
+            self.watch_for_stall(id, now);
+        }
+    }
+
+    pub(super) fn watch_for_stall(&mut self, id: ConnectionId, now: Now) {
+        let due_ms = now.monotonic_ms + self.settings.write_stall_ms;
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
+        if !std::mem::replace(&mut connection.stall_armed, true) {
+            self.wheel.set(due_ms, Timer::Stall(id));
+        }
+    }
+
+    /// A socket takes bytes again: what waits goes out, and whoever stood still because of it goes on.
+    pub(super) fn writable(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
+        let counters = Arc::clone(&self.counters);
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
+        let Some(outbox) = &mut connection.outbox else {
+            return;
+        };
+        let before = outbox.sizes();
+        let drained = drain(outbox, id, host);
+        let after = outbox.sizes();
+        track(&counters, before, after);
+        if after.bytes < before.bytes {
+            connection.progress_ms = now.monotonic_ms;
+        }
+        if !drained {
+            return;
+        }
+        connection.outbox = None;
+        let memberships: Vec<_> = connection
+            .open()
+            .map(|open| open.memberships.clone())
+            .unwrap_or_default();
+        for membership in memberships {
+            self.catch_up_member(membership.room, membership.index, id, host);
+        }
+    }
+
+    pub(super) fn stalled(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
+        let stall_ms = self.settings.write_stall_ms;
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
+        connection.stall_armed = connection.outbox.is_some();
+        let until_ms = connection.progress_ms + stall_ms;
+        match connection.stall_armed {
+            false => {}
+            true if until_ms <= now.monotonic_ms => {
+                self.close(id, CloseCode::SlowConsumer, now, host);
+            }
+            true => self.wheel.set(until_ms, Timer::Stall(id)),
+        }
+    }
+
+    /// Ends a connection with a close frame behind everything that was said to it.
+    pub(super) fn close(
+        &mut self,
+        id: ConnectionId,
+        code: CloseCode,
+        now: Now,
+        host: &mut dyn Host,
+    ) {
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
+        let staged = std::mem::take(&mut connection.staged);
+        let half_out = connection.outbox.take();
+        if let Some(outbox) = &half_out {
+            track(&self.counters, outbox.sizes(), Sizes::default());
+        }
+        let waiting = half_out
+            .into_iter()
+            .flat_map(|outbox| outbox.into_last_words());
+        let mut words: Vec<Bytes> = waiting.collect();
+        words.push(staged.into());
+        words.push(wire::close(code));
+        host.finish(id, words);
+        self.drop_connection(id, Some(code), now, host);
+    }
+
+    /// The socket is gone, or of no use any more.
+    pub(super) fn gone(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
+        if self.connection(id).is_some() {
+            host.finish(id, Vec::new());
+            self.drop_connection(id, None, now, host);
+        }
+    }
+
+    pub(super) fn drop_connection(
+        &mut self,
+        id: ConnectionId,
+        code: Option<CloseCode>,
+        now: Now,
+        host: &mut dyn Host,
+    ) {
+        let Some(connection) = self
+            .connections
+            .get_mut(id.slot as usize)
+            .and_then(Option::take)
+        else {
+            return;
+        };
+        if let Some(outbox) = &connection.outbox {
+            track(&self.counters, outbox.sizes(), Sizes::default());
+        }
+        self.counters.connections.sub(1);
+        self.counters.connections_closed.of(code).add(1);
+        let Phase::Open(open) = connection.phase else {
+            return;
+        };
+        for membership in &open.memberships {
+            let request = Request::Detach {
+                member: membership.member,
+                attachment: membership.attachment,
+                shard: self.id,
+            };
+            self.unsubscribe(membership.room, membership.index, request, host);
+        }
+        if self.sessions.detach(open.session, open.attachment) {
+            let due_ms = now.monotonic_ms + self.settings.session_retention_ms;
+            self.wheel
+                .set(due_ms, Timer::Session(open.session, open.attachment));
+        } else {
+            self.counters.sessions.sub(1);
+        }
+    }
+
+    /// Takes a member out of its hub and tells the owner.
+    pub(super) fn unsubscribe(
+        &mut self,
+        room: RoomAlias,
+        index: u32,
+        request: Request,
+        host: &mut dyn Host,
+    ) {
+        let Some(hub) = self.hubs.get_mut(&room) else {
+            return;
+        };
+        let home = hub.home;
+        if hub.remove(index).is_some() {
+            self.counters.subscribers.sub(1);
+        }
+        if hub.is_empty() {
+            self.hubs.remove(&room);
+            self.dirty_hubs.remove(&room);
+        }
+        self.send(home, Message::Request { room, request }, host);
+    }
+
+    /// Tells everybody when to come back, each at a time of its own, and closes.
+    pub(super) fn drain(&mut self, reconnect_after_ms: u64, now: Now, host: &mut dyn Host) {
+        self.draining = true;
+        let ids: Vec<_> = self
+            .connections
+            .iter()
+            .flatten()
+            .map(|connection| connection.id)
+            .collect();
+        let count = ids.len().max(1) as u64;
+        for (index, id) in (0_u64..).zip(ids) {
+            let resume = self
+                .connection(id)
+                .and_then(|connection| Some(self.resume_token(connection.open()?, now)));
+            if let Some(resume) = resume {
+                let reconnect_after_ms = reconnect_after_ms * index / count;
+                self.stage(
+                    id,
+                    &Goaway {
+                        reconnect_after_ms,
+                        resume,
+                    }
+                    .into(),
+                );
+            }
+            self.close(id, CloseCode::Restart, now, host);
+        }
+    }
+}
+
+/// Whether a write took everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Written {
+    All,
+    /// It did not, and an outbox was made for the rest.
+    Blocked,
+}
+
+/// Writes what is staged and then `parts`, past no outbox.
+pub(super) fn write_now(
+    connection: &mut Connection,
+    parts: &[&Bytes],
+    now: Now,
+    host: &mut dyn Host,
+    counters: &ShardCounters,
+) -> Written {
+    let staged = std::mem::take(&mut connection.staged);
+    let mut slices = [IoSlice::new(&[]); PARTS_MAX + 1];
+    let mut count = 0;
+    let mut total = 0;
+    for bytes in std::iter::once(&staged[..]).chain(parts.iter().map(|part| &part[..])) {
+        if !bytes.is_empty() {
+            slices[count] = IoSlice::new(bytes);
+            count += 1;
+            total += bytes.len();
+        }
+    }
+    let written = if total == 0 {
+        0
+    } else {
+        host.write(connection.id, &slices[..count])
+    };
+    if written == total {
+        return Written::All;
+    }
+    let parts = std::iter::once(Bytes::from(staged)).chain(parts.iter().copied().cloned());
+    let outbox = Outbox::with_rest(after(parts, written));
+    track(counters, Sizes::default(), outbox.sizes());
+    connection.outbox = Some(Box::new(outbox));
+    connection.progress_ms = now.monotonic_ms;
+    Written::Blocked
+}
+
+/// What is left of a sequence of messages behind its first `written` bytes.
+fn after(parts: impl Iterator<Item = Bytes>, mut written: usize) -> impl Iterator<Item = Bytes> {
+    parts.filter_map(move |mut bytes| {
+        let skipped = written.min(bytes.len());
+        written -= skipped;
+        let rest = bytes.split_off(skipped);
+        (!rest.is_empty()).then_some(rest)
+    })
+}
+
+/// Writes an outbox until it is empty (true) or the socket is full.
+fn drain(outbox: &mut Outbox, id: ConnectionId, host: &mut dyn Host) -> bool {
+    while !outbox.is_empty() {
+        outbox.choose();
+        let slices = outbox.slices();
+        let total: usize = slices.iter().map(|slice| slice.len()).sum();
+        let written = host.write(id, &slices);
+        drop(slices);
+        outbox.written(written);
+        if written < total {
+            return false;
+        }
+    }
+    true
+}
+
+fn is_over(sizes: Sizes, settings: &ShardSettings) -> bool {
+    sizes.bytes > settings.outbox_bytes_max || sizes.messages > settings.outbox_messages_max
+}
+
+pub(super) fn track(counters: &ShardCounters, before: Sizes, after: Sizes) {
+    let bytes = counters.outbox_bytes.get() + after.bytes as u64 - before.bytes as u64;
+    let messages = counters.outbox_messages.get() + after.messages as u64 - before.messages as u64;
+    counters.outbox_bytes.set(bytes);
+    counters.outbox_messages.set(messages);
+}
+
+/// Parts of a turn: log, presence, signals.
+const PARTS_MAX: usize = 3;
