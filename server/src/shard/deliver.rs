@@ -1,9 +1,10 @@
-//! From a room's turn to the sockets: fan-out, catch-up, and what happens to a connection that can't take it.
+//! From a room's turn to the sockets: fan-out.
 //!
-//! A turn is handed to the members of a hub in a loop of direct writes. It stops when the turn's time is up and goes on where it was. A connection that blocks gets an outbox; then
-//! signals are conflated or dropped, presence is skipped until it can ask for the difference, and the log is queued up to its lane's
-//! bound, beyond which the member goes to its own position. Only a connection that takes no byte at all for too long, or whose replies
-//! pile up, is closed.
+//! A turn is handed to the members of a hub in a loop of direct writes. It stops when the turn's time is up
+//! and goes on where it was. A connection that blocks gets an outbox; then signals are conflated or dropped,
+//! presence is skipped until it can ask for the difference, and the log is queued up to its lane's bound,
+//! beyond which the member goes to its own position. From there `catch_up` takes it on; when a connection is
+//! closed, `write` decides.
 
 use std::num::NonZeroU64;
 
