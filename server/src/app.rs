@@ -306,6 +306,7 @@ fn shard_settings(config: &Config, resume_key: ResumeKey) -> ShardSettings {
         outbox_messages_max: connection.outbox_messages_max,
         write_stall_ms: connection.write_stall_ms,
         members_per_look: MEMBERS_PER_LOOK,
+        waiting_turns_max: WAITING_TURNS_MAX,
     }
 }
 
@@ -340,6 +341,7 @@ fn transport_settings(config: &Config) -> TransportSettings {
         mailbox_bytes_max: config.shard.mailbox_bytes_max,
         imbalance_max: config.placement.imbalance_max,
         message_bytes_max: config.connection.message_bytes_max,
+        hello_bytes_max: config.connection.hello_bytes_max,
         verifier_threads: NonZeroUsize::new(config.auth.pool_threads).unwrap_or(NonZeroUsize::MIN),
         verifier_queue_max: config.auth.pool_queue_max,
     }
@@ -353,6 +355,9 @@ const RECONNECT_SPREAD: Duration = Duration::from_secs(1);
 
 /// A look at the clock is cheap beside the system call that a member costs, and a turn of 64 members is far below any budget.
 const MEMBERS_PER_LOOK: usize = 64;
+
+/// Each turn waits as one shared buffer, so 64 of them are a few milliseconds of a busy room and little memory.
+const WAITING_TURNS_MAX: usize = 64;
 
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 

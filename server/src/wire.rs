@@ -8,7 +8,7 @@ use bytes::Bytes;
 use roomful_protocol::codec::Encoding;
 use roomful_protocol::error::CloseCode;
 use roomful_protocol::frame::{Advance, Entry, Event, ServerFrame};
-use roomful_protocol::id::{Offset, ProducerId, RoomAlias};
+use roomful_protocol::id::{Offset, RoomAlias};
 use roomful_protocol::limits::BATCH_FRAMES_MAX;
 use roomful_protocol::websocket::{OpCode, close_payload, frame_into};
 
@@ -59,13 +59,16 @@ pub fn batch(batch: &Batch, encoding: Encoding) -> &Bytes {
 
 /// A batch for a member who does not want its own events back: they become `advance`.
 #[must_use]
-pub fn batch_without_own(batch: &Batch, encoding: Encoding, own: ProducerId) -> Bytes {
+pub fn batch_without_own(
+    batch: &Batch,
+    encoding: Encoding,
+    is_own: impl Fn(&Entry) -> bool,
+) -> Bytes {
     let mut frames: Vec<ServerFrame> = Vec::with_capacity(batch.entries.len());
     for entry in &batch.entries {
-        let is_own = entry.op.is_some_and(|op| op.producer == own);
         match frames.last_mut() {
-            Some(ServerFrame::Advance(advance)) if is_own => advance.offset = entry.offset,
-            _ if is_own => frames.push(
+            Some(ServerFrame::Advance(advance)) if is_own(entry) => advance.offset = entry.offset,
+            _ if is_own(entry) => frames.push(
                 Advance {
                     room: batch.room,
                     offset: entry.offset,

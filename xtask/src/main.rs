@@ -1,2 +1,72 @@
-//! xtask
-fn main() {}
+//! The project's own commands: `cargo xtask test` and its parts.
+//!
+//! Anything that a person or CI runs besides plain cargo is here, so that both run the same. It needs nothing but cargo to start with and
+//! sets up the rest. It knows which programs there are and how they are called; what is tested is their business.
+
+mod console;
+mod context;
+mod pages;
+mod run;
+mod setup;
+mod stages;
+mod summary;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::context::Context;
+use crate::setup::Tool;
+
+const USAGE: &str = "\
+usage: cargo xtask <command>
+
+  test [--without TOOLS] [STAGE…]  set up what the tests need, then run them all, or the named stages alone
+                                   TOOLS: browsers,node,python,deny; what needs them is left out
+  chaos [--seconds N]              the test that cuts connections, N seconds (60) a round instead of a few
+  pages                            build server/assets from clients/typescript
+  fixtures                         write protocol/fixtures from the protocol crate
+  tidy                             check what no compiler checks: module docs, leftovers, growth";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match command(&arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            console::complain(&format!("xtask: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn command(arguments: &[String]) -> Result<ExitCode> {
+    let context = Context::find()?;
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["test", rest @ ..] => return test::run(&context, &test::Selection::parse(rest)?),
+        ["chaos"] => chaos(&context, "60")?,
+        ["chaos", "--seconds", seconds] => chaos(&context, seconds)?,
+        ["pages"] => {
+            setup::require(&context, &[Tool::Node])?;
+            pages::build(&context)?;
+        }
+        ["fixtures"] => run::line(&context, "cargo run -p roomful-protocol --example fixtures")?,
+        ["tidy"] => console::say(&tidy::check(&context)?),
+        [] | ["help" | "--help" | "-h"] => console::say(USAGE),
+        [other, ..] => bail!("{other:?} is no command\n{USAGE}"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn chaos(context: &Context, seconds: &str) -> Result<()> {
+    let seconds: u32 = seconds.parse().context("--seconds takes a whole number")?;
+    run::line(context, "cargo build --workspace")?;
+    let line = "cargo test -p roomful-tests --test chaos -- --nocapture";
+    run::line_with(
+        context,
+        line,
+        &[("ROOMFUL_CHAOS_SECONDS", &seconds.to_string())],
+    )
+}

@@ -33,6 +33,8 @@ pub struct Connection {
     pub pinged: bool,
     /// When something could be written last while there was an outbox.
     pub progress_ms: u64,
+    /// Whether a timer looks after that.
+    pub stall_armed: bool,
     /// Requests that are with an owner.
     pub in_flight: u32,
     /// Whether it is read no more until requests come back.
@@ -83,6 +85,10 @@ pub struct Open {
     pub joining: Vec<(RequestId, RoomId)>,
     /// The request of a `refresh` whose token is being checked.
     pub refreshing: Option<RequestId>,
+    /// When the timer that looks after the token is due, on the monotonic clock.
+    pub token_due_ms: Option<u64>,
+    /// Whether the client has been told that its token expires soon.
+    pub token_warned: bool,
 }
 
 /// A room that a connection is in.
@@ -113,6 +119,7 @@ impl Connection {
             heard_ms: now_ms,
             pinged: false,
             progress_ms: now_ms,
+            stall_armed: false,
             in_flight: 0,
             paused: false,
             errors: Bucket::full(rates.errors, now_ms),

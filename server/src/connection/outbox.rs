@@ -113,6 +113,9 @@ impl Outbox {
                 && waiting.room == room
         };
         if let Some(waiting) = self.signals.iter_mut().find(same) {
+            if self.signal_bytes - waiting.bytes.len() + bytes.len() > lane_bytes_max {
+                return SignalFate::Dropped;
+            }
             self.sizes.remove(&waiting.bytes);
             self.sizes.add(&bytes);
             self.signal_bytes = self.signal_bytes + bytes.len() - waiting.bytes.len();
@@ -191,10 +194,9 @@ impl Outbox {
         }
     }
 
-    /// What a connection that ends still has to say: the message that is half out.
-    #[must_use]
-    pub fn into_first(mut self) -> Option<Bytes> {
-        self.sending.pop_front()
+    /// What a connection that ends still has to say: the message that is half out, and the control lane.
+    pub fn into_last_words(mut self) -> impl Iterator<Item = Bytes> {
+        self.sending.pop_front().into_iter().chain(self.control)
     }
 
     fn pop_log(&mut self) -> Option<Bytes> {
@@ -290,6 +292,23 @@ mod tests {
         assert_eq!(push(&mut outbox, 2, "k", "b "), SignalFate::Queued);
         assert_eq!(push(&mut outbox, 1, "l", "long"), SignalFate::Dropped);
         assert_eq!(drain(&mut outbox), b"two b ");
+    }
+
+    #[test]
+    fn a_larger_signal_does_not_burst_the_lane_in_the_place_of_a_smaller_one() {
+        let mut outbox = Outbox::default();
+        let mut push = |bytes: &'static [u8]| {
+            outbox.push_signal(
+                ROOM,
+                MemberId(1),
+                Some(&key("k")),
+                Bytes::from_static(bytes),
+                8,
+            )
+        };
+        assert_eq!(push(b"small"), SignalFate::Queued);
+        assert_eq!(push(b"much larger"), SignalFate::Dropped);
+        assert_eq!(drain(&mut outbox), b"small");
     }
 
     #[test]

@@ -11,9 +11,28 @@ use axum::routing::get;
 use sha2::{Digest, Sha256};
 
 /// Path, content type, bytes.
-const FILES: &[(&str, &str, &[u8])] = &[("/", HTML, include_bytes!("../../assets/index.html"))];
-
-const HTML: &str = "text/html; charset=utf-8";
+const FILES: &[(&str, &str, &[u8])] = &[
+    (
+        "/",
+        "text/html; charset=utf-8",
+        include_bytes!("../../assets/index.html"),
+    ),
+    (
+        "/app.js",
+        "text/javascript; charset=utf-8",
+        include_bytes!("../../assets/app.js"),
+    ),
+    (
+        "/app.css",
+        "text/css; charset=utf-8",
+        include_bytes!("../../assets/app.css"),
+    ),
+    (
+        "/favicon.svg",
+        "image/svg+xml",
+        include_bytes!("../../assets/favicon.svg"),
+    ),
+];
 
 /// A route for each file.
 pub(super) fn routes() -> Router {

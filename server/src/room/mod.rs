@@ -32,7 +32,7 @@ use crate::shard::message::{
 };
 use kind::{Proposal, RoomKind};
 use operations::{OperationBounds, Operations, ProducerKey, Seen};
-use presence::Members;
+use presence::{Absence, Members};
 
 /// A room.
 #[derive(Debug)]
@@ -53,8 +53,9 @@ pub struct Room {
     unknown: Vec<(ProducerKey, OpId)>,
     presence_armed: bool,
     maintenance_armed: bool,
-    /// Grows whenever the room becomes empty; an idle timer of an older number is void.
-    idle: u64,
+    /// Since when nobody has been here, on the monotonic clock; none while somebody is.
+    empty_since_ms: Option<u64>,
+    idle_armed: bool,
 }
 
 /// What the configuration says of a namespace.
@@ -112,11 +113,11 @@ pub enum RoomTimer {
     /// Send the gathered presence changes.
     Presence,
     /// A disconnected member's grace ends.
-    Grace(MemberId, Attachment),
+    Grace(MemberId, Absence),
     /// Drop old history and forgotten operations.
     Maintain,
     /// Close the room, if it is still empty.
-    Idle(u64),
+    Idle,
     /// Try to send to a shard whose mailbox was full.
     Retry,
     /// Try to open the log again.
@@ -233,7 +234,8 @@ impl Room {
             unknown: Vec::new(),
             presence_armed: false,
             maintenance_armed: false,
-            idle: 0,
+            empty_since_ms: None,
+            idle_armed: false,
         }
     }
 
@@ -278,6 +280,9 @@ impl Room {
         match &mut self.log.state {
             LogState::Open => {}
             LogState::Opening { waiting, .. } => return waiting.push(request),
+            // Leaving needs no log.
+            LogState::Failed
+                if matches!(request, Request::Leave { .. } | Request::Detach { .. }) => {}
             LogState::Failed => return refuse(&request, self.alias, context),
         }
         match request {
@@ -379,11 +384,8 @@ impl Room {
                 self.presence_armed = false;
                 self.take_delta();
             }
-            RoomTimer::Grace(number, attachment) => {
-                let over = self.members.get(number).is_some_and(|member| {
-                    member.attachment == attachment && member.location.is_none()
-                });
-                if over {
+            RoomTimer::Grace(number, absence) => {
+                if self.members.is_absent(number, absence) {
                     self.remove(number, context);
                 }
             }
@@ -391,11 +393,10 @@ impl Room {
                 self.maintenance_armed = false;
                 self.maintain(context);
             }
-            RoomTimer::Idle(idle) if idle == self.idle && self.members.occupancy() == 0 => {
-                context.journal.close(&self.id);
-                return After::Close;
+            RoomTimer::Idle => {
+                self.idle_armed = false;
+                return self.close_if_idle(context);
             }
-            RoomTimer::Idle(_) => {}
             RoomTimer::Retry => self.turn.retry = true,
             RoomTimer::Reopen if self.members.occupancy() == 0 => return After::Close,
             RoomTimer::Reopen => {
@@ -435,12 +436,13 @@ impl Room {
         let presence = turn.delta.map(Arc::new);
         let message = Turn {
             room: self.alias,
+            missed: None,
             log,
             signals,
             presence,
         };
         let head = self.log.distributed;
-        let (alias, epoch) = (self.alias, self.log.epoch);
+        let alias = self.alias;
         for downstream in &mut self.downstreams {
             if !(context.can_send)(downstream.shard) {
                 context.counters.mailbox_full.add(1);
@@ -450,7 +452,7 @@ impl Room {
                 downstream.skipped = false;
                 context
                     .out
-                    .push((downstream.shard, Message::Turn(marker(alias, epoch, head))));
+                    .push((downstream.shard, Message::Turn(Turn::missed(alias, head))));
             } else if !message.is_empty() {
                 context
                     .out
@@ -462,6 +464,7 @@ impl Room {
     fn join(&mut self, join: &Join, context: &mut Context<'_>) {
         let known = self.members.of_session(join.session);
         if let Err(refusal) = self.may_join(join, known) {
+            self.watch_if_empty(context);
             context.send(
                 join.to.shard,
                 Message::Joined {
@@ -486,11 +489,13 @@ impl Room {
                 )
             }
         };
+        self.empty_since_ms = None;
         self.bind_producer(number, join, context.now);
         self.attach_downstream(join.to.shard, (number, join.attachment), context);
         self.presence_changed(context);
         let (position, recovery) = self.recovery(join.since, context);
         let admitted = Admitted {
+            room: self.id.clone(),
             member: number,
             home: context.shard,
             position,
@@ -605,8 +610,10 @@ impl Room {
             Some(downstream) => {
                 downstream.attachments.insert(who);
                 if std::mem::take(&mut downstream.skipped) {
-                    let marker = marker(self.alias, self.log.epoch, self.log.distributed);
-                    context.send(shard, Message::Turn(marker));
+                    context.send(
+                        shard,
+                        Message::Turn(Turn::missed(self.alias, self.log.distributed)),
+                    );
                 }
             }
             None => self.downstreams.push(Downstream {
@@ -683,13 +690,21 @@ impl Room {
         context: &mut Context<'_>,
     ) {
         self.detach_downstream(shard, (number, attachment));
-        let Some(member) = self.members.get_mut(number) else {
-            return;
-        };
-        if member.attachment == attachment && member.location.take().is_some() {
+        if self
+            .members
+            .get(number)
+            .is_some_and(|member| member.attachment == attachment)
+        {
+            self.disconnect(number, context);
+        }
+    }
+
+    /// The member has no connection any more; its grace begins.
+    fn disconnect(&mut self, number: MemberId, context: &mut Context<'_>) {
+        if let Some(absence) = self.members.disconnect(number) {
             context.timers.push((
                 self.settings.presence_grace_ms,
-                RoomTimer::Grace(number, attachment),
+                RoomTimer::Grace(number, absence),
             ));
         }
     }
@@ -703,18 +718,47 @@ impl Room {
             self.arm_maintenance(context);
         }
         self.presence_changed(context);
-        if self.members.occupancy() == 0 {
-            self.idle += 1;
-            let history_ms = if self.log.committed == Offset(0) {
-                0
-            } else {
-                self.settings.history.age_max_ms
-            };
-            context.timers.push((
-                history_ms.max(self.settings.empty_ms),
-                RoomTimer::Idle(self.idle),
-            ));
+        self.watch_if_empty(context);
+    }
+
+    /// Where nobody is here, the room closes unless somebody comes while its history may still be wanted.
+    fn watch_if_empty(&mut self, context: &mut Context<'_>) {
+        if self.members.occupancy() > 0 {
+            return;
         }
+        self.empty_since_ms.get_or_insert(context.now.monotonic_ms);
+        if !self.idle_armed {
+            self.idle_armed = true;
+            context.timers.push((self.idle_ms(), RoomTimer::Idle));
+        }
+    }
+
+    /// How long an empty room stays.
+    fn idle_ms(&self) -> u64 {
+        let has_history = self.log.committed > Offset(0);
+        let history_ms = if has_history {
+            self.settings.history.age_max_ms
+        } else {
+            0
+        };
+        history_ms.max(self.settings.empty_ms)
+    }
+
+    fn close_if_idle(&mut self, context: &mut Context<'_>) -> After {
+        let Some(since_ms) = self.empty_since_ms else {
+            return After::Open;
+        };
+        let left_ms = (since_ms + self.idle_ms()).saturating_sub(context.now.monotonic_ms);
+        let settled = matches!(self.log.state, LogState::Open);
+        if left_ms == 0 && settled {
+            context.journal.close(&self.id);
+            return After::Close;
+        }
+        self.idle_armed = true;
+        context
+            .timers
+            .push((left_ms.max(MAINTENANCE_MS), RoomTimer::Idle));
+        After::Open
     }
 
     fn publish(
@@ -906,13 +950,8 @@ impl Room {
             };
             context.send(downstream.shard, ended);
         }
-        for (number, member) in self.members.iter_mut() {
-            if member.location.take().is_some() {
-                context.timers.push((
-                    self.settings.presence_grace_ms,
-                    RoomTimer::Grace(number, member.attachment),
-                ));
-            }
+        for number in self.members.numbers() {
+            self.disconnect(number, context);
         }
         if let Some(kind) = kind::create(&self.settings.kind) {
             self.kind = kind;
@@ -1054,7 +1093,12 @@ impl Room {
         context: &mut Context<'_>,
     ) {
         let bytes = value.as_ref().map_or(0, |value| value.bytes.len());
-        match self.check_value(bytes) {
+        let known = self
+            .members
+            .get(number)
+            .map(|_| ())
+            .ok_or_else(not_a_member);
+        match known.and_then(|()| self.check_value(bytes)) {
             Ok(()) => {
                 self.members.set_value(number, value);
                 self.presence_changed(context);
@@ -1142,7 +1186,10 @@ impl Room {
                 bytes += entry.payload.bytes.len();
                 fits
             });
-            let entries = bounded.cloned().collect();
+            let entries = bounded
+                .take(self.settings.chunk_entries_max)
+                .cloned()
+                .collect();
             return self.send_chunk(shard, from, Some(entries), context);
         }
         let query = ReadQuery {
@@ -1240,8 +1287,10 @@ impl Room {
         if let Some(downstream) = skipped {
             // The hub stands further back than it knows. It must learn that first, or this chunk would seem to run ahead of it.
             downstream.skipped = false;
-            let marker = marker(self.alias, self.log.epoch, self.log.distributed);
-            context.send(shard, Message::Turn(marker));
+            context.send(
+                shard,
+                Message::Turn(Turn::missed(self.alias, self.log.distributed)),
+            );
         }
         context
             .counters
@@ -1319,23 +1368,6 @@ impl Context<'_> {
         if to.request.is_some() {
             self.out.push((to.shard, Message::Reply { to, outcome }));
         }
-    }
-}
-
-/// Tells a hub how far the room is, and nothing else: what lies between it must pull.
-fn marker(room: RoomAlias, epoch: Epoch, head: Offset) -> Turn {
-    let batch = Batch {
-        room,
-        epoch,
-        after: head,
-        entries: Vec::new(),
-        wire: Wire::default(),
-    };
-    Turn {
-        room,
-        log: Some(Arc::new(batch)),
-        signals: None,
-        presence: None,
     }
 }
 

@@ -38,6 +38,8 @@ pub struct Member {
     pub attachment: Attachment,
     /// Where it is; none while it is disconnected and its grace runs.
     pub location: Option<(ShardId, ConnectionId)>,
+    /// How often it was disconnected: the grace of an earlier time says nothing about a later one.
+    absences: u64,
     /// The user.
     pub user: UserId,
     /// Its presence value.
@@ -47,6 +49,10 @@ pub struct Member {
     /// The revision whose delta says, or will say, how it is now.
     changed: u64,
 }
+
+/// One of the times that a member was disconnected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Absence(u64);
 
 /// How many of those who left are remembered.
 const GONE_MAX: usize = 1024;
@@ -81,11 +87,24 @@ impl Members {
         self.by_session.get(&session).copied()
     }
 
-    /// Everybody, by number.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (MemberId, &mut Member)> {
-        self.by_number
-            .iter_mut()
-            .map(|(number, member)| (*number, member))
+    /// A member's connection is gone. The number of this absence, unless it has begun already.
+    pub fn disconnect(&mut self, number: MemberId) -> Option<Absence> {
+        let member = self.by_number.get_mut(&number)?;
+        member.location.take()?;
+        member.absences += 1;
+        Some(Absence(member.absences))
+    }
+
+    /// Whether a member is still in this absence.
+    #[must_use]
+    pub fn is_absent(&self, number: MemberId, absence: Absence) -> bool {
+        let member = self.by_number.get(&number);
+        member.is_some_and(|member| member.location.is_none() && member.absences == absence.0)
+    }
+
+    /// Everybody's number.
+    pub fn numbers(&self) -> Vec<MemberId> {
+        self.by_number.keys().copied().collect()
     }
 
     /// A new member.
@@ -105,6 +124,7 @@ impl Members {
             session,
             attachment,
             location,
+            absences: 0,
             user,
             value,
             producer: None,
@@ -137,12 +157,21 @@ impl Members {
         self.changed.remove(&number);
         self.gone
             .push_back((self.revision + 1, number, member.user.clone()));
-        if self.gone.len() > GONE_MAX
+        self.forget_gone();
+        Some(member)
+    }
+
+    /// Forgets the longest gone, but nobody whose going has not been told.
+    fn forget_gone(&mut self) {
+        while self.gone.len() > GONE_MAX
+            && self
+                .gone
+                .front()
+                .is_some_and(|(revision, ..)| *revision <= self.revision)
             && let Some((revision, ..)) = self.gone.pop_front()
         {
             self.gone_forgotten = revision;
         }
-        Some(member)
     }
 
     /// Whether there is something to tell.
@@ -164,6 +193,7 @@ impl Members {
             ..self.since_known(room, self.revision)
         };
         self.revision += 1;
+        self.forget_gone();
         let occupancy_changed = delta.occupancy != self.occupancy_told;
         self.occupancy_told = delta.occupancy;
         (delta, occupancy_changed)
@@ -320,6 +350,21 @@ mod tests {
         }
         assert_eq!(members.since(ROOM, 0), None);
         assert_eq!(members.since(ROOM, 1).unwrap().changes.len(), GONE_MAX);
+    }
+
+    /// A thousand who go at once are all told gone: what is forgotten must have been told.
+    #[test]
+    fn many_who_go_together_leave_no_ghosts() {
+        let mut members = Members::default();
+        let numbers: Vec<_> = (0..3 * GONE_MAX as u128)
+            .map(|session| join(&mut members, session))
+            .collect();
+        members.take_delta(ROOM);
+        for number in &numbers {
+            members.remove(*number);
+        }
+        assert_eq!(members.take_delta(ROOM).0.changes.len(), numbers.len());
+        assert_eq!(members.gone.len(), GONE_MAX);
     }
 
     #[test]

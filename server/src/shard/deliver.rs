@@ -11,10 +11,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use roomful_protocol::error::{CloseCode, ErrorCode};
-use roomful_protocol::frame::{CaughtUp, Goaway, PresenceDelta, ServerFrame, Signalled, Watch};
-use roomful_protocol::id::{Offset, RoomAlias};
+use roomful_protocol::frame::{
+    CaughtUp, Entry, Goaway, PresenceDelta, ServerFrame, Signalled, Watch,
+};
+use roomful_protocol::id::{Offset, ProducerId, RoomAlias, UserId};
 
-use super::hub::{Place, Subscriber};
+use super::hub::{Hub, Place, Subscriber};
 use super::message::{
     Batch, Chunk, ConnectionId, Delta, Message, Origin, Request, Signals, Turn, Wire,
 };
@@ -91,22 +93,32 @@ impl Shard {
     }
 
     fn watch_for_stall(&mut self, id: ConnectionId, now: Now) {
-        self.wheel.set(
-            now.monotonic_ms + self.settings.write_stall_ms,
-            Timer::Stall(id),
-        );
+        let due_ms = now.monotonic_ms + self.settings.write_stall_ms;
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
+        if !std::mem::replace(&mut connection.stall_armed, true) {
+            self.wheel.set(due_ms, Timer::Stall(id));
+        }
     }
 
-    pub(super) fn receive_turn(&mut self, turn: Turn) {
-        if let Some(hub) = self.hubs.get_mut(&turn.room) {
-            hub.receive(turn);
-            self.dirty_hubs.insert(hub.alias);
+    pub(super) fn receive_turn(&mut self, turn: Turn, host: &mut dyn Host) {
+        let Some(hub) = self.hubs.get_mut(&turn.room) else {
+            return;
+        };
+        let alias = hub.alias;
+        let behind = hub.receive(turn, self.settings.waiting_turns_max);
+        self.dirty_hubs.insert(alias);
+        self.counters.catch_ups.add(behind.len() as u64);
+        for (index, id) in behind {
+            self.catch_up_member(alias, index, id, host);
         }
     }
 
     /// Hands turns to members until all have them or the turn's time is up. Hubs take their chance one after the other.
     pub(super) fn fan_out(&mut self, now: Now, host: &mut dyn Host) -> Flush {
         let mut next = self.last_hub;
+        let mut served = 0;
         loop {
             let after = self
                 .dirty_hubs
@@ -121,7 +133,14 @@ impl Shard {
             if self.hubs.get(&alias).is_none_or(|hub| hub.queue.is_empty()) {
                 self.dirty_hubs.remove(&alias);
             }
-            if progress == Flush::More {
+            served += self.hubs.get(&alias).map_or(0, Hub::end);
+            let look = served >= self.settings.members_per_look;
+            if look {
+                served = 0;
+            }
+            if progress == Flush::More
+                || (look && !self.dirty_hubs.is_empty() && host.turn_is_spent())
+            {
                 return Flush::More;
             }
         }
@@ -235,58 +254,90 @@ impl Shard {
         if hub.epoch != chunk.from.epoch {
             return;
         }
-        let from = Place::At(chunk.from.offset);
         for index in hub.pulls.remove(&chunk.from.offset).unwrap_or_default() {
-            let Some(hub) = self.hubs.get_mut(&chunk.room) else {
-                return;
-            };
-            let (received, next_turn) = (hub.received, hub.next_turn());
-            let Some(subscriber) = hub
-                .get_mut(index)
-                .filter(|subscriber| subscriber.place == from)
-            else {
+            let hub = self.hubs.get(&chunk.room);
+            let subscriber = hub.and_then(|hub| hub.get(index));
+            let waiting =
+                subscriber.filter(|subscriber| subscriber.place == Place::At(chunk.from.offset));
+            let Some(id) = waiting.map(|subscriber| subscriber.connection) else {
                 continue;
             };
-            let id = subscriber.connection;
-            let Some(batch) = &chunk.batch else {
-                self.ended(chunk.room, Some(id), ErrorCode::FellBehind, host);
-                continue;
-            };
-            let live = chunk.live && batch.last() == received;
-            subscriber.place = if live {
-                Place::Live(next_turn)
-            } else {
-                Place::At(batch.last())
-            };
-            let caught_up = live && std::mem::take(&mut subscriber.recovering);
-            let mute = subscriber.mute;
-            let Some(connection) = self.connection(id) else {
-                continue;
-            };
-            let encoding = connection.encoding;
-            if !batch.entries.is_empty() {
-                self.counters.deliveries.add(batch.entries.len() as u64);
-                let bytes = match mute {
-                    Some(own) => wire::batch_without_own(batch, encoding, own),
-                    None => wire::batch(batch, encoding).clone(),
-                };
-                self.deliver_log(id, chunk.room, bytes, now, host);
+            match &chunk.batch {
+                None => self.ended(chunk.room, Some(id), ErrorCode::FellBehind, host),
+                // It stays where it is, and asks again when its connection has drained.
+                Some(batch) if self.is_log_lane_full(id, batch) => {}
+                Some(batch) => {
+                    self.move_on(chunk.room, index, batch, chunk.live, now, host);
+                    self.catch_up_member(chunk.room, index, id, host);
+                }
             }
-            if caught_up {
-                let frame = CaughtUp {
-                    room: chunk.room,
-                    offset: batch.last(),
-                };
-                self.deliver_log(
-                    id,
-                    chunk.room,
-                    wire::message(encoding, &frame.into()),
-                    now,
-                    host,
-                );
-            }
-            self.catch_up_member(chunk.room, index, id, host);
         }
+    }
+
+    /// Gives a member the entries behind its place.
+    fn move_on(
+        &mut self,
+        room: RoomAlias,
+        index: u32,
+        batch: &Batch,
+        reaches_hub: bool,
+        now: Now,
+        host: &mut dyn Host,
+    ) {
+        let Some(hub) = self.hubs.get_mut(&room) else {
+            return;
+        };
+        let live = reaches_hub && batch.last() == hub.received;
+        let place = if live {
+            Place::Live(hub.next_turn())
+        } else {
+            Place::At(batch.last())
+        };
+        // The turns that still wait are not for it any more, and with them what they say of presence.
+        let skips = live
+            && hub
+                .queue
+                .iter()
+                .any(|turn| turn.presence.is_some() || turn.missed.is_some());
+        let first_skipped = NonZeroU64::new(hub.presence_revision + 1).filter(|_| skips);
+        let Some(subscriber) = hub.get_mut(index) else {
+            return;
+        };
+        subscriber.place = place;
+        if subscriber.watch != Watch::None {
+            subscriber.missed_presence = subscriber.missed_presence.or(first_skipped);
+        }
+        let caught_up = live && std::mem::take(&mut subscriber.recovering);
+        let (id, mute) = (subscriber.connection, subscriber.mute);
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        let encoding = connection.encoding;
+        let own = Own::of(mute, connection);
+        if !batch.entries.is_empty() {
+            self.counters.deliveries.add(batch.entries.len() as u64);
+            let bytes = match own {
+                Some(own) => wire::batch_without_own(batch, encoding, |entry| own.is(entry)),
+                None => wire::batch(batch, encoding).clone(),
+            };
+            self.deliver_log(id, room, bytes, now, host);
+        }
+        if caught_up {
+            let frame = CaughtUp {
+                room,
+                offset: batch.last(),
+            };
+            self.deliver_log(id, room, wire::message(encoding, &frame.into()), now, host);
+        }
+    }
+
+    fn is_log_lane_full(&self, id: ConnectionId, batch: &Batch) -> bool {
+        let outbox = self
+            .connection(id)
+            .and_then(|connection| connection.outbox.as_ref());
+        outbox.is_some_and(|outbox| {
+            outbox.log_bytes() + batch.payload_bytes() > self.settings.log_lane_bytes_max()
+        })
     }
 
     /// Sends something of the log lane, behind what waits there.
@@ -332,7 +383,11 @@ impl Shard {
         }
         let bytes = wire::message(connection.encoding, &signal.clone().into());
         match &mut connection.outbox {
-            Some(outbox) => queue_signal(outbox, signal, bytes, &settings, &counters),
+            Some(outbox) => {
+                let before = outbox.sizes();
+                queue_signal(outbox, signal, bytes, &settings, &counters);
+                track(&counters, before, outbox.sizes());
+            }
             None => self.write(id, &[&bytes], now, host),
         }
     }
@@ -411,17 +466,17 @@ impl Shard {
 
     pub(super) fn stalled(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
         let stall_ms = self.settings.write_stall_ms;
-        let Some(connection) = self
-            .connection(id)
-            .filter(|connection| connection.outbox.is_some())
-        else {
+        let Some(connection) = self.connection_mut(id) else {
             return;
         };
+        connection.stall_armed = connection.outbox.is_some();
         let until_ms = connection.progress_ms + stall_ms;
-        if until_ms <= now.monotonic_ms {
-            self.close(id, CloseCode::SlowConsumer, now, host);
-        } else {
-            self.wheel.set(until_ms, Timer::Stall(id));
+        match connection.stall_armed {
+            false => {}
+            true if until_ms <= now.monotonic_ms => {
+                self.close(id, CloseCode::SlowConsumer, now, host);
+            }
+            true => self.wheel.set(until_ms, Timer::Stall(id)),
         }
     }
 
@@ -441,10 +496,10 @@ impl Shard {
         if let Some(outbox) = &half_out {
             track(&self.counters, outbox.sizes(), Sizes::default());
         }
-        let mut words: Vec<Bytes> = half_out
-            .and_then(|outbox| outbox.into_first())
+        let waiting = half_out
             .into_iter()
-            .collect();
+            .flat_map(|outbox| outbox.into_last_words());
+        let mut words: Vec<Bytes> = waiting.collect();
         words.push(staged.into());
         words.push(wire::close(code));
         host.finish(id, words);
@@ -637,14 +692,10 @@ impl Handing<'_> {
 
     fn log_bytes(&self, batch: &Batch, subscriber: &Subscriber, connection: &Connection) -> Bytes {
         self.counters.deliveries.add(batch.entries.len() as u64);
-        let is_own = |own| {
-            batch
-                .entries
-                .iter()
-                .any(|entry| entry.op.is_some_and(|op| op.producer == own))
-        };
-        match subscriber.mute {
-            Some(own) if is_own(own) => wire::batch_without_own(batch, connection.encoding, own),
+        match Own::of(subscriber.mute, connection) {
+            Some(own) if batch.entries.iter().any(|entry| own.is(entry)) => {
+                wire::batch_without_own(batch, connection.encoding, |entry| own.is(entry))
+            }
             _ => wire::batch(batch, connection.encoding).clone(),
         }
     }
@@ -685,6 +736,25 @@ impl Handing<'_> {
             }
         }
         track(self.counters, before, outbox.sizes());
+    }
+}
+
+/// Whose events do not come back: a producer's number is its user's own, so another user's events never pass for it.
+struct Own<'a> {
+    producer: ProducerId,
+    user: &'a UserId,
+}
+
+impl<'a> Own<'a> {
+    fn of(mute: Option<ProducerId>, connection: &'a Connection) -> Option<Self> {
+        Some(Self {
+            producer: mute?,
+            user: &connection.open()?.identity.user,
+        })
+    }
+
+    fn is(&self, entry: &Entry) -> bool {
+        entry.op.is_some_and(|op| op.producer == self.producer) && entry.user == *self.user
     }
 }
 

@@ -12,7 +12,7 @@ use roomful_protocol::frame::{
     Publish, Recovery, Refresh, Reply, Signal, TokenExpiring, Watch, Welcome,
 };
 use roomful_protocol::id::{RequestId, RoomAlias, RoomId, RoomName, SessionId, UserId};
-use roomful_protocol::limits::{Limits, PAGE_MAX};
+use roomful_protocol::limits::{BATCH_FRAMES_MAX, Limits, PAGE_MAX};
 use roomful_protocol::payload::Payload;
 use roomful_protocol::websocket::OpCode;
 
@@ -32,7 +32,13 @@ use crate::wire;
 type Outcome = Result<(), Refusal>;
 
 impl Shard {
-    pub(super) fn opened(&mut self, id: ConnectionId, encoding: Encoding, now: Now) {
+    pub(super) fn opened(
+        &mut self,
+        id: ConnectionId,
+        encoding: Encoding,
+        now: Now,
+        host: &mut dyn Host,
+    ) {
         let slot = id.slot as usize;
         if self.connections.len() <= slot {
             self.connections.resize_with(slot + 1, || None);
@@ -41,6 +47,9 @@ impl Shard {
         self.connections[slot] = Some(Box::new(connection));
         self.counters.connections.add(1);
         self.counters.connections_opened.add(1);
+        if self.draining {
+            return self.close(id, CloseCode::Restart, now, host);
+        }
         self.wheel.set(
             now.monotonic_ms + self.settings.hello_timeout_ms,
             Timer::Hello(id),
@@ -83,22 +92,9 @@ impl Shard {
                 return self.close(id, CloseCode::HelloTimeout, now, host);
             }
         }
-        let frame = connection.encoding.decode_client(payload);
-        let rate = connection
-            .messages
-            .take(settings.rates.messages, now.monotonic_ms);
-        match (frame, rate) {
-            (Err(error), _) => self.bad_frame(id, error, now, host),
-            (Ok(frame), Err(after_ms)) => {
-                let text = "too many messages; slow down".to_owned();
-                let refusal = Refusal {
-                    code: ErrorCode::RateLimited,
-                    text,
-                    after_ms: Some(after_ms),
-                };
-                self.refuse(id, frame.request(), refusal);
-            }
-            (Ok(frame), Ok(())) => self.frame(id, frame, now, host),
+        match connection.encoding.decode_client(payload) {
+            Ok(frame) => self.frame(id, frame, now, host),
+            Err(error) => self.bad_frame(id, error, now, host),
         }
     }
 
@@ -129,9 +125,22 @@ impl Shard {
                 .into_iter()
                 .for_each(|frame| self.frame(id, frame, now, host));
         }
+        let (settings, request) = (Arc::clone(&self.settings), frame.request());
         let Some(connection) = self.connection_mut(id) else {
             return;
         };
+        if let Err(after_ms) = connection
+            .messages
+            .take(settings.rates.messages, now.monotonic_ms)
+        {
+            let text = "too many frames; slow down".to_owned();
+            let refusal = Refusal {
+                code: ErrorCode::RateLimited,
+                text,
+                after_ms: Some(after_ms),
+            };
+            return self.refuse(id, request, refusal);
+        }
         match (&mut connection.phase, frame) {
             (Phase::Hello { bytes }, ClientFrame::Hello(hello)) => {
                 let bytes = *bytes;
@@ -142,7 +151,10 @@ impl Shard {
                 self.refuse(id, frame.request(), refusal);
                 self.spend_error(id, now, host);
             }
-            (Phase::Authenticating { waiting, .. }, frame) => waiting.push(frame),
+            (Phase::Authenticating { waiting, .. }, frame) if waiting.len() < BATCH_FRAMES_MAX => {
+                waiting.push(frame);
+            }
+            (Phase::Authenticating { .. }, _) => self.close(id, CloseCode::HelloTimeout, now, host),
             (Phase::Open(_), frame) => self.request(id, frame, now, host),
         }
     }
@@ -214,7 +226,13 @@ impl Shard {
                     Some(request),
                     Refusal::new(error.code(), error.to_string()),
                 );
-                self.close(id, CloseCode::NotAuthenticated, now, host);
+                let busy = error == AuthError::Busy;
+                let code = if busy {
+                    CloseCode::TryLater
+                } else {
+                    CloseCode::NotAuthenticated
+                };
+                self.close(id, code, now, host);
             }
             (Phase::Open(open), outcome) => {
                 if let Some(request) = open.refreshing.take() {
@@ -254,7 +272,6 @@ impl Shard {
             return self.close(id, CloseCode::NotAuthenticated, now, host);
         }
         let (session, attached) = self.attach(id, claims.map(|claims| claims.session), now, host);
-        let expires_ms = identity.expires_ms;
         let open = Open {
             anonymous: self.settings.anonymous,
             identity,
@@ -263,6 +280,8 @@ impl Shard {
             memberships: Vec::new(),
             joining: Vec::new(),
             refreshing: None,
+            token_due_ms: None,
+            token_warned: false,
         };
         let welcome = self.welcome(hello.request, &open, attached.resumed, now);
         let Some(connection) = self.connection_mut(id) else {
@@ -270,7 +289,7 @@ impl Shard {
         };
         connection.phase = Phase::Open(Box::new(open));
         self.stage(id, &welcome.into());
-        self.watch_token(id, expires_ms, now);
+        self.watch_token(id, now, host);
     }
 
     fn attach(
@@ -371,6 +390,7 @@ impl Shard {
         })?;
         let settings = Arc::clone(&self.settings);
         let to = self.origin(id, Some(join.request));
+        let is_in = self.is_in(id, &name);
         let Some(connection) = self.connection_mut(id) else {
             return Ok(());
         };
@@ -392,6 +412,12 @@ impl Shard {
         if let Some(value) = &join.presence {
             check_payload(value, settings.payload_bytes_max)?;
         }
+        if is_in {
+            return Err(Refusal::new(
+                ErrorCode::AlreadyJoined,
+                "this connection is in the room",
+            ));
+        }
         let room = RoomId {
             tenant: open.identity.tenant.clone(),
             name,
@@ -400,6 +426,16 @@ impl Shard {
             return Err(Refusal::new(
                 ErrorCode::AlreadyJoined,
                 "a join of this room is on its way",
+            ));
+        }
+        if open
+            .joining
+            .iter()
+            .any(|(request, _)| *request == join.request)
+        {
+            return Err(Refusal::new(
+                ErrorCode::BadValue,
+                "the request id is in use by another join",
             ));
         }
         if open.memberships.len() + open.joining.len() >= settings.rooms_max {
@@ -427,37 +463,31 @@ impl Shard {
             },
             room,
         };
-        if self.is_in(id, &message.room) {
-            self.forget_join(id, join.request);
-            return Err(Refusal::new(
-                ErrorCode::AlreadyJoined,
-                "this connection is in the room",
-            ));
-        }
         self.sent(id, host);
         let home = self.directory.home(&message.room);
         self.send(home, Message::Join(Box::new(message)), host);
         Ok(())
     }
 
-    fn is_in(&self, id: ConnectionId, room: &RoomId) -> bool {
+    fn is_in(&self, id: ConnectionId, name: &RoomName) -> bool {
         let Some(open) = self.connection(id).and_then(Connection::open) else {
             return false;
         };
         open.memberships.iter().any(|membership| {
             self.hubs
                 .get(&membership.room)
-                .is_some_and(|hub| hub.room == *room)
+                .is_some_and(|hub| hub.room.name == *name)
         })
     }
 
-    fn forget_join(&mut self, id: ConnectionId, request: RequestId) -> Option<RoomId> {
-        let open = self.connection_mut(id)?.open_mut()?;
-        let index = open
-            .joining
-            .iter()
-            .position(|(joining, _)| *joining == request)?;
-        Some(open.joining.swap_remove(index).1)
+    /// Whether a join with this request id was on its way; it is no more.
+    fn end_joining(&mut self, id: ConnectionId, request: RequestId) -> bool {
+        let Some(open) = self.connection_mut(id).and_then(Connection::open_mut) else {
+            return false;
+        };
+        let before = open.joining.len();
+        open.joining.retain(|(joining, _)| *joining != request);
+        open.joining.len() < before
     }
 
     /// The end of a join: the member is subscribed before anything else of the room can arrive.
@@ -470,13 +500,13 @@ impl Shard {
     ) {
         let joining = to
             .request
-            .and_then(|request| self.forget_join(to.connection, request));
+            .filter(|request| self.end_joining(to.connection, *request));
         self.returned(to.connection, host);
-        match (outcome, joining, to.request) {
-            (Ok(admitted), Some(id), Some(request)) => {
-                self.subscribe(to.connection, request, room, id, &admitted, host);
+        match (outcome, joining) {
+            (Ok(admitted), Some(request)) => {
+                self.subscribe(to.connection, request, room, *admitted, host);
             }
-            (Ok(admitted), ..) => {
+            (Ok(admitted), None) => {
                 // The connection went away meanwhile: the owner holds a member for nobody.
                 let (member, attachment) = (admitted.member, admitted.attachment);
                 let request = Request::Detach {
@@ -486,7 +516,7 @@ impl Shard {
                 };
                 self.send(admitted.home, Message::Request { room, request }, host);
             }
-            (Err(refusal), _, request) => self.refuse(to.connection, request, refusal),
+            (Err(refusal), _) => self.refuse(to.connection, to.request, refusal),
         }
     }
 
@@ -495,13 +525,18 @@ impl Shard {
         id: ConnectionId,
         request: RequestId,
         alias: RoomAlias,
-        room: RoomId,
-        admitted: &Admitted,
+        admitted: Admitted,
         host: &mut dyn Host,
     ) {
         let preferences = admitted.preferences;
         let hub = self.hubs.entry(alias).or_insert_with(|| {
-            Hub::new(room, alias, admitted.home, admitted.head, admitted.revision)
+            Hub::new(
+                admitted.room,
+                alias,
+                admitted.home,
+                admitted.head,
+                admitted.revision,
+            )
         });
         let recovering = admitted.recovery == Recovery::Recovering;
         let place = if recovering {
@@ -677,7 +712,7 @@ impl Shard {
         Ok(())
     }
 
-    /// Changes what a member is sent. Whoever begins to watch gets everything first, as one that has missed all deltas.
+    /// Changes what a member is sent. Whoever begins to watch is told the count first; names it reads page by page.
     fn watch(
         &mut self,
         id: ConnectionId,
@@ -774,7 +809,8 @@ impl Shard {
         }
         let expires_ms = identity.expires_ms;
         open.identity = identity;
-        self.watch_token(id, expires_ms, now);
+        open.token_warned = false;
+        self.watch_token(id, now, host);
         let reply = Reply::Refreshed {
             expires_ms: expires_ms.unwrap_or(0),
         };
@@ -994,37 +1030,37 @@ impl Shard {
         }
     }
 
-    fn watch_token(&mut self, id: ConnectionId, expires_ms: Option<u64>, now: Now) {
-        let Some(expires_ms) = expires_ms else { return };
-        let left_ms = expires_ms.saturating_sub(now.unix_ms);
-        let warning_ms = left_ms.saturating_sub(self.settings.expiry_warning_ms);
-        self.wheel
-            .set(now.monotonic_ms + warning_ms, Timer::TokenWarning(id));
-        self.wheel
-            .set(now.monotonic_ms + left_ms, Timer::TokenEnd(id));
-    }
-
-    pub(super) fn token_warning(&mut self, id: ConnectionId, now: Now) {
+    /// Looks at the token now and whenever something about it is due; one timer a connection, whatever the clocks do.
+    pub(super) fn watch_token(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
         let warning_ms = self.settings.expiry_warning_ms;
-        let expires_ms = self.expiry(id);
-        if let Some(expires_ms) =
-            expires_ms.filter(|expires_ms| *expires_ms <= now.unix_ms + warning_ms)
+        let Some(open) = self.connection_mut(id).and_then(Connection::open_mut) else {
+            return;
+        };
+        let Some(expires_ms) = open.identity.expires_ms else {
+            return;
+        };
+        let left_ms = expires_ms.saturating_sub(now.unix_ms);
+        if left_ms == 0 {
+            return self.close(id, CloseCode::TokenExpired, now, host);
+        }
+        let warns = left_ms <= warning_ms && !open.token_warned;
+        open.token_warned |= warns;
+        let next_ms = if left_ms > warning_ms {
+            left_ms - warning_ms
+        } else {
+            left_ms
+        };
+        let due_ms = now.monotonic_ms + next_ms;
+        if open
+            .token_due_ms
+            .is_none_or(|armed_ms| armed_ms <= now.monotonic_ms || due_ms < armed_ms)
         {
+            open.token_due_ms = Some(due_ms);
+            self.wheel.set(due_ms, Timer::Token(id));
+        }
+        if warns {
             self.stage(id, &TokenExpiring { expires_ms }.into());
         }
-    }
-
-    pub(super) fn token_end(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
-        if self
-            .expiry(id)
-            .is_some_and(|expires_ms| expires_ms <= now.unix_ms)
-        {
-            self.close(id, CloseCode::TokenExpired, now, host);
-        }
-    }
-
-    fn expiry(&self, id: ConnectionId) -> Option<u64> {
-        self.connection(id)?.open()?.identity.expires_ms
     }
 
     pub(super) fn session_over(&self, session: SessionId, attachment: Attachment) {

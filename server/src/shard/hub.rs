@@ -4,15 +4,14 @@
 //! with an old position, a slow reader and a shard that missed turns all are the second case. Turns wait here in order and are handed to the members one after the
 //! other; whoever becomes live meanwhile starts at the next turn. The hub holds no sockets: the shard delivers.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroU64;
-use std::sync::Arc;
 
 use roomful_protocol::frame::Watch;
 use roomful_protocol::id::{Epoch, MemberId, Offset, ProducerId, RoomAlias, RoomId};
 use roomful_protocol::position::Position;
 
-use super::message::{Batch, ConnectionId, ShardId, Turn, Wire};
+use super::message::{ConnectionId, ShardId, Turn};
 
 /// The subscribers of one room on one shard.
 #[derive(Debug)]
@@ -41,7 +40,7 @@ pub struct Hub {
     /// The next member that gets the front turn.
     pub cursor: usize,
     /// Who waits for which part of the log; one request for all who stand at the same place.
-    pub pulls: BTreeMap<Offset, Vec<u32>>,
+    pub pulls: BTreeMap<Offset, BTreeSet<u32>>,
 }
 
 /// A member of the room on this shard. What fan-out touches fits one cache line.
@@ -160,44 +159,45 @@ impl Hub {
         self.subscribers.iter().flatten()
     }
 
-    /// Takes a turn in; it waits until [`Hub::finish_turn`] has been called for those before it. Where too many wait, the last of them
-    /// become a gap, and the members pull what was in them: fewer and larger steps, since small ones were too slow.
-    pub fn receive(&mut self, turn: Turn) {
-        if let Some(batch) = &turn.log {
-            self.received = batch.last();
-        }
-        if self.queue.len() < TURNS_MAX {
+    /// Takes a turn in; it waits until [`Hub::finish_turn`] has been called for those before it. Where too many wait, it and the last of
+    /// them are left out, for the members to pull: fewer and larger steps, since small ones were too slow. The members who
+    /// had become live behind all of those stand where they were; they are given back, to be caught up.
+    pub fn receive(&mut self, turn: Turn, turns_max: usize) -> Vec<(u32, ConnectionId)> {
+        let before = self.received;
+        self.received = turn.last().unwrap_or(before);
+        if self.queue.len() < turns_max {
             self.queue.push_back(turn);
-            return;
+            return Vec::new();
         }
-        let batch = Batch {
-            room: self.alias,
-            epoch: self.epoch,
-            after: self.received,
-            entries: Vec::new(),
-            wire: Wire::default(),
-        };
-        let marker = Turn {
-            room: self.alias,
-            log: Some(Arc::new(batch)),
-            signals: None,
-            presence: None,
-        };
+        let next = self.next_turn();
         if let Some(last) = self.queue.back_mut() {
-            *last = marker;
+            *last = Turn::missed(self.alias, self.received);
         }
+        let mut behind = Vec::new();
+        for (index, subscriber) in (0..).zip(&mut self.subscribers) {
+            if let Some(subscriber) = subscriber
+                .as_mut()
+                .filter(|subscriber| subscriber.place == Place::Live(next))
+            {
+                subscriber.place = Place::At(before);
+                behind.push((index, subscriber.connection));
+            }
+        }
+        behind
     }
 
-    /// Whether turns before this one were not handed on: it does not follow the last one that was.
+    /// Whether turns before this one were not handed on.
     #[must_use]
     pub fn misses_before(&self, turn: &Turn) -> bool {
-        turn.log
+        let log = turn
+            .log
             .as_ref()
-            .is_some_and(|batch| batch.after != self.fanned)
-            || turn
-                .presence
-                .as_ref()
-                .is_some_and(|delta| delta.delta.revision > self.presence_revision + 1)
+            .is_some_and(|batch| batch.after != self.fanned);
+        let presence = turn
+            .presence
+            .as_ref()
+            .is_some_and(|delta| delta.delta.revision > self.presence_revision + 1);
+        turn.missed.is_some() || log || presence
     }
 
     /// The front turn has reached everybody.
@@ -207,9 +207,7 @@ impl Hub {
         };
         self.front += 1;
         self.cursor = 0;
-        if let Some(batch) = turn.log {
-            self.fanned = batch.last();
-        }
+        self.fanned = turn.last().unwrap_or(self.fanned);
         if let Some(delta) = turn.presence {
             self.presence_revision = delta.delta.revision;
         }
@@ -227,12 +225,7 @@ impl Hub {
         let offset = *offset;
         let waiting = self.pulls.entry(offset).or_default();
         let first = waiting.is_empty();
-        if !waiting.contains(&index) {
-            waiting.push(index);
-        }
+        waiting.insert(index);
         first.then(|| Position::new(self.epoch, offset))
     }
 }
-
-/// Turns that may wait for a fan-out that is slower than the room.
-const TURNS_MAX: usize = 64;

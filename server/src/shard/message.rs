@@ -294,6 +294,8 @@ pub struct Attachment(pub u64);
 /// A join that was granted.
 #[derive(Debug)]
 pub struct Admitted {
+    /// The room, as its owner knows it.
+    pub room: RoomId,
     /// The member.
     pub member: MemberId,
     /// The room's home.
@@ -344,7 +346,9 @@ impl Refusal {
 pub struct Turn {
     /// The room.
     pub room: RoomAlias,
-    /// New entries. Also present, and empty, to tell a shard that was skipped how far the room is.
+    /// Turns up to this offset were left out for want of room: whoever was to get them has to pull.
+    pub missed: Option<Offset>,
+    /// New entries.
     pub log: Option<Arc<Batch>>,
     /// Signals to everybody.
     pub signals: Option<Arc<Signals>>,
@@ -368,6 +372,24 @@ pub struct Batch {
 }
 
 impl Turn {
+    /// Says that turns up to `offset` were left out, and nothing else.
+    #[must_use]
+    pub fn missed(room: RoomAlias, offset: Offset) -> Self {
+        Self {
+            room,
+            missed: Some(offset),
+            log: None,
+            signals: None,
+            presence: None,
+        }
+    }
+
+    /// Where the room is after it, if it tells.
+    #[must_use]
+    pub fn last(&self) -> Option<Offset> {
+        self.missed.or(self.log.as_ref().map(|batch| batch.last()))
+    }
+
     /// Whether there is nothing in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -376,7 +398,9 @@ impl Turn {
 }
 
 impl Batch {
-    fn payload_bytes(&self) -> usize {
+    /// Bytes of its payloads.
+    #[must_use]
+    pub fn payload_bytes(&self) -> usize {
         self.entries
             .iter()
             .map(|entry| entry.payload.bytes.len())

@@ -204,6 +204,8 @@ pub struct ShardSettings {
     pub write_stall_ms: u64,
     /// Members that fan-out serves between two looks at the turn's time.
     pub members_per_look: usize,
+    /// Turns of a room that may wait for a fan-out that is slower than the room.
+    pub waiting_turns_max: usize,
 }
 
 impl ShardSettings {
@@ -246,8 +248,7 @@ enum Timer {
     Hello(ConnectionId),
     Heartbeat(ConnectionId),
     Stall(ConnectionId),
-    TokenWarning(ConnectionId),
-    TokenEnd(ConnectionId),
+    Token(ConnectionId),
     Session(SessionId, Attachment),
     Room(RoomAlias, RoomTimer),
 }
@@ -290,7 +291,7 @@ impl Shard {
             Input::Opened {
                 connection,
                 encoding,
-            } => self.opened(connection, encoding, now),
+            } => self.opened(connection, encoding, now, host),
             Input::Message {
                 connection,
                 text,
@@ -362,6 +363,13 @@ impl Shard {
             .is_some_and(|connection| !connection.paused)
     }
 
+    /// Whether a connection has said who it is.
+    #[must_use]
+    pub fn is_open(&self, connection: ConnectionId) -> bool {
+        self.connection(connection)
+            .is_some_and(|connection| connection.open().is_some())
+    }
+
     fn tick(&mut self, now: Now, host: &mut dyn Host) {
         let mut fired = Vec::new();
         self.wheel.advance(now.monotonic_ms, &mut fired);
@@ -370,8 +378,7 @@ impl Shard {
                 Timer::Hello(connection) => self.hello_timed_out(connection, now, host),
                 Timer::Heartbeat(connection) => self.heartbeat(connection, now, host),
                 Timer::Stall(connection) => self.stalled(connection, now, host),
-                Timer::TokenWarning(connection) => self.token_warning(connection, now),
-                Timer::TokenEnd(connection) => self.token_end(connection, now, host),
+                Timer::Token(connection) => self.watch_token(connection, now, host),
                 Timer::Session(session, attachment) => self.session_over(session, attachment),
                 Timer::Room(alias, timer) => self.room_timer(alias, timer, now, host),
             }
@@ -391,7 +398,7 @@ impl Shard {
             Message::Request { room, request } => self.request_room(room, request, now, host),
             Message::Reply { to, outcome } => self.replied(to, outcome, host),
             Message::Joined { to, room, outcome } => self.joined(to, room, outcome, host),
-            Message::Turn(turn) => self.receive_turn(turn),
+            Message::Turn(turn) => self.receive_turn(turn, host),
             Message::Chunk(chunk) => self.receive_chunk(&chunk, now, host),
             Message::Direct { to, signal } => self.deliver_direct(to, &signal, now, host),
             Message::Presence { to, delta, room } => {

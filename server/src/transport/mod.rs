@@ -66,6 +66,8 @@ pub struct TransportSettings {
     pub imbalance_max: usize,
     /// Longest message, in bytes.
     pub message_bytes_max: usize,
+    /// Longest message before the session is open, in bytes.
+    pub hello_bytes_max: usize,
     /// Threads that check costly tokens.
     pub verifier_threads: NonZeroUsize,
     /// Tokens that may wait for them.

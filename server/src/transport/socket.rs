@@ -11,6 +11,7 @@ use roomful_protocol::websocket::{Reader, Role};
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 /// What a thread keeps for a connection.
@@ -24,8 +25,8 @@ pub(super) struct Socket {
     pub(super) unread: Vec<u8>,
     /// The reading task, while it waits.
     pub(super) waker: Option<Waker>,
-    /// Whether a task waits until the socket takes bytes again.
-    pub(super) is_blocked: bool,
+    /// The task that waits until the socket takes bytes again, while there is one.
+    pub(super) unblocking: Option<AbortHandle>,
     wire: Wire,
     /// The connection's place among those that the server admits.
     _place: OwnedSemaphorePermit,
@@ -48,7 +49,7 @@ impl Socket {
             reader: Reader::new(Role::Server),
             unread: Vec::new(),
             waker: None,
-            is_blocked: false,
+            unblocking: None,
             wire: Wire::Plain(write),
             _place: place,
         }

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,10 +26,10 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::Notify;
-use tokio::task::{LocalSet, spawn_local, yield_now};
+use tokio::task::{JoinError, LocalSet, spawn_local, yield_now};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::mailbox::Letter;
+use super::mailbox::{Letter, Mailbox};
 use super::socket::{GOODBYE, Socket};
 use super::verifier::Verifier;
 use super::{Post, TransportSettings};
@@ -109,12 +110,26 @@ impl Thread {
             sleeping_until_ms: None,
         };
         let driver = Rc::new(RefCell::new(driver));
-        spawn_local(end_turns(Rc::clone(&driver), Rc::clone(&wakes)));
-        spawn_local(keep_time(Rc::clone(&driver), wakes));
-        loop {
-            for letter in own.mailbox.take().await {
-                handle_letter(&driver, letter);
-            }
+        // A shard without one of these three is no shard: whichever ends takes the thread with it.
+        tokio::select! {
+            ended = spawn_local(end_turns(Rc::clone(&driver), Rc::clone(&wakes))) => report(&ended),
+            ended = spawn_local(keep_time(Rc::clone(&driver), wakes)) => report(&ended),
+            ended = spawn_local(take_mail(driver, own.mailbox)) => report(&ended),
+        }
+    }
+}
+
+fn report(ended: &Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a shard's task has ended");
+    }
+}
+
+/// Handles what others of the process send.
+async fn take_mail(driver: Rc<RefCell<Driver>>, mailbox: Arc<Mailbox>) {
+    loop {
+        for letter in mailbox.take().await {
+            handle_letter(&driver, letter);
         }
     }
 }
@@ -235,7 +250,17 @@ async fn read_connection(
     connection: ConnectionId,
     mut read: OwnedReadHalf,
 ) {
-    poll_fn(|context| poll_read(&driver, connection, &mut read, context)).await;
+    poll_fn(|context| {
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            poll_read(&driver, connection, &mut read, context)
+        }));
+        polled.unwrap_or_else(|_| {
+            tracing::error!("handling a connection's input panicked; the connection is closed");
+            step(&driver, Input::Gone { connection });
+            Poll::Ready(())
+        })
+    })
+    .await;
     drop(timeout(GOODBYE, discard(read)).await);
 }
 
@@ -272,6 +297,8 @@ fn poll_read(
             continue;
         }
         let mut buffer = mem::take(&mut this.buffer);
+        // It is whole but after a panic, which took it along.
+        buffer.resize(READ_BUFFER_BYTES, 0);
         let mut target = ReadBuf::new(&mut buffer);
         let outcome = Pin::new(&mut *read).poll_read(context, &mut target);
         let bytes = target.filled().len();
@@ -296,26 +323,17 @@ async fn discard(mut read: OwnedReadHalf) {
     while let Ok(1..) = tokio::io::AsyncReadExt::read(&mut read, &mut buffer).await {}
 }
 
-/// Waits until a socket takes bytes again, and tells the core, until nothing waits any more.
+/// Waits until a socket takes bytes again, and tells the core. If it then blocks once more, another task waits.
 async fn unblock(driver: Rc<RefCell<Driver>>, connection: ConnectionId) {
-    let poll = |context: &mut Context<'_>| match driver.borrow().host.socket(connection) {
-        Some(socket) => socket.poll_writable(context).map(|_| true),
-        None => Poll::Ready(false),
-    };
-    while poll_fn(poll).await {
-        if let Some(socket) = driver.borrow_mut().host.socket_mut(connection) {
-            socket.is_blocked = false;
-        }
-        step(&driver, Input::Writable { connection });
-        if driver
-            .borrow()
-            .host
-            .socket(connection)
-            .is_none_or(|socket| !socket.is_blocked)
-        {
-            return;
-        }
+    poll_fn(|context| match driver.borrow().host.socket(connection) {
+        Some(socket) => socket.poll_writable(context).map(|_| ()),
+        None => Poll::Ready(()),
+    })
+    .await;
+    if let Some(socket) = driver.borrow_mut().host.socket_mut(connection) {
+        socket.unblocking = None;
     }
+    step(&driver, Input::Writable { connection });
 }
 
 /// Does what the core has asked for during a step.
@@ -330,8 +348,13 @@ fn settle(driver: &Rc<RefCell<Driver>>, this: &mut Driver) {
             });
         }
         for connection in wants.blocked {
-            if this.host.wants_unblocking(connection) {
-                spawn_local(unblock(Rc::clone(driver), connection));
+            if let Some(socket) = this
+                .host
+                .socket_mut(connection)
+                .filter(|socket| socket.unblocking.is_none())
+            {
+                let task = spawn_local(unblock(Rc::clone(driver), connection));
+                socket.unblocking = Some(task.abort_handle());
             }
         }
         for post in wants
@@ -398,7 +421,10 @@ impl Driver {
         };
         let mut reader = mem::replace(&mut socket.reader, Reader::new(Role::Server));
         let now = self.clock.now();
-        let limits = self.limits;
+        let mut limits = self.limits;
+        if !self.shard.is_open(connection) {
+            limits.message_bytes_max = limits.message_bytes_max.min(self.settings.hello_bytes_max);
+        }
         let mut input = bytes;
         while self.shard.is_reading(connection) {
             let event = match reader.next(&mut input, &limits) {
@@ -470,12 +496,6 @@ impl ThreadHost {
         (socket.generation == connection.generation).then_some(socket)
     }
 
-    /// Marks a socket as waited for; false when it is already.
-    fn wants_unblocking(&mut self, connection: ConnectionId) -> bool {
-        self.socket_mut(connection)
-            .is_some_and(|socket| !mem::replace(&mut socket.is_blocked, true))
-    }
-
     /// How many connections were dealt to this shard and have not said goodbye.
     fn own_count(&self) -> Arc<AtomicUsize> {
         Arc::clone(&self.posts[usize::from(self.id.0)].connections)
@@ -510,6 +530,9 @@ impl Host for ThreadHost {
         let mut socket = self.sockets.remove(connection.slot as usize);
         if let Some(waker) = socket.waker.take() {
             waker.wake();
+        }
+        if let Some(task) = socket.unblocking.take() {
+            task.abort();
         }
         self.wants.finished.push((socket, last_words));
     }

@@ -1,0 +1,88 @@
+//! How long to wait before trying again: full jitter, so that clients which lost one server don't come back together.
+
+use std::time::Duration;
+
+/// Attempts that failed in a row, and the delay that follows from them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Backoff {
+    /// The ceiling after the first failure.
+    base: Duration,
+    /// The ceiling's ceiling.
+    max: Duration,
+    /// Failures in a row.
+    failures: u32,
+}
+
+impl Backoff {
+    pub(super) const fn new(base: Duration, max: Duration) -> Self {
+        Self {
+            base,
+            max,
+            failures: 0,
+        }
+    }
+
+    /// Counts a failure: anything from nothing to the ceiling, which doubles with each.
+    pub(super) fn next(&mut self, random: u64) -> Duration {
+        let ceiling = self
+            .base
+            .saturating_mul(1 << self.failures.min(20))
+            .min(self.max);
+        self.failures = self.failures.saturating_add(1);
+        fraction(ceiling, random)
+    }
+
+    /// Counts a failure after which the server allows to come back at once: it is believed one time.
+    pub(super) fn next_after_now(&mut self, random: u64) -> Duration {
+        if self.failures == 0 {
+            self.failures = 1;
+            return Duration::ZERO;
+        }
+        self.next(random)
+    }
+
+    /// Counts a failure after which the server said how long to wait; a little jitter goes on top.
+    pub(super) fn next_after(&mut self, wait: Duration, random: u64) -> Duration {
+        self.failures = self.failures.saturating_add(1);
+        wait + fraction(self.base, random)
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+fn fraction(ceiling: Duration, random: u64) -> Duration {
+    let micros = u64::try_from(ceiling.as_micros()).unwrap_or(u64::MAX - 1);
+    Duration::from_micros(random % (micros + 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ceiling_doubles_up_to_its_own_and_the_floor_stays_zero() {
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(20));
+        let ceilings =
+            [500, 1_000, 2_000, 4_000, 8_000, 16_000, 20_000, 20_000].map(Duration::from_millis);
+        for ceiling in ceilings {
+            let micros = u64::try_from(ceiling.as_micros()).unwrap();
+            assert_eq!(backoff.clone().next(micros), ceiling);
+            assert_eq!(backoff.clone().next(micros + 1), Duration::ZERO);
+            backoff.next(7);
+        }
+        for _ in 0..100 {
+            assert!(backoff.next(u64::MAX) <= Duration::from_secs(20));
+        }
+        backoff.reset();
+        assert!(backoff.next(u64::MAX) <= Duration::from_millis(500));
+    }
+
+    #[test]
+    fn now_is_believed_once() {
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(20));
+        assert_eq!(backoff.next_after_now(400_000), Duration::ZERO);
+        assert_eq!(backoff.next_after_now(400_000), Duration::from_millis(400));
+    }
+}

@@ -1,0 +1,29 @@
+// The package's public face.
+
+export { Client, type ClientEvents, type ClientOptions, type ClientState, type Session, type TokenReason } from "./client.js";
+export { Room } from "./room.js";
+export type {
+  CaughtUp,
+  Content,
+  HistoryOptions,
+  HistoryPage,
+  Joined,
+  JoinOptions,
+  Member,
+  MembersPage,
+  PresenceChanges,
+  RoomEvent,
+  RoomEvents,
+  RoomState,
+  Signal,
+} from "./room-events.js";
+export { Roster, type RosterEvents } from "./roster.js";
+export { Payload, type Json, type PayloadFormat, type PayloadLike } from "./payload.js";
+export { comparePositions, formatPosition, parsePosition, type Position } from "./position.js";
+export { closeCode, errorCode, RoomfulError, type Retry } from "./errors.js";
+export { placementKey } from "./placement.js";
+export type { BackoffOptions } from "./backoff.js";
+export type { Durability, Limits, OpId, Published, Recovery, Watch } from "./frames.js";
+export type { QueueMax } from "./publish-queue.js";
+export type { WebSocketConstructor, WebSocketLike } from "./socket.js";
+export type { Encoding } from "./wire.js";

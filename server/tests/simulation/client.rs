@@ -1,0 +1,469 @@
+//! A client by the specification, as small as it can be, that checks everything it is sent.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use roomful_protocol::codec::Encoding;
+use roomful_protocol::frame::{
+    ChangeKind, ClientFrame, Entry, Hello, Join, JoinProducer, Joined, OpId, Presence,
+    PresenceRequest, Publish, Recovery, Reply, ServerFrame, Signal, Watch,
+};
+use roomful_protocol::id::{Epoch, MemberId, Offset, ProducerId, RequestId, RoomAlias, Sequence};
+use roomful_protocol::payload::Payload;
+use roomful_protocol::position::Position;
+use roomful_protocol::text::Text;
+
+/// What a client does and knows.
+#[derive(Debug)]
+pub struct Client {
+    pub index: usize,
+    pub encoding: Encoding,
+    pub room: String,
+    pub echo: bool,
+    pub watch: Watch,
+    pub stage: Stage,
+    pub resume: Option<String>,
+    pub position: Option<Position>,
+    /// Everything it got, by position.
+    pub seen: BTreeMap<(Epoch, Offset), OpId>,
+    /// Sent and not answered, with the epoch in which it was sent first.
+    pub unacked: VecDeque<(Sequence, Option<Epoch>)>,
+    pub acked: BTreeMap<Sequence, Position>,
+    /// Answered with "may or may not have taken effect".
+    pub in_doubt: Vec<Sequence>,
+    pub next_sequence: u64,
+    pub alias: Option<RoomAlias>,
+    pub member: Option<MemberId>,
+    /// Who is in the room, as far as this watcher knows.
+    pub view: BTreeMap<MemberId, u64>,
+    pub view_revision: u64,
+    /// When it had last read everything there was: until then it was in the room for sure.
+    pub fresh_ms: u64,
+    /// Since when it has not been in the room for sure.
+    pub away_since_ms: Option<u64>,
+    /// The longest time it has been away without having left.
+    pub longest_away_ms: u64,
+    pub has_left: bool,
+    pub resets: u64,
+    pub caught_up_owed: bool,
+    next_request: u64,
+    requests: BTreeMap<RequestId, Asked>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    Offline,
+    Connected,
+    Joining,
+    In,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Asked {
+    Hello,
+    Join,
+    Publish(Sequence),
+    Members,
+    Leave,
+}
+
+/// What the world must know of what a client was sent.
+#[derive(Debug)]
+pub enum Noted {
+    Entry(Position, Entry),
+    Gone(MemberId),
+}
+
+impl Client {
+    pub fn new(index: usize, encoding: Encoding, room: String, echo: bool, watch: Watch) -> Self {
+        Self {
+            index,
+            encoding,
+            room,
+            echo,
+            watch,
+            stage: Stage::Offline,
+            resume: None,
+            position: None,
+            seen: BTreeMap::new(),
+            unacked: VecDeque::new(),
+            acked: BTreeMap::new(),
+            in_doubt: Vec::new(),
+            next_sequence: 1,
+            alias: None,
+            member: None,
+            view: BTreeMap::new(),
+            view_revision: 0,
+            fresh_ms: 0,
+            away_since_ms: None,
+            longest_away_ms: 0,
+            has_left: false,
+            resets: 0,
+            caught_up_owed: false,
+            next_request: 1,
+            requests: BTreeMap::new(),
+        }
+    }
+
+    pub fn producer(&self) -> ProducerId {
+        ProducerId(1000 + self.index as u64)
+    }
+
+    /// What it sends first on a new connection.
+    pub fn connect(&mut self) -> Vec<ClientFrame> {
+        self.requests.clear();
+        self.stage = Stage::Connected;
+        let request = self.ask(Asked::Hello);
+        let resume = self.resume.as_ref().map(|token| Text::new(token).unwrap());
+        let hello = Hello {
+            request,
+            token: None,
+            resume,
+            agent: None,
+        };
+        vec![hello.into(), self.join()]
+    }
+
+    pub fn join(&mut self) -> ClientFrame {
+        let request = self.ask(Asked::Join);
+        self.stage = Stage::Joining;
+        // The lowest sequence that was never sent: what waits for an answer was.
+        let next = Sequence(self.next_sequence);
+        Join {
+            request,
+            room: self.room.as_str().into(),
+            since: self.position,
+            producer: Some(JoinProducer {
+                producer: self.producer(),
+                next,
+            }),
+            echo: self.echo,
+            watch: self.watch,
+            presence: Some(Payload::text(format!("client {}", self.index))),
+        }
+        .into()
+    }
+
+    pub fn publish(&mut self) -> ClientFrame {
+        let sequence = Sequence(self.next_sequence);
+        self.next_sequence += 1;
+        let epoch = self.position.map(|position| position.epoch);
+        self.unacked.push_back((sequence, epoch));
+        self.send_publish(sequence)
+    }
+
+    pub fn signal(&self, key: Option<&str>) -> Option<ClientFrame> {
+        let key = key.map(|key| roomful_protocol::id::SignalKey::parse(key).unwrap());
+        Some(
+            Signal {
+                request: None,
+                room: self.alias?,
+                to: None,
+                key,
+                payload: Payload::text("signal"),
+            }
+            .into(),
+        )
+    }
+
+    pub fn leave(&mut self) -> Option<ClientFrame> {
+        let request = self.ask(Asked::Leave);
+        let room = self.alias?;
+        self.has_left = true;
+        self.stage = Stage::Connected;
+        Some(roomful_protocol::frame::Leave { request, room }.into())
+    }
+
+    /// The socket is gone.
+    pub fn cut(&mut self) {
+        self.stage = Stage::Offline;
+        self.alias = None;
+        self.away_since_ms.get_or_insert(self.fresh_ms);
+    }
+
+    /// Takes a frame, and gives what to send because of it.
+    pub fn receive(
+        &mut self,
+        frame: ServerFrame,
+        now_ms: u64,
+        noted: &mut Vec<Noted>,
+    ) -> Vec<ClientFrame> {
+        match frame {
+            ServerFrame::Welcome(welcome) => {
+                self.answered(welcome.request);
+                self.resume = Some(welcome.resume);
+                Vec::new()
+            }
+            ServerFrame::Joined(joined) => self.joined(&joined, now_ms),
+            ServerFrame::Event(event) => {
+                assert_eq!(
+                    Some(event.room),
+                    self.alias,
+                    "an event of a room that the client is not in"
+                );
+                let position = self.advance(event.entry.offset, true);
+                let op = event.entry.op.expect("every publish has an op id");
+                assert!(
+                    self.echo || op.producer != self.producer(),
+                    "its own event came back"
+                );
+                assert!(
+                    self.seen
+                        .insert((position.epoch, position.offset), op)
+                        .is_none(),
+                    "the same event twice"
+                );
+                noted.push(Noted::Entry(position, event.entry));
+                Vec::new()
+            }
+            ServerFrame::Advance(advance) => {
+                assert!(!self.echo, "an advance for a client that wants everything");
+                self.advance(advance.offset, false);
+                Vec::new()
+            }
+            ServerFrame::CaughtUp(caught_up) => {
+                assert!(self.caught_up_owed, "caught_up without a recovery");
+                self.caught_up_owed = false;
+                assert_eq!(
+                    self.position.map(|position| position.offset),
+                    Some(caught_up.offset)
+                );
+                Vec::new()
+            }
+            ServerFrame::Left(left) => {
+                assert_eq!(
+                    self.alias.take(),
+                    Some(left.room),
+                    "left a room that the client is not in"
+                );
+                self.away_since_ms.get_or_insert(self.fresh_ms);
+                vec![self.join()]
+            }
+            ServerFrame::PresenceDelta(delta) => {
+                self.presence(&delta.changes, delta.revision, noted);
+                Vec::new()
+            }
+            ServerFrame::Ok(ok) => {
+                let asked = self.answered(ok.request);
+                self.succeeded(asked, ok.reply)
+            }
+            ServerFrame::Error(error) => {
+                let Some(request) = error.request else {
+                    // A signal that met the end of its membership.
+                    assert_eq!(error.code.0, 302, "{}", error.text);
+                    return Vec::new();
+                };
+                let asked = self.answered(request);
+                self.failed(asked, error.code.0)
+            }
+            ServerFrame::ServerBatch(batch) => batch
+                .frames
+                .0
+                .into_iter()
+                .flat_map(|frame| self.receive(frame, now_ms, noted))
+                .collect(),
+            ServerFrame::Signalled(signal) => {
+                assert_ne!(Some(signal.from), self.member, "its own signal came back");
+                Vec::new()
+            }
+            ServerFrame::TokenExpiring(_) | ServerFrame::Goaway(_) | ServerFrame::Pong(_) => {
+                Vec::new()
+            }
+        }
+    }
+
+    /// Whether it has everything it asked for and is live.
+    pub fn is_settled(&self) -> bool {
+        self.stage == Stage::In
+            && self.unacked.is_empty()
+            && !self.caught_up_owed
+            && self.requests.is_empty()
+    }
+
+    fn joined(&mut self, joined: &Joined, now_ms: u64) -> Vec<ClientFrame> {
+        self.answered(joined.request);
+        let since = self.position;
+        match joined.recovery {
+            Recovery::Live => assert!(
+                since.is_none_or(|since| since == joined.position),
+                "live from elsewhere"
+            ),
+            Recovery::Recovering => {
+                assert_eq!(Some(joined.position), since, "recovery from elsewhere");
+            }
+            Recovery::Reset => {
+                assert!(since.is_some(), "a reset without a position");
+                self.resets += 1;
+            }
+        }
+        self.caught_up_owed = joined.recovery == Recovery::Recovering;
+        self.position = Some(joined.position);
+        self.alias = Some(joined.room);
+        self.member = Some(joined.member);
+        self.stage = Stage::In;
+        if let Some(since_ms) = self.away_since_ms.take() {
+            self.longest_away_ms = self.longest_away_ms.max(now_ms - since_ms);
+        }
+        let mut frames = self.resend(joined.position.epoch);
+        if self.watch == Watch::Members {
+            self.view.clear();
+            self.view_revision = 0;
+            let request = self.ask(Asked::Members);
+            let what = PresenceRequest::Get {
+                after: None,
+                limit: 100,
+            };
+            frames.push(
+                Presence {
+                    request,
+                    room: joined.room,
+                    what,
+                }
+                .into(),
+            );
+        }
+        frames
+    }
+
+    /// Sends again what was not answered, in order.
+    fn resend(&mut self, epoch: Epoch) -> Vec<ClientFrame> {
+        for (_, sent_in) in &mut self.unacked {
+            *sent_in = Some(epoch);
+        }
+        let sequences: Vec<_> = self.unacked.iter().map(|(sequence, _)| *sequence).collect();
+        sequences
+            .into_iter()
+            .map(|sequence| self.send_publish(sequence))
+            .collect()
+    }
+
+    fn send_publish(&mut self, sequence: Sequence) -> ClientFrame {
+        let request = self.ask(Asked::Publish(sequence));
+        let room = self
+            .alias
+            .expect("a client publishes while it is in the room");
+        let op = Some(OpId {
+            producer: self.producer(),
+            sequence,
+        });
+        Publish {
+            request,
+            room,
+            op,
+            payload: content(self.index, sequence),
+        }
+        .into()
+    }
+
+    fn advance(&mut self, offset: Offset, is_event: bool) -> Position {
+        let position = self.position.as_mut().expect("events come after joined");
+        if is_event {
+            assert_eq!(
+                offset,
+                position.offset.next(),
+                "client {}: a gap or a repetition",
+                self.index
+            );
+        } else {
+            assert!(offset > position.offset, "an advance that goes nowhere");
+        }
+        position.offset = offset;
+        *position
+    }
+
+    fn succeeded(&mut self, asked: Asked, reply: Reply) -> Vec<ClientFrame> {
+        match (asked, reply) {
+            (Asked::Publish(sequence), Reply::Published(published)) => {
+                self.unacked.retain(|(waiting, _)| *waiting != sequence);
+                let former = self.acked.insert(sequence, published.position);
+                assert!(
+                    former.is_none_or(|former| former == published.position),
+                    "two results for one operation"
+                );
+            }
+            (Asked::Members, Reply::Members(page)) => {
+                self.view_revision = page.revision;
+                self.view = page
+                    .members
+                    .iter()
+                    .map(|member| (member.member, page.revision))
+                    .collect();
+            }
+            (Asked::Leave, Reply::Done) => {
+                self.alias = None;
+                return vec![self.join()];
+            }
+            (asked, reply) => panic!("{asked:?} was answered with {reply:?}"),
+        }
+        Vec::new()
+    }
+
+    fn failed(&mut self, asked: Asked, code: u16) -> Vec<ClientFrame> {
+        match (asked, code) {
+            // Unknown, or the membership ended in between: it is sent again after the next join.
+            (Asked::Publish(_), 302 | 402) | (Asked::Members | Asked::Leave, 302) => Vec::new(),
+            (Asked::Publish(sequence), 400) => {
+                self.unacked.retain(|(waiting, _)| *waiting != sequence);
+                self.in_doubt.push(sequence);
+                Vec::new()
+            }
+            (Asked::Join, 309 | 501) => vec![self.join()],
+            (asked, code) => panic!("client {}: {asked:?} failed with {code}", self.index),
+        }
+    }
+
+    fn presence(
+        &mut self,
+        changes: &[roomful_protocol::frame::PresenceChange],
+        revision: u64,
+        noted: &mut Vec<Noted>,
+    ) {
+        assert_ne!(
+            self.watch,
+            Watch::None,
+            "presence for a client that does not watch"
+        );
+        if self.watch == Watch::Occupancy {
+            assert!(
+                changes.is_empty(),
+                "names for a client that asked for the count"
+            );
+        }
+        for change in changes {
+            let older = self
+                .view
+                .get(&change.member)
+                .is_some_and(|known| revision <= *known);
+            if older || revision <= self.view_revision {
+                continue;
+            }
+            match change.kind {
+                ChangeKind::Present => {
+                    self.view.insert(change.member, revision);
+                }
+                ChangeKind::Gone => {
+                    self.view.remove(&change.member);
+                    noted.push(Noted::Gone(change.member));
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, asked: Asked) -> RequestId {
+        let request = RequestId(self.next_request);
+        self.next_request += 1;
+        self.requests.insert(request, asked);
+        request
+    }
+
+    fn answered(&mut self, request: RequestId) -> Asked {
+        self.requests
+            .remove(&request)
+            .expect("one reply for each request")
+    }
+}
+
+/// What a client publishes under a sequence.
+pub fn content(client: usize, sequence: Sequence) -> Payload {
+    let padding = "x".repeat(usize::try_from(sequence.0 * 37 % 300).unwrap());
+    Payload::text(format!("{client}/{sequence}/{padding}"))
+}

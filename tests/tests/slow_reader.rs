@@ -1,0 +1,235 @@
+//! One member that stops reading, in a room of 1,000: what it gets later, what it costs, and that nobody else notices.
+#![expect(clippy::unwrap_used, reason = "a test reports by panicking")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use roomful_protocol::error::CloseCode;
+use roomful_protocol::frame::{Join, JoinProducer, OpId, Signal};
+use roomful_protocol::id::{Offset, ProducerId, RoomAlias, Sequence, SignalKey};
+use roomful_protocol::payload::Payload;
+use roomful_tests::follower::Step;
+use roomful_tests::raw::{join, placements};
+use roomful_tests::wait::{PATIENCE, until};
+use roomful_tests::{Connect, Follower, Metrics, RawClient, Server};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+const ROOM: &str = "chat:thousand";
+const HEALTHY: usize = 998;
+const OUTBOX_BYTES_MAX: f64 = 65_536.0;
+
+/// Small bounds, so that a stall of a second meets each of them.
+const CONFIG: &str = "
+[connection]
+message_bytes_max = 8192
+payload_bytes_max = 4096
+outbox_bytes_max = 65536
+kernel_unsent_bytes_max = 16384
+write_stall_ms = 8000
+messages_per_s = 1000000
+messages_burst = 1000000
+[namespaces.chat]
+history_entries_max = 200
+catch_up_bytes_max = 32768
+";
+
+/// The history holds 200 entries and the stalled member's socket and outbox about 50. Behind by 100, it gets every event and no reset; behind by 350,
+/// exactly one reset; silent for longer than `write_stall_ms`, it is closed, comes back, and gets every event. Metrics show that signals were conflated, that the
+/// log switched to catch-up, and that the connection was closed; the outboxes never held more than their bound; the 998 others have
+/// every event, once, in one order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stalled_reader_in_a_room_of_a_thousand() {
+    let server = Server::with_config(CONFIG).await;
+    let mut room = Room::start(&server).await;
+    let mut slow = Follower::new(Connect::to(&server).receive_buffer(4_096), ROOM);
+    slow.attach().await;
+
+    room.publish(60).await;
+    room.signal(50).await;
+    room.publish(40).await;
+    let metrics = server.metrics().await;
+    assert!(metrics.value("roomful_signals_conflated_total") > 0.0);
+    assert!(metrics.value("roomful_catch_ups_total") > 0.0);
+    slow.until_at(room.head).await;
+    assert_eq!((slow.resets(), closes(&metrics)), (0, 0.0));
+
+    room.publish(350).await;
+    slow.until_at(room.head).await;
+    assert_eq!((slow.resets(), closes(&server.metrics().await)), (1, 0.0));
+
+    room.publish(100).await;
+    until(
+        "the server gives the silent reader up",
+        PATIENCE,
+        async || closes(&server.metrics().await) > 0.0,
+    )
+    .await;
+    let closed = loop {
+        if let Step::Closed(closed) = slow.step().await {
+            break closed;
+        }
+    };
+    // The close frame stands behind what the socket held; a reset may have overtaken it.
+    assert!(
+        [None, Some(CloseCode::SlowConsumer.code())].contains(&closed.code),
+        "{closed:?}"
+    );
+    let recoveries = slow.recoveries();
+    slow.until_at(room.head).await;
+    assert_eq!((slow.resets(), slow.recoveries()), (1, recoveries + 1));
+
+    let others = room.finish().await;
+    assert_eq!(others.len(), HEALTHY);
+    for other in &others {
+        assert_eq!(
+            (other.resets(), other.recoveries(), other.catch_ups()),
+            (0, 0, 0)
+        );
+        assert_eq!(other.digest(), others[0].digest());
+    }
+    assert_eq!(others[0].operations().len(), 550);
+}
+
+/// The healthy members, and the one who publishes.
+struct Room<'a> {
+    server: &'a Server,
+    publisher: RawClient,
+    alias: RoomAlias,
+    head: Offset,
+    goal: watch::Sender<Option<Offset>>,
+    followers: JoinSet<Follower>,
+    progress: Vec<Arc<AtomicU64>>,
+}
+
+impl<'a> Room<'a> {
+    async fn start(server: &'a Server) -> Self {
+        let (goal, _) = watch::channel(None);
+        let mut followers = JoinSet::new();
+        let mut progress = Vec::new();
+        for placement in placements().take(HEALTHY) {
+            let mut follower = Follower::new(Connect::to(server).placement(placement), ROOM);
+            follower.attach().await;
+            progress.push(follower.progress());
+            followers.spawn(follower.follow(goal.subscribe()));
+        }
+        let mut publisher = RawClient::connect(server).await;
+        let producer = Some(JoinProducer {
+            producer: PRODUCER,
+            next: Sequence(1),
+        });
+        let alias = publisher
+            .join_with(Join {
+                producer,
+                echo: false,
+                ..join(ROOM)
+            })
+            .await
+            .unwrap()
+            .room;
+        Self {
+            server,
+            publisher,
+            alias,
+            head: Offset(0),
+            goal,
+            followers,
+            progress,
+        }
+    }
+
+    /// Publishes some events of 2 KiB, and waits until every healthy member has them. Then what the outboxes hold is the stalled member's alone.
+    async fn publish(&mut self, count: usize) {
+        for _ in 0..count {
+            let op = OpId {
+                producer: PRODUCER,
+                sequence: Sequence(self.head.0 + 1),
+            };
+            let payload = Payload::binary(vec![7; 2_048]);
+            let published = self
+                .publisher
+                .publish_with(self.alias, Some(op), payload)
+                .await
+                .unwrap();
+            self.head = published.position.offset;
+            if self.head.0.is_multiple_of(25) {
+                self.all_have_it().await;
+            }
+        }
+        self.all_have_it().await;
+    }
+
+    async fn all_have_it(&self) {
+        let head = self.head.0;
+        until(
+            "all healthy members have the events",
+            PATIENCE,
+            async || {
+                self.progress
+                    .iter()
+                    .all(|at| at.load(Ordering::Relaxed) >= head)
+            },
+        )
+        .await;
+        let held = self.server.metrics().await.value("roomful_outbox_bytes");
+        assert!(held <= OUTBOX_BYTES_MAX, "the outboxes hold {held} bytes");
+    }
+
+    /// Sends signals that each make the one before worthless.
+    async fn signal(&mut self, count: usize) {
+        let room = self.alias;
+        for number in 0..count {
+            let payload = Payload::text(format!("{number:0>1000}"));
+            let key = SignalKey::parse("cursor").ok();
+            self.publisher
+                .ask(|request| Signal {
+                    request: Some(request),
+                    room,
+                    to: None,
+                    key,
+                    payload,
+                })
+                .await
+                .unwrap();
+        }
+    }
+
+    async fn finish(self) -> Vec<Follower> {
+        self.goal.send_replace(Some(self.head));
+        self.followers.join_all().await
+    }
+}
+
+const PRODUCER: ProducerId = ProducerId(1);
+
+fn closes(metrics: &Metrics) -> f64 {
+    metrics.labelled(
+        "roomful_connections_closed_total",
+        "code",
+        &CloseCode::SlowConsumer.code().to_string(),
+    )
+}
+
+/// A member that pauses longer than `write_stall_ms`, while its socket takes what comes, is not slow: no byte waits for it. The pause is the subject here.
+#[tokio::test]
+async fn a_pause_that_the_socket_covers_is_not_noticed() {
+    let server = Server::with_config("[connection]\nwrite_stall_ms = 500\n").await;
+    let mut reader = Follower::new(Connect::to(&server), "chat:two");
+    reader.attach().await;
+    let mut writer = RawClient::connect(&server).await;
+    let room = writer.join("chat:two").await.room;
+    for _ in 0..10 {
+        writer.publish(room, Payload::text("small")).await;
+    }
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    reader.until_at(Offset(10)).await;
+    assert_eq!(
+        (
+            reader.resets(),
+            reader.recoveries(),
+            closes(&server.metrics().await)
+        ),
+        (0, 0, 0.0)
+    );
+}
