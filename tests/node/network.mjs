@@ -38,12 +38,18 @@ export class Network {
 
   /** Cuts every WebSocket; gives how many there were. */
   cut() {
-    const cut = [...this.pairs].filter(({ isWebSocket }) => isWebSocket);
-    for (const { near, far } of cut) {
-      near.resetAndDestroy();
-      far.resetAndDestroy();
+    const cut = this.webSockets();
+    for (const pair of cut) {
+      this.pairs.delete(pair);
+      pair.near.resetAndDestroy();
+      pair.far.resetAndDestroy();
     }
     return cut.length;
+  }
+
+  /** The WebSockets that are open. */
+  webSockets() {
+    return [...this.pairs].filter(({ isWebSocket }) => isWebSocket);
   }
 
   stop() {

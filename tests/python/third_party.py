@@ -6,6 +6,7 @@ import json
 import secrets
 import sys
 import traceback
+from contextlib import ExitStack
 
 import msgpack
 from websockets.exceptions import ConnectionClosed
@@ -99,7 +100,9 @@ class Peer:
     def __init__(self, wire, room, resume=None):
         key = hashlib.sha256(room.encode()).hexdigest()[:16]
         self.wire, self.frames, self.requests = wire, [], 0
-        self.socket = connect(f"{URL}?k={key}", subprotocols=[wire.subprotocol], open_timeout=PATIENCE)
+        self.open = ExitStack()
+        opening = connect(f"{URL}?k={key}", subprotocols=[wire.subprotocol], open_timeout=PATIENCE)
+        self.socket = self.open.enter_context(opening)
         assert self.socket.subprotocol == wire.subprotocol
         self.welcome = self.ask("hello", None, resume, "python websockets")
 
@@ -148,13 +151,13 @@ class Peer:
         _alias, (offset, _time, _kind, user, op, payload) = self.next("event")
         return {"offset": offset, "user": user, "op": op, "content": self.wire.content(payload)}
 
-    def quiet(self):
-        """Whether nothing but the answer to a ping is left to come."""
+    def assert_quiet(self):
+        """Nothing but the answer to a ping is left to come."""
         self.ask("ping")
-        return self.frames == []
+        assert self.frames == [], self.frames
 
     def close(self):
-        self.socket.close()
+        self.open.close()
 
 
 def new_room():
@@ -260,10 +263,10 @@ def a_signal_reaches_the_others_and_not_its_sender(wire):
     for peer, expected in [(first, [True]), (second, [True, "psst"])]:
         for content in expected:
             _alias, member, user, key, payload = peer.next("signal")
-            assert (member, user, wire.content(payload)) == (joined["member"], sender.welcome[3], content)
+            assert (member, user, wire.content(payload)) == (joined["member"], sender.welcome[3], content), (wire.content(payload), content)
             assert key == ("typing" if content is True else None)
-        assert peer.quiet()
-    assert sender.quiet()
+        peer.assert_quiet()
+    sender.assert_quiet()
     sender.close(), first.close(), second.close()
 
 
@@ -292,7 +295,7 @@ def a_slip_gets_a_typed_error_and_the_connection_lives(wire):
         peer.socket.send(message)
         request, found, text, _retry = peer.next("error")[:4]
         assert (request, found) == (5, code) and text
-    assert peer.quiet()
+    peer.assert_quiet()
     peer.close()
 
 

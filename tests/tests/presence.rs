@@ -37,19 +37,17 @@ async fn signals_reach_the_others_or_one_of_them() {
         },
     ) = &mut members[0];
     let (room, first) = (*room, *first);
+    // All at once: what is for one must not overtake what is for all.
     for (to, text) in [(None, "all 1"), (Some(third), "third"), (None, "all 2")] {
-        let key = Some(SignalKey::parse("cursor").unwrap());
-        let payload = Payload::text(text);
-        let reply = sender
-            .ask(|request| Signal {
-                request: Some(request),
-                room,
-                to,
-                key,
-                payload,
-            })
-            .await;
-        assert_eq!(reply, Ok(Reply::Done));
+        let (key, payload) = (SignalKey::parse("cursor").ok(), Payload::text(text));
+        let signal = Signal {
+            request: None,
+            room,
+            to,
+            key,
+            payload,
+        };
+        sender.send(&signal.into()).await;
     }
     let nobody = Some(MemberId(9_999_999));
     let refused = sender

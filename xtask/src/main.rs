@@ -62,7 +62,7 @@ fn command(arguments: &[String]) -> Result<ExitCode> {
 
 fn chaos(context: &Context, seconds: &str) -> Result<()> {
     let seconds: u32 = seconds.parse().context("--seconds takes a whole number")?;
-    run::line(context, "cargo build --workspace")?;
+    run::line(context, "cargo build --workspace --bins --examples")?;
     let line = "cargo test -p roomful-tests --test chaos -- --nocapture";
     run::line_with(
         context,

@@ -28,6 +28,9 @@ pub(crate) enum Action {
     Pages,
 }
 
+/// The server, the harness' programs and the examples: one selection of packages and targets, so that nothing is built twice.
+const BUILD: &str = "cargo build --workspace --bins --examples";
+
 /// Every stage.
 pub(crate) const STAGES: &[Stage] = &[
     Stage {
@@ -64,7 +67,7 @@ pub(crate) const STAGES: &[Stage] = &[
         name: "rust",
         about: "unit, property and behaviour tests",
         needs: &[],
-        action: Action::Lines(&["cargo build --workspace", "cargo test --workspace"]),
+        action: Action::Lines(&[BUILD, "cargo test --workspace"]),
     },
     Stage {
         name: "fixtures",
@@ -77,8 +80,7 @@ pub(crate) const STAGES: &[Stage] = &[
         about: "the Rust client keeps every promise",
         needs: &[],
         action: Action::Lines(&[
-            "cargo build --workspace",
-            "cargo build -p roomful-client --example conformance",
+            BUILD,
             "{target}/debug/with-server {target}/debug/examples/conformance {url}",
         ]),
     },
@@ -93,8 +95,8 @@ pub(crate) const STAGES: &[Stage] = &[
         about: "the TypeScript client keeps every promise",
         needs: &[Tool::Node],
         action: Action::Lines(&[
-            "cargo build --workspace",
-            "clients/typescript: {target}/debug/with-server npm run conformance -- {url}",
+            BUILD,
+            "clients/typescript: {target}/debug/with-server npm run conformance",
         ]),
     },
     Stage {
@@ -108,7 +110,7 @@ pub(crate) const STAGES: &[Stage] = &[
         about: "npm ws talks to the server by SPEC.md alone",
         needs: &[Tool::Node],
         action: Action::Lines(&[
-            "cargo build --workspace",
+            BUILD,
             "{target}/debug/with-server node tests/node/third_party.mjs {url}",
         ]),
     },
@@ -117,7 +119,7 @@ pub(crate) const STAGES: &[Stage] = &[
         about: "Python websockets talks to the server by SPEC.md alone",
         needs: &[Tool::Python],
         action: Action::Lines(&[
-            "cargo build --workspace",
+            BUILD,
             "{target}/debug/with-server {python} tests/python/third_party.py {url}",
         ]),
     },
@@ -126,7 +128,7 @@ pub(crate) const STAGES: &[Stage] = &[
         about: "two browser tabs stay in step, also over a cut",
         needs: &[Tool::Node, Tool::Browsers],
         action: Action::Lines(&[
-            "cargo build --workspace",
+            BUILD,
             "{target}/debug/with-server node tests/node/browser.mjs {url} {target}/screenshots",
         ]),
     },

@@ -23,8 +23,8 @@ impl Counts {
         failed: 1,
     };
 
-    /// Adds what a line reports: Rust's `test result: ok. 3 passed; 0 failed; …`, Node's `# pass 3`, `ℹ fail 0`, and the `3 passed, 0 failed`
-    /// of our own scripts. Any other line reports nothing.
+    /// Adds what a line reports: Rust's `test result: ok. 3 passed; 0 failed; …`, Node's `# pass 3`, `ℹ fail 0`, the `3 passed, 0 failed`
+    /// of our own scripts, and the `28 of 28 cases passed` of the conformance runners. Any other line reports nothing.
     pub(crate) fn read(&mut self, line: &str) {
         let words: Vec<&str> = line
             .split([' ', ',', ';'])
@@ -35,6 +35,11 @@ impl Counts {
             | [passed, "passed", failed, "failed"] => {
                 self.passed += passed.parse().unwrap_or(0);
                 self.failed += failed.parse().unwrap_or(0);
+            }
+            [passed, "of", all, "cases", "passed"] => {
+                let (passed, all) = (passed.parse().unwrap_or(0), all.parse().unwrap_or(0));
+                self.passed += passed;
+                self.failed += u64::saturating_sub(all, passed);
             }
             ["#" | "ℹ", "pass", passed] => self.passed += passed.parse().unwrap_or(0),
             ["#" | "ℹ", "fail", failed] => self.failed += failed.parse().unwrap_or(0),
@@ -81,6 +86,8 @@ mod tests {
             ("# pass 7", 7, 0),
             ("ℹ fail 2", 0, 2),
             ("9 passed, 1 failed", 9, 1),
+            ("27 of 28 cases passed", 27, 1),
+            ("27 of 28 cases passed", 27, 1),
             ("test a_join_passed ... ok", 0, 0),
             ("3 passed", 0, 0),
         ] {

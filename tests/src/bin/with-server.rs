@@ -1,4 +1,6 @@
-//! `with-server program argument…`: starts a server, runs a program with `{url}` in its arguments replaced by the server's, and ends with its exit code.
+//! `with-server program argument…`: starts a server, runs a program against it, and ends with its exit code.
+//!
+//! `{url}` in an argument becomes the page's address, without a slash at its end; the variable `ROOMFUL_URL` is the WebSocket's.
 //!
 //! This is how tests that are no Rust programs get the real server: by the same harness as the others.
 #![expect(
@@ -23,11 +25,11 @@ async fn main() -> ExitCode {
     let arguments = arguments
         .iter()
         .map(|argument| argument.replace("{url}", &server.url()));
-    let status = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(arguments)
-        .status()
-        .await
-        .unwrap();
+        .env("ROOMFUL_URL", server.websocket_url());
+    let status = command.status().await.unwrap();
     if !status.success() {
         eprintln!("the server's log:\n{}", server.log().join("\n"));
     }
