@@ -420,6 +420,11 @@ impl Room {
     /// Sends what the turn brought: acknowledgements, then one message to each shard with members.
     pub fn flush(&mut self, context: &mut Context<'_>) {
         let turn = std::mem::take(&mut self.turn);
+        let publishers = turn
+            .acks
+            .iter()
+            .map(|(to, _)| (to.shard, to.connection))
+            .collect();
         for (to, published) in turn.acks {
             context.reply(to, Ok(Reply::Published(published)));
         }
@@ -437,6 +442,7 @@ impl Room {
             room: self.alias,
             missed: None,
             log,
+            publishers,
             signals,
             presence,
         };

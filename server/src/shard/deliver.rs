@@ -13,7 +13,7 @@ use roomful_protocol::frame::{Entry, Signalled, Watch};
 use roomful_protocol::id::{Offset, ProducerId, RoomAlias, UserId};
 
 use super::hub::{Hub, Place, Subscriber};
-use super::message::{Batch, Delta, Signals, Turn, Wire};
+use super::message::{Batch, ConnectionId, Delta, Signals, Turn, Wire};
 use super::write::{Written, track, write_now};
 use super::{Flush, Host, Shard, ShardSettings};
 use crate::clock::Now;
@@ -85,6 +85,20 @@ impl Shard {
             counters: &self.counters,
         };
         let (mut behind, mut blocked) = (Vec::new(), Vec::new());
+        if hub.cursor == 0 && !handing.gap {
+            let own = handing
+                .turn
+                .publishers
+                .iter()
+                .filter(|(shard, _)| *shard == self.id);
+            for (_, publisher) in own {
+                if handing.hand_first(*publisher, hub, &mut self.connections, now, host)
+                    == Written::Blocked
+                {
+                    blocked.push(*publisher);
+                }
+            }
+        }
         let mut flush = Flush::Done;
         while hub.cursor < hub.end() {
             let looks =
@@ -137,6 +151,40 @@ struct Handing<'a> {
 }
 
 impl Handing<'_> {
+    /// Serves a publisher before everybody else; its turn is then over.
+    fn hand_first(
+        &self,
+        publisher: ConnectionId,
+        hub: &mut Hub,
+        connections: &mut [Option<Box<Connection>>],
+        now: Now,
+        host: &mut dyn Host,
+    ) -> Written {
+        let connection = connections
+            .get_mut(publisher.slot as usize)
+            .and_then(Option::as_mut);
+        let Some(connection) = connection.filter(|connection| connection.id == publisher) else {
+            return Written::All;
+        };
+        let membership = connection
+            .open()
+            .and_then(|open| open.membership(hub.alias));
+        let Some(subscriber) = membership
+            .map(|membership| membership.index)
+            .and_then(|index| hub.get_mut(index))
+        else {
+            return Written::All;
+        };
+        if !matches!(subscriber.place, Place::Live(from) if from <= self.number) {
+            return Written::All;
+        }
+        let written = self.hand_to(subscriber, connection, now, host);
+        if matches!(subscriber.place, Place::Live(_)) {
+            subscriber.place = Place::Live(self.number + 1);
+        }
+        written
+    }
+
     fn hand_to(
         &self,
         subscriber: &mut Subscriber,

@@ -352,6 +352,8 @@ pub struct Turn {
     pub missed: Option<Offset>,
     /// New entries.
     pub log: Option<Arc<Batch>>,
+    /// Whose entries these are: they are served first, so that nobody waits for a room of thousands to learn of his own.
+    pub publishers: Arc<[(ShardId, ConnectionId)]>,
     /// Signals to everybody.
     pub signals: Option<Arc<Signals>>,
     /// Changes of presence.
@@ -381,6 +383,7 @@ impl Turn {
             room,
             missed: Some(offset),
             log: None,
+            publishers: Arc::default(),
             signals: None,
             presence: None,
         }

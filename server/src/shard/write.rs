@@ -159,7 +159,7 @@ impl Shard {
             .map(|connection| connection.id)
             .collect();
         let count = ids.len().max(1) as u64;
-        for (index, id) in (0_u64..).zip(ids) {
+        for (index, id) in (1_u64..).zip(ids) {
             let resume = self
                 .connection(id)
                 .and_then(|connection| Some(self.resume_token(connection.open()?, now)));
