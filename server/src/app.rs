@@ -1,7 +1,7 @@
 //! The wiring: from a configuration to a running server and back to nothing.
 //!
-//! The only place that knows all parts. Everything that can fail at the start fails here, before anybody is let in, with one line that
-//! says what to do.
+//! The only place that knows all parts. Everything that can fail at the start fails here, before anybody is
+//! let in, with one line that says what to do.
 
 use std::io;
 use std::net::SocketAddr;
@@ -353,7 +353,8 @@ const CONTROL_THREADS: usize = 2;
 /// Within which time the connections of a stopping server are told to come back.
 const RECONNECT_SPREAD: Duration = Duration::from_secs(1);
 
-/// A look at the clock is cheap beside the system call that a member costs, and a turn of 64 members is far below any budget.
+/// A look at the clock is cheap beside the system call that a member costs, and a turn of 64 members is far
+/// below any budget.
 const MEMBERS_PER_LOOK: usize = 64;
 
 /// Each turn waits as one shared buffer, so 64 of them are a few milliseconds of a busy room and little memory.

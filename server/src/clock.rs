@@ -1,8 +1,8 @@
 //! What time it is.
 //!
-//! Everything that needs a time asks a [`Clock`] that it was given; nothing else reads the system's. The system clock
-//! promises that the monotonic time never goes back; the wall clock may step, since people set it. Waiting is left to the
-//! timer wheel and to tokio.
+//! Everything that needs a time asks a [`Clock`] that it was given; nothing else reads the system's. The
+//! system clock promises that the monotonic time never goes back; the wall clock may step, since people set
+//! it. Waiting is left to the timer wheel and to tokio.
 
 #![expect(
     clippy::disallowed_types,
@@ -95,7 +95,8 @@ impl Clock {
         }
     }
 
-    /// Steps the wall clock of a manual clock, as an operator would; the monotonic side stays. A system clock ignores it.
+    /// Steps the wall clock of a manual clock, as an operator would; the monotonic side stays. A system clock
+    /// ignores it.
     pub fn set_unix_ms(&self, unix_ms: u64) {
         if let Source::Manual(manual) = &self.0 {
             manual.unix_ms.store(unix_ms, Ordering::Relaxed);

@@ -1,7 +1,8 @@
 //! Which rooms are open on this node, and where: the directory that all shards share.
 //!
-//! It maps a room's id to a small handle that is cheap to clone. It is touched when a room opens or closes and when somebody enters, never for a message. No
-//! guard leaves this file, so none can be held over an await or a second look-up.
+//! It maps a room's id to a small handle that is cheap to clone. It is touched when a room opens or closes
+//! and when somebody enters, never for a message. No guard leaves this file, so none can be held over an
+//! await or a second look-up.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,8 +1,10 @@
 //! The Roomful server as a library; `main.rs` is its command line.
 //!
-//! Read in this order: [`config`] (what can be set), [`auth`] (who may do what), [`session`] (who comes back), [`connection`] (one socket's state),
-//! [`room`] (what is ordered) over [`journal`] (where it is kept), [`shard`] (where all of these meet, without I/O), [`transport`] and [`http`] (the
-//! sockets), [`app`] (the wiring). [`clock`], [`directory`], [`wire`], [`metrics`], [`tasks`], [`shutdown`], [`logging`] and [`console`] serve them.
+//! Read in this order: [`config`] (what can be set), [`auth`] (who may do what), [`session`] (who comes
+//! back), [`connection`] (one socket's state), [`room`] (what is ordered) over [`journal`] (where it is
+//! kept), [`shard`] (where all of these meet, without I/O), [`transport`] and [`http`] (the sockets), [`app`]
+//! (the wiring). [`clock`], [`directory`], [`wire`], [`metrics`], [`tasks`], [`shutdown`], [`logging`] and
+//! [`console`] serve them.
 
 pub mod config;
 

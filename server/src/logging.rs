@@ -1,7 +1,7 @@
 //! Logs: lines on standard error, for people on a terminal and as JSON elsewhere.
 //!
-//! `main` starts it once, before anything else runs. What must not be logged has a `Debug` that doesn't show it, so that no
-//! caller has to remember.
+//! `main` starts it once, before anything else runs. What must not be logged has a `Debug` that doesn't show
+//! it, so that no caller has to remember.
 
 use std::io::{self, IsTerminal};
 

@@ -1,8 +1,8 @@
 //! The command line of Roomful.
 //!
-//! It turns arguments into a configuration, starts the logs and hands over to the library; what a command prints goes through
-//! `console`. Exit codes: 0 done, 1 the server or a command failed, 2 the arguments or the configuration are wrong and nothing was
-//! started.
+//! It turns arguments into a configuration, starts the logs and hands over to the library; what a command
+//! prints goes through `console`. Exit codes: 0 done, 1 the server or a command failed, 2 the arguments or
+//! the configuration are wrong and nothing was started.
 
 use std::convert::Infallible;
 use std::error::Error;

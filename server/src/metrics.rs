@@ -1,9 +1,10 @@
 //! Every metric of the process: its name, its labels, its help.
 //!
-//! A shard counts in its own [`ShardCounters`], which only its thread writes, so that counting on a message's path costs a
-//! load and a store; a scrape adds the shards up. What happens on the control runtime is counted in [`Metrics`] itself.
-//! A label's values are a fixed set in this file or in the protocol's catalogues: never a room, a user, or anything that a
-//! peer sent. What the numbers mean for an operator is left to the dashboards.
+//! A shard counts in its own [`ShardCounters`], which only its thread writes, so that counting on a message's
+//! path costs a load and a store; a scrape adds the shards up. What happens on the control runtime is counted
+//! in [`Metrics`] itself. A label's values are a fixed set in this file or in the protocol's catalogues:
+//! never a room, a user, or anything that a peer sent. What the numbers mean for an operator is left to the
+//! dashboards.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -719,7 +720,8 @@ mod tests {
         }
     }
 
-    /// Counters end in `_total` and gauges do not, every sample has its family's help and type, and no series comes twice.
+    /// Counters end in `_total` and gauges do not, every sample has its family's help and type, and no series
+    /// comes twice.
     #[test]
     fn the_exposition_follows_the_conventions() {
         let tasks = Tasks::new();

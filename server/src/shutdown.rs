@@ -1,7 +1,7 @@
 //! How the process learns that it should end, and how its parts learn it.
 //!
-//! Whoever runs the process triggers; every task may wait, from any thread. Once triggered it stays so, and a late waiter
-//! returns at once. What a part does about it, and for how long, is the part's own affair.
+//! Whoever runs the process triggers; every task may wait, from any thread. Once triggered it stays so, and a
+//! late waiter returns at once. What a part does about it, and for how long, is the part's own affair.
 
 use std::fmt;
 use std::future::Future;
@@ -70,8 +70,8 @@ impl fmt::Display for Signal {
 
 /// Waits for the next Ctrl-C or SIGTERM.
 ///
-/// The handlers are in place when this returns, so a signal that arrives before the future is awaited is not lost. From then
-/// on neither signal ends the process by itself; call it again for a second one.
+/// The handlers are in place when this returns, so a signal that arrives before the future is awaited is not
+/// lost. From then on neither signal ends the process by itself; call it again for a second one.
 ///
 /// # Errors
 /// The system refuses a handler.

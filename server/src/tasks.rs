@@ -1,8 +1,8 @@
 //! Every task of the process starts here.
 //!
-//! Any thread may start tasks, on whatever runtime it runs in. The tracker counts the live ones by name, counts those that
-//! panicked, and lets shutdown wait until none is left; work that blocks goes to a pool whose queue has a bound. It ends no
-//! task by itself: tasks listen to [`crate::shutdown::Shutdown`].
+//! Any thread may start tasks, on whatever runtime it runs in. The tracker counts the live ones by name,
+//! counts those that panicked, and lets shutdown wait until none is left; work that blocks goes to a pool
+//! whose queue has a bound. It ends no task by itself: tasks listen to [`crate::shutdown::Shutdown`].
 
 use std::collections::BTreeMap;
 use std::future::Future;

@@ -1,6 +1,7 @@
 //! From frames to the bytes of whole WebSocket messages.
 //!
-//! The core writes messages, not frames: header and payload together, so that one buffer serves every receiver of a format.
+//! The core writes messages, not frames: header and payload together, so that one buffer serves every
+//! receiver of a format.
 
 use std::sync::Arc;
 

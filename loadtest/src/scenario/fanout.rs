@@ -80,7 +80,11 @@ pub(crate) fn measure(subject: Subject, shape: Shape) -> Result<Measurement> {
     let mut measurement = Measurement::new("fanout", subject.peer.name(), shape.settings());
     let pid = subject.pid;
     let deadline = Deadline::after(Duration::try_from_secs_f64(shape.timeout_s)?);
-    let swarm = Swarm::new(subject.peer, subject.address, subject.waiting)?;
+    let waiting = match shape.rate {
+        Some(_) => subject.waiting.eager(),
+        None => subject.waiting,
+    };
+    let swarm = Swarm::new(subject.peer, subject.address, waiting)?;
     let plan = Plan {
         connections: shape.members,
         room_members: shape.members,

@@ -278,7 +278,7 @@ pub(crate) fn check_files(connections: usize) -> Result<()> {
 /// Spinning takes a core, so only where this program was given one.
 const fn waiting(cores: Option<Cores>) -> Waiting {
     if cores.is_some() {
-        Waiting::Spin
+        Waiting::SPIN
     } else {
         Waiting::Sleep
     }

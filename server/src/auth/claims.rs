@@ -1,7 +1,7 @@
 //! What a token says, once its signature is known to be right (RFC 7519 §4).
 //!
-//! A claim is taken in the type that the RFC gives it and in no other: a number in quotes is refused, and so is a claim that
-//! is there twice, since two readers could take different ones.
+//! A claim is taken in the type that the RFC gives it and in no other: a number in quotes is refused, and so
+//! is a claim that is there twice, since two readers could take different ones.
 
 use serde::Deserialize;
 use serde_json::Value;

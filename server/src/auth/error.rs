@@ -4,8 +4,8 @@ use roomful_protocol::error::ErrorCode;
 
 /// Why a token is refused. Nothing of the token is in it, so it is safe to log and to send.
 ///
-/// The connection stays as it was: before `welcome` it is closed with 4401, in a `refresh` it keeps the grants that it had.
-/// The client's next step is another token; [`AuthError::code`] says so on the wire.
+/// The connection stays as it was: before `welcome` it is closed with 4401, in a `refresh` it keeps the
+/// grants that it had. The client's next step is another token; [`AuthError::code`] says so on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum AuthError {
     /// There is none.

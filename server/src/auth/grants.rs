@@ -1,8 +1,8 @@
 //! What somebody may do: room patterns × verbs.
 //!
-//! A pattern is a room name in which `*` stands for any run of characters and `{user}` for the token's user. Matching looks at a
-//! name once per pattern and never backtracks: literals are found from the left, so a pattern costs what its length and the
-//! name's do, and their number is bounded when the token is read.
+//! A pattern is a room name in which `*` stands for any run of characters and `{user}` for the token's user.
+//! Matching looks at a name once per pattern and never backtracks: literals are found from the left, so a
+//! pattern costs what its length and the name's do, and their number is bounded when the token is read.
 
 use std::sync::Arc;
 
@@ -129,7 +129,8 @@ impl Grants {
     }
 }
 
-/// Which rooms: literal room-name characters, `*` for any run of characters (none included, colons included), and `{user}`.
+/// Which rooms: literal room-name characters, `*` for any run of characters (none included, colons included),
+/// and `{user}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoomPattern(Vec<Box<str>>);
 
@@ -139,8 +140,8 @@ impl RoomPattern {
 
     /// Reads a pattern for a user; `None` if it breaks the grammar.
     ///
-    /// A user whose name has a character that no room's has (a space, or the `*` that would widen the pattern) is nowhere a room,
-    /// so a pattern with `{user}` then matches nothing.
+    /// A user whose name has a character that no room's has (a space, or the `*` that would widen the
+    /// pattern) is nowhere a room, so a pattern with `{user}` then matches nothing.
     #[must_use]
     pub fn parse(pattern: &str, user: &UserId) -> Option<Self> {
         let literal = pattern.replace(USER, "");

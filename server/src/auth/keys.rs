@@ -1,8 +1,9 @@
 //! The keys that tokens are verified with, each pinned to one algorithm.
 //!
-//! Keys come from the configuration and from the files that it names, and from nowhere else: what a token's header says about
-//! keys (`jku`, `jwk`, `x5u`, `x5c`) is not even read. A key that could never verify a token is refused when it is loaded, and a
-//! shared secret that is a public key or too short is refused as well.
+//! Keys come from the configuration and from the files that it names, and from nowhere else: what a token's
+//! header says about keys (`jku`, `jwk`, `x5u`, `x5c`) is not even read. A key that could never verify a
+//! token is refused when it is loaded, and a shared secret that is a public key or too short is refused as
+//! well.
 
 use std::fmt;
 use std::path::Path;
@@ -53,8 +54,9 @@ impl Keys {
         (keys, problems)
     }
 
-    /// The keys that a token may be signed with, by its header: the one that it names, or, if it names none, those that have no
-    /// name (or the only one of its algorithm). Most often one; never more than are configured.
+    /// The keys that a token may be signed with, by its header: the one that it names, or, if it names none,
+    /// those that have no name (or the only one of its algorithm). Most often one; never more than are
+    /// configured.
     ///
     /// # Errors
     /// There is none, or it is for another algorithm than the token's.

@@ -1,9 +1,10 @@
 //! Who somebody is and what they may do: tokens (JWT, RFC 7519) in, identities out.
 //!
-//! A connection gives its token to the [`Authenticator`], on its own shard or, if [`Authenticator::is_costly`], on the pool; the
-//! [`Identity`] that comes back is asked before every join, publish, signal, presence and history. A token is only believed
-//! after its signature has been verified by a configured key under that key's own algorithm; nothing is ever fetched.
-//! Closing a connection whose identity has expired is left to the connection.
+//! A connection gives its token to the [`Authenticator`], on its own shard or, if
+//! [`Authenticator::is_costly`], on the pool; the [`Identity`] that comes back is asked before every join,
+//! publish, signal, presence and history. A token is only believed after its signature has been verified by a
+//! configured key under that key's own algorithm; nothing is ever fetched. Closing a connection whose
+//! identity has expired is left to the connection.
 
 mod claims;
 mod error;
@@ -82,8 +83,8 @@ impl Authenticator {
         self.rules.identity(&claims, now_unix_ms)
     }
 
-    /// Whether verifying this token is too costly for a shard's thread: judged by the key that would verify it. A token that
-    /// no key would verify is refused at once, and so isn't.
+    /// Whether verifying this token is too costly for a shard's thread: judged by the key that would verify
+    /// it. A token that no key would verify is refused at once, and so isn't.
     #[must_use]
     pub fn is_costly(&self, token: &str) -> bool {
         let keys = Token::split(token).and_then(|token| self.candidates(&token));

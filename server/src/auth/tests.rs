@@ -195,7 +195,8 @@ fn good_tokens_become_identities() {
     }
 }
 
-/// What costs more than a shard's thread should spend is told by the key, not by what a stranger writes into the header.
+/// What costs more than a shard's thread should spend is told by the key, not by what a stranger writes into
+/// the header.
 #[test]
 fn costly_tokens_are_told_by_their_key() {
     let authenticator = authenticator(&config());
@@ -217,8 +218,8 @@ fn costly_tokens_are_told_by_their_key() {
     assert!(!authenticator.is_costly("no token at all"));
 }
 
-/// Every attack in the book, and the mistakes that look like one: each refused for its own reason, whose words and wire code say
-/// nothing of the token.
+/// Every attack in the book, and the mistakes that look like one: each refused for its own reason, whose
+/// words and wire code say nothing of the token.
 #[test]
 fn bad_tokens_are_refused_for_their_reason() {
     let claim = |changes: Value| hs256(&with(&changes));
@@ -601,7 +602,8 @@ fn bad_tokens_are_refused_for_their_reason() {
     }
 }
 
-/// The edges of what is still right: clocks that differ by the leeway, fractions, the list form of an audience, no grants.
+/// The edges of what is still right: clocks that differ by the leeway, fractions, the list form of an
+/// audience, no grants.
 #[test]
 fn tokens_at_the_edge_are_accepted() {
     for (name, changes) in [
@@ -650,7 +652,8 @@ fn tokens_at_the_edge_are_accepted() {
     assert_eq!(fraction.expires_ms, Some(1_800_000_630_500));
 }
 
-/// Where no audience is configured, a token for somebody is not for us (RFC 7519 §4.1.3), and the issuer isn't looked at.
+/// Where no audience is configured, a token for somebody is not for us (RFC 7519 §4.1.3), and the issuer
+/// isn't looked at.
 #[test]
 fn an_audience_needs_to_be_configured() {
     let open = AuthConfig {
@@ -665,7 +668,8 @@ fn an_audience_needs_to_be_configured() {
     assert!(check(&open, &hs256(&with(&json!({ "aud": null, "iss": null })))).is_ok());
 }
 
-/// Without a `kid`: the only key of the algorithm, or those without an id, so that a secret can be changed in two steps.
+/// Without a `kid`: the only key of the algorithm, or those without an id, so that a secret can be changed in
+/// two steps.
 #[test]
 fn a_token_without_kid_fits_keys_without_id() {
     let unnamed = |secret: &[u8]| sign_secret(&json!({ "alg": "HS256" }), &claims(), secret);
@@ -766,8 +770,8 @@ fn a_jwk_set_gives_keys_by_kid() {
     }
 }
 
-/// A key that could not keep anybody out, or could not let anybody in, is refused at the start, all of them together, and its
-/// secret is not in the words.
+/// A key that could not keep anybody out, or could not let anybody in, is refused at the start, all of them
+/// together, and its secret is not in the words.
 #[test]
 fn useless_keys_are_refused_when_loaded() {
     let secret = |secret: &str| {

@@ -1,8 +1,9 @@
 //! What an operator can set: read once at the start, typed ever after.
 //!
-//! `main` loads a [`Config`] and hands each component its part; nothing else reads the environment, and nothing reads a
-//! configuration file twice. Loading promises that unknown keys and bad values are reported all at once, each with its place,
-//! before anything is bound or written. What a value means is left to the component that gets it.
+//! `main` loads a [`Config`] and hands each component its part; nothing else reads the environment, and
+//! nothing reads a configuration file twice. Loading promises that unknown keys and bad values are reported
+//! all at once, each with its place, before anything is bound or written. What a value means is left to the
+//! component that gets it.
 //!
 //! `sections` is the table of all keys; the rest is the machinery around it.
 
@@ -72,7 +73,8 @@ impl Config {
         for entry in sources.read(&mut report) {
             config.set(&entry, &mut report);
         }
-        // A wrong value leaves its default, which may clash with a right one: relations are judged only over right values.
+        // A wrong value leaves its default, which may clash with a right one: relations are judged only over
+        // right values.
         if report.problems.is_empty() {
             let relations = relation::check(&config);
             let placed = relations
@@ -131,8 +133,8 @@ impl Config {
         })
     }
 
-    /// The rooms of a namespace. An unknown one is served as `default` where the server is anonymous, and not at all where it
-    /// isn't: a token's owner should not be able to invent namespaces.
+    /// The rooms of a namespace. An unknown one is served as `default` where the server is anonymous, and not
+    /// at all where it isn't: a token's owner should not be able to invent namespaces.
     #[must_use]
     pub fn namespace(&self, name: &str) -> Option<&NamespaceConfig> {
         let fallback = || {
@@ -143,8 +145,8 @@ impl Config {
         self.namespaces.get(name).or_else(fallback)
     }
 
-    /// The configuration as TOML: every key with its documentation, default and value, which [`Config::load`] reads back.
-    /// Secrets are redacted.
+    /// The configuration as TOML: every key with its documentation, default and value, which [`Config::load`]
+    /// reads back. Secrets are redacted.
     #[must_use]
     pub fn to_toml(&self) -> String {
         print::to_toml(self)
@@ -266,7 +268,8 @@ pub fn is_loopback(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 
-/// What is wrong with the keys that the configuration names, so that a missing key file is reported with everything else.
+/// What is wrong with the keys that the configuration names, so that a missing key file is reported with
+/// everything else.
 fn key_problems(auth: &AuthConfig, report: &Report) -> Vec<Problem> {
     let Err(problems) = crate::auth::Authenticator::new(auth) else {
         return Vec::new();

@@ -1,7 +1,8 @@
 //! What is wrong with a configuration, and where it was written.
 //!
-//! Loading collects every problem before it gives up, so that a person mends a file once. A problem names its place in the
-//! words that the person used (file and line, variable, or flag), the key, what is wrong and what is allowed.
+//! Loading collects every problem before it gives up, so that a person mends a file once. A problem names its
+//! place in the words that the person used (file and line, variable, or flag), the key, what is wrong and
+//! what is allowed.
 
 use std::collections::BTreeMap;
 use std::error::Error;

@@ -138,6 +138,6 @@ fn keys<const N: usize>(keys: [&str; N]) -> Vec<String> {
     keys.map(str::to_owned).into()
 }
 
-/// Room for everything in a publish or signal but its payload: the tag, five integers of at most nine bytes, a key of 64, and
-/// in JSON the names and brackets around them.
+/// Room for everything in a publish or signal but its payload: the tag, five integers of at most nine bytes,
+/// a key of 64, and in JSON the names and brackets around them.
 const ENVELOPE_BYTES: usize = 1_024;

@@ -1,7 +1,7 @@
 //! The one definition of a key: name, type, default, allowed range and documentation in one place.
 //!
-//! `section!` turns a table of keys into the struct that a component gets, its `Default`, and the list by which files are
-//! read and documentation is printed. So none of them can say something else than the others.
+//! `section!` turns a table of keys into the struct that a component gets, its `Default`, and the list by
+//! which files are read and documentation is printed. So none of them can say something else than the others.
 
 use super::problem::{Place, Report};
 use super::setting::{Range, Setting};
@@ -25,7 +25,8 @@ pub(super) trait Section {
     fn fields(&mut self) -> Vec<Field<'_>>;
 }
 
-/// Declares a section: `key: Type = default, min..=max;` with documentation on each. The keys are as visible as the struct.
+/// Declares a section: `key: Type = default, min..=max;` with documentation on each. The keys are as visible
+/// as the struct.
 macro_rules! section {
     (
         $(#[doc = $about:literal])+

@@ -1,7 +1,7 @@
 //! Every key that there is: the one table behind the structs, the defaults, the reader and `print-config`.
 //!
-//! Units are in the names: `_ms` milliseconds, `_s` seconds (or "per second" after `_per`), `_us` microseconds, `_bytes`
-//! bytes; `_max` is the largest value that still passes.
+//! Units are in the names: `_ms` milliseconds, `_s` seconds (or "per second" after `_per`), `_us`
+//! microseconds, `_bytes` bytes; `_max` is the largest value that still passes.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;

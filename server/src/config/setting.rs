@@ -1,7 +1,8 @@
 //! How a value of each type is read, described and printed.
 //!
-//! A [`Scalar`] is one TOML value that is not a table; an optional one may be left out; a list of them is an array, or a
-//! comma-separated text in a variable or flag. Everything that the table in `sections` declares is a [`Setting`].
+//! A [`Scalar`] is one TOML value that is not a table; an optional one may be left out; a list of them is an
+//! array, or a comma-separated text in a variable or flag. Everything that the table in `sections` declares
+//! is a [`Setting`].
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

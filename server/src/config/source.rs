@@ -1,8 +1,9 @@
 //! Where values come from, and in which order: file, then environment, then flags.
 //!
 //! A variable is `ROOMFUL_` and the key in capitals, a dot becoming two underscores: `listen.public` is
-//! `ROOMFUL_LISTEN__PUBLIC`, `shards` is `ROOMFUL_SHARDS`. A text needs no quotes, a list of texts is comma-separated, and
-//! `auth.keys` is written as in TOML. A namespace whose name has a hyphen can only be set in the file or by `--set`.
+//! `ROOMFUL_LISTEN__PUBLIC`, `shards` is `ROOMFUL_SHARDS`. A text needs no quotes, a list of texts is
+//! comma-separated, and `auth.keys` is written as in TOML. A namespace whose name has a hyphen can only be
+//! set in the file or by `--set`.
 
 use std::ffi::OsString;
 use std::io;
@@ -132,8 +133,9 @@ fn nested(key: &str, value: &str, place: &Place) -> Entry {
     }
 }
 
-/// Whether Kubernetes put the variable there: for a Service whose name begins with "roomful" every container gets some, such as
-/// `ROOMFUL_PORT`, `ROOMFUL_SERVICE_HOST` and `ROOMFUL_PORT_7400_TCP_ADDR`. Reporting those would keep the server from starting.
+/// Whether Kubernetes put the variable there: for a Service whose name begins with "roomful" every container
+/// gets some, such as `ROOMFUL_PORT`, `ROOMFUL_SERVICE_HOST` and `ROOMFUL_PORT_7400_TCP_ADDR`. Reporting
+/// those would keep the server from starting.
 fn is_service_link(key: &str) -> bool {
     if key.contains("__") {
         return false;

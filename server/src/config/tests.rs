@@ -90,7 +90,8 @@ fn the_printed_defaults_read_back_as_the_defaults() {
     assert_eq!(Written::file("").load().unwrap(), Config::default());
 }
 
-/// Every key of every section is printed, set or (without a default) commented, with its documentation and default before it.
+/// Every key of every section is printed, set or (without a default) commented, with its documentation and
+/// default before it.
 #[test]
 fn every_key_is_printed_with_its_documentation() {
     let printed = Config::default().to_toml();
@@ -447,7 +448,8 @@ fn relations_between_keys_are_checked() {
     );
 }
 
-/// Without keys: loopback with a warning, anything wider only when it is said aloud. With keys: anything, without a warning.
+/// Without keys: loopback with a warning, anything wider only when it is said aloud. With keys: anything,
+/// without a warning.
 #[test]
 fn an_anonymous_server_stays_on_this_machine() {
     let load = |text: &str| Written::file(text).load();

@@ -1,8 +1,10 @@
-//! What a connection could not write yet: lanes of whole messages, made when a write would block and dropped when the last byte is out.
+//! What a connection could not write yet: lanes of whole messages, made when a write would block and dropped
+//! when the last byte is out.
 //!
-//! The shard fills it and drains it when the socket takes more. Order holds inside a lane; between lanes the more important one goes first.
-//! Everything is counted in bytes and messages. It keeps plain messages, so that what waits can still be replaced by something newer. What happens at a
-//! bound is decided by the caller, lane by lane; presence has no lane, since a reader that missed it asks for the difference.
+//! The shard fills it and drains it when the socket takes more. Order holds inside a lane; between lanes the
+//! more important one goes first. Everything is counted in bytes and messages. It keeps plain messages, so
+//! that what waits can still be replaced by something newer. What happens at a bound is decided by the
+//! caller, lane by lane; presence has no lane, since a reader that missed it asks for the difference.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;

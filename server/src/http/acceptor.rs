@@ -17,8 +17,8 @@ use crate::tasks::Tasks;
 
 /// Accepts and serves connections until the shutdown, then closes the listener and returns.
 ///
-/// The connections end by themselves soon after; [`Tasks::wait`] waits for them. Trouble with accepting is counted and waited
-/// out, it never ends the loop.
+/// The connections end by themselves soon after; [`Tasks::wait`] waits for them. Trouble with accepting is
+/// counted and waited out, it never ends the loop.
 ///
 /// # Errors
 /// The listener has no address, which is to say that it is not a socket.

@@ -1,7 +1,8 @@
 //! One HTTP connection, from its acceptance to its end or its hand-over.
 //!
-//! The connection is driven without letting the HTTP engine close the socket: whoever the socket goes to afterwards gets it
-//! whole, be it the WebSocket side or the lingering close that lets a refusal reach the peer.
+//! The connection is driven without letting the HTTP engine close the socket: whoever the socket goes to
+//! afterwards gets it whole, be it the WebSocket side or the lingering close that lets a refusal reach the
+//! peer.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -30,8 +31,8 @@ use crate::shutdown::Shutdown;
 /// What a peer may do before it has a WebSocket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// HTTP connections of one listener at a time; one more is dropped at once. Default 8,192: a flood of slow ones holds them
-    /// for [`Self::header_timeout`], and their memory stays under 100 MiB.
+    /// HTTP connections of one listener at a time; one more is dropped at once. Default 8,192: a flood of
+    /// slow ones holds them for [`Self::header_timeout`], and their memory stays under 100 MiB.
     pub connections_max: usize,
     /// Longest head of a request in bytes, at least 8,192; a longer one gets 431. Default 16 KiB.
     pub header_bytes_max: usize,
@@ -67,8 +68,8 @@ pub(super) struct Server {
 /// What the routes and the connection that they answer on tell each other.
 #[derive(Debug, Default)]
 pub(super) struct PeerContext {
-    /// The handshake that was accepted: written by its route, taken when the answer is out. The lock is there because routes
-    /// are shared between threads; nobody ever waits for it.
+    /// The handshake that was accepted: written by its route, taken when the answer is out. The lock is there
+    /// because routes are shared between threads; nobody ever waits for it.
     accepted: Mutex<Option<Accepted>>,
     /// Whether a request has come: silence is a mistake before the first one, and a browser's habit after it.
     asked: AtomicBool,
@@ -100,7 +101,8 @@ impl Server {
             .builder()
             .serve_connection(TokioIo::new(stream), routes);
         let end = self.drive(&mut connection).await;
-        // Takes the engine apart: its buffers, timers and routes end here, only the socket and what was read ahead remain.
+        // Takes the engine apart: its buffers, timers and routes end here, only the socket and what was read
+        // ahead remain.
         let parts = connection.into_parts();
         let (stream, unread) = (parts.io.into_inner(), parts.read_buf);
         let idle = unread.is_empty() && context.asked.load(Ordering::Relaxed);
@@ -235,8 +237,8 @@ fn hand_over(accepted: Accepted, stream: TcpStream, unread: &[u8], peer: SocketA
     }
 }
 
-/// Closes so that the last answer arrives. A socket that is closed with bytes unread is reset, and a reset may overtake the
-/// answer; so the peer's bytes are read until it closes too, within a limit.
+/// Closes so that the last answer arrives. A socket that is closed with bytes unread is reset, and a reset
+/// may overtake the answer; so the peer's bytes are read until it closes too, within a limit.
 async fn linger(mut stream: TcpStream) {
     let closing = async {
         stream.shutdown().await?;

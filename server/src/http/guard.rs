@@ -7,7 +7,8 @@ use axum::response::{IntoResponse, Response};
 use super::origin::Authority;
 use crate::metrics::{HandshakeRejection, Metrics};
 
-/// A request that is refused. The connection ends with the answer: what follows on it cannot be trusted to be a request.
+/// A request that is refused. The connection ends with the answer: what follows on it cannot be trusted to be
+/// a request.
 #[derive(Debug)]
 pub(super) struct Rejected {
     reason: HandshakeRejection,
@@ -82,8 +83,8 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<(), Rejected> {
             "exactly one good Host is needed\n",
         ));
     }
-    // No route takes a body, and where none is accepted none can hide a second request. With both headers at once the parser
-    // has dropped the length, so the encoding alone tells.
+    // No route takes a body, and where none is accepted none can hide a second request. With both headers at
+    // once the parser has dropped the length, so the encoding alone tells.
     let length = headers.get(header::CONTENT_LENGTH);
     if headers.contains_key(header::TRANSFER_ENCODING) || length.is_some_and(|length| length != "0")
     {

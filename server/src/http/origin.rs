@@ -1,7 +1,7 @@
 //! Which pages may open a WebSocket.
 //!
-//! A browser lets every page connect anywhere and only says where the page is from, so the server has to ask. A client that
-//! is no browser says nothing, and is let through: it could say anything.
+//! A browser lets every page connect anywhere and only says where the page is from, so the server has to ask.
+//! A client that is no browser says nothing, and is let through: it could say anything.
 
 use std::fmt;
 
@@ -9,7 +9,8 @@ use axum::http::{HeaderMap, header};
 
 /// Where a page is from (RFC 6454 §4): scheme, host and port, compared exactly.
 ///
-/// Shape: `scheme://host[:port]` as browsers write it: lower case, no path, no trailing slash, brackets around an IPv6 address.
+/// Shape: `scheme://host[:port]` as browsers write it: lower case, no path, no trailing slash, brackets
+/// around an IPv6 address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
     scheme: Box<str>,
@@ -27,9 +28,9 @@ pub struct OriginError;
 /// Who may open a WebSocket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OriginRule {
-    /// The listener is on loopback and asks nobody for a token. `Host` must be `localhost`, `127.0.0.1` or `[::1]` at the
-    /// bound port, or a page whose own name was made to point here could connect (DNS rebinding). `Origin`, where there is
-    /// one, must be the same over `http`, or be listed.
+    /// The listener is on loopback and asks nobody for a token. `Host` must be `localhost`, `127.0.0.1` or
+    /// `[::1]` at the bound port, or a page whose own name was made to point here could connect (DNS
+    /// rebinding). `Origin`, where there is one, must be the same over `http`, or be listed.
     Loopback {
         /// Other origins that may connect, such as a development server at another port.
         listed: Vec<Origin>,
@@ -72,8 +73,8 @@ impl Origin {
         })
     }
 
-    /// Whether a page from here was served by the one that `Host` names. `Host` leaves a default port out, and the scheme
-    /// that decides which one that is may have ended at a proxy.
+    /// Whether a page from here was served by the one that `Host` names. `Host` leaves a default port out,
+    /// and the scheme that decides which one that is may have ended at a proxy.
     fn is_at(&self, host: &Authority) -> bool {
         self.authority.host == host.host
             && self.authority.port == host.port.or(default_port(&self.scheme))

@@ -1,7 +1,7 @@
 //! The built pages, inside the binary.
 //!
-//! Each file is a line of [`FILES`]. A browser keeps what it has and asks whether it is still good: the tag is a hash of the
-//! bytes, so an unchanged file costs an empty answer.
+//! Each file is a line of [`FILES`]. A browser keeps what it has and asks whether it is still good: the tag
+//! is a hash of the bytes, so an unchanged file costs an empty answer.
 
 use axum::Router;
 use axum::body::Bytes;

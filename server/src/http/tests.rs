@@ -193,8 +193,8 @@ async fn eventually(what: &str, condition: impl Fn() -> bool) {
 /// Far beyond what anything here takes, for a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The answer is RFC 6455's, the taker gets what the handshake said, and the two ends of the socket talk; extensions are not
-/// accepted, and what HTTP held for the connection is gone.
+/// The answer is RFC 6455's, the taker gets what the handshake said, and the two ends of the socket talk;
+/// extensions are not accepted, and what HTTP held for the connection is gone.
 #[tokio::test]
 async fn a_handshake_hands_the_socket_over() {
     let mut running = Running::start(Limits::default()).await;
@@ -646,8 +646,8 @@ async fn readiness_follows_the_servers_life() {
     assert_eq!(status(&running.get("/healthz").await), 200);
 }
 
-/// Metrics are where only the operator is: on the admin listener, and on a public one that is bound to loopback. There a
-/// foreign page that renamed itself to this address does not get them.
+/// Metrics are where only the operator is: on the admin listener, and on a public one that is bound to
+/// loopback. There a foreign page that renamed itself to this address does not get them.
 #[tokio::test]
 async fn metrics_are_for_the_operator() {
     let taker = || {
@@ -766,8 +766,8 @@ async fn long_heads_are_refused() {
     }
 }
 
-/// A head that does not arrive in time ends with 408, and so does silence; the silence of a browser between its requests is
-/// no offence.
+/// A head that does not arrive in time ends with 408, and so does silence; the silence of a browser between
+/// its requests is no offence.
 #[tokio::test]
 async fn slow_heads_are_refused() {
     let limits = Limits {

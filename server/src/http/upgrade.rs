@@ -1,7 +1,8 @@
 //! The WebSocket handshake (RFC 6455 §4.2), and the hand-over of the socket.
 //!
-//! The checks go from the outside in: is it a handshake at all, is it a good one, is it from where it may be, do we speak the
-//! same protocol, is there room. No extension is ever accepted, so an offer of one is simply not answered.
+//! The checks go from the outside in: is it a handshake at all, is it a good one, is it from where it may be,
+//! do we speak the same protocol, is there room. No extension is ever accepted, so an offer of one is simply
+//! not answered.
 
 use std::fmt;
 use std::net::{SocketAddr, TcpStream};
@@ -26,8 +27,8 @@ use crate::metrics::{HandshakeRejection as Reason, Metrics};
 
 /// Takes the sockets whose handshake is done. Called from many tasks at once.
 pub trait Upgrades: Send + Sync {
-    /// Asks for a place, before the client is told "yes". The permit travels in [`Upgraded::place`], or is dropped where the
-    /// client goes away in between; the place is taken for as long as the permit lives.
+    /// Asks for a place, before the client is told "yes". The permit travels in [`Upgraded::place`], or is
+    /// dropped where the client goes away in between; the place is taken for as long as the permit lives.
     ///
     /// # Errors
     /// There is no place; the client is told when to come back.

@@ -1,7 +1,8 @@
 //! The log of rooms: where entries are kept, behind one seam.
 //!
-//! A shard owns one journal and is its only caller. Every call either gives its result at once or a [`Ticket`], whose [`Completion`] comes
-//! back later as an input of the shard; a journal never blocks and never calls anybody. Positions are assigned by the room, not here: the journal refuses what does not
+//! A shard owns one journal and is its only caller. Every call either gives its result at once or a
+//! [`Ticket`], whose [`Completion`] comes back later as an input of the shard; a journal never blocks and
+//! never calls anybody. Positions are assigned by the room, not here: the journal refuses what does not
 //! follow its own head. What is kept, and for how long, is bounded by [`HistoryBounds`].
 
 pub mod memory;
@@ -14,9 +15,10 @@ use roomful_protocol::id::{Epoch, Offset, RoomId};
 
 /// A log that rooms append to and recover from.
 ///
-/// Duties of an implementation: appends of one room take effect in the order of the calls, whatever the order of their
-/// completions; an entry is readable once its append was reported done, and one whose append failed may or may not be there after the next [`Journal::open`]; a read
-/// never shows a gap; [`Journal::open`] after a failure waits for what is still in flight and shows every entry that was ever reported done.
+/// Duties of an implementation: appends of one room take effect in the order of the calls, whatever the order
+/// of their completions; an entry is readable once its append was reported done, and one whose append failed
+/// may or may not be there after the next [`Journal::open`]; a read never shows a gap; [`Journal::open`]
+/// after a failure waits for what is still in flight and shows every entry that was ever reported done.
 pub trait Journal: fmt::Debug {
     /// What a reported append survives.
     fn durability(&self) -> Durability;

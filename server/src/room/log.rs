@@ -1,4 +1,9 @@
 //! What the room orders: from a proposal to a stored entry, and what happens when it can't be stored.
+//!
+//! The room calls it with publishes and with what the journal reports. Entries are committed from the front
+//! only, whatever the order of the completions, and nobody is told of an entry before it is. After a failed
+//! append the room is opened again, and what the journal then shows decides which operations took effect.
+//! What an entry says is left to the kind, where it is kept to the journal.
 
 use std::sync::Arc;
 
@@ -19,6 +24,7 @@ use crate::journal::{JournalError, Opened, Outcome};
 use crate::shard::message::{Message, Origin, Refusal};
 
 impl Room {
+    /// One publish: the same operation has one effect, whatever becomes of its answers.
     pub(super) fn publish(
         &mut self,
         number: MemberId,
@@ -51,6 +57,7 @@ impl Room {
         }
     }
 
+    /// Whose operation it is; its producer has to be the one that the member joined with.
     pub(super) fn producer_of(
         &self,
         number: MemberId,
@@ -89,6 +96,7 @@ impl Room {
         }
     }
 
+    /// Asks the kind what to append: the entry, with its place and time.
     pub(super) fn reduce(
         &mut self,
         number: MemberId,
@@ -124,6 +132,7 @@ impl Room {
         }))
     }
 
+    /// Gives an entry to the journal, and remembers who waits for it.
     pub(super) fn append(
         &mut self,
         entry: Arc<Entry>,
@@ -157,15 +166,6 @@ impl Room {
         self.settle(context);
     }
 
-    pub(super) fn published(&self, entry: &Entry) -> Published {
-        let position = Position::new(self.log.epoch, entry.offset);
-        Published {
-            position,
-            time_ms: entry.time_ms,
-            duplicate: false,
-        }
-    }
-
     /// Commits what is stored, in order, up to the first entry that is not.
     pub(super) fn settle(&mut self, context: &mut Context<'_>) {
         while let Some(pending) = self.log.pending.front() {
@@ -177,6 +177,7 @@ impl Room {
         }
     }
 
+    /// The front entry is stored: its ack and the entry itself leave with the turn.
     pub(super) fn commit(&mut self, context: &mut Context<'_>) {
         let Some(Pending { entry, to, .. }) = self.log.pending.pop_front() else {
             return;
@@ -198,8 +199,8 @@ impl Room {
         self.arm_maintenance(context);
     }
 
-    /// An append failed, or its outcome is unknown: so is that of everything after it. The members are told to come again, and the
-    /// journal is asked what it has.
+    /// An append failed, or its outcome is unknown: so is that of everything after it. The members are told
+    /// to come again, and the journal is asked what it has.
     pub(super) fn reopen(&mut self, context: &mut Context<'_>) {
         context.counters.journal_failures.add(1);
         tracing::error!(room = %self.id, offset = self.log.committed.0, "an append failed; the room is opened again");
@@ -257,6 +258,7 @@ impl Room {
         }
     }
 
+    /// The journal shows the log: the room stands at its head, and what has waited is handled.
     pub(super) fn opened(&mut self, opened: &Opened, context: &mut Context<'_>) {
         let LogState::Opening { waiting, .. } =
             std::mem::replace(&mut self.log.state, LogState::Open)
@@ -290,6 +292,7 @@ impl Room {
         }
     }
 
+    /// The journal could not open the log: what has waited is refused, and it is asked again later.
     pub(super) fn open_failed(&mut self, error: JournalError, context: &mut Context<'_>) {
         tracing::error!(room = %self.id, %error, "the room's log can't be opened");
         context.counters.journal_failures.add(1);
@@ -304,6 +307,25 @@ impl Room {
         context.timers.push((REOPEN_MS, RoomTimer::Reopen));
     }
 
+    /// What an ack says of an entry.
+    pub(super) fn published(&self, entry: &Entry) -> Published {
+        let position = Position::new(self.log.epoch, entry.offset);
+        Published {
+            position,
+            time_ms: entry.time_ms,
+            duplicate: false,
+        }
+    }
+
+    /// Sees to it that there will be a clean-up.
+    pub(super) fn arm_maintenance(&mut self, context: &mut Context<'_>) {
+        if !self.maintenance_armed {
+            self.maintenance_armed = true;
+            context.timers.push((MAINTENANCE_MS, RoomTimer::Maintain));
+        }
+    }
+
+    /// Drops what is too old, and sets the timer for the next time.
     pub(super) fn maintain(&mut self, context: &mut Context<'_>) {
         let now_ms = context.now.unix_ms;
         self.operations.expire(now_ms);
@@ -316,13 +338,6 @@ impl Room {
             self.maintenance_armed = true;
             let delay_ms = due_ms.saturating_sub(now_ms).max(MAINTENANCE_MS);
             context.timers.push((delay_ms, RoomTimer::Maintain));
-        }
-    }
-
-    pub(super) fn arm_maintenance(&mut self, context: &mut Context<'_>) {
-        if !self.maintenance_armed {
-            self.maintenance_armed = true;
-            context.timers.push((MAINTENANCE_MS, RoomTimer::Maintain));
         }
     }
 }

@@ -1,4 +1,9 @@
 //! Who is in the room: joins, leaves, the grace, and what members tell each other past the log.
+//!
+//! The room calls it with requests and timers. A session has one member, whatever its connections do: only
+//! its latest attachment counts, and a connection that is lost is not seen by the others before the grace is
+//! over. Presence leaves as one delta an interval, signals with the turn; neither is kept. How changes are
+//! counted is left to [`super::presence`], who is connected where to the hubs.
 
 use std::collections::HashSet;
 
@@ -18,6 +23,7 @@ use crate::shard::message::{
 };
 
 impl Room {
+    /// Lets a session in, or back in, and says where it stands in the log.
     pub(super) fn join(&mut self, join: &Join, context: &mut Context<'_>) {
         let known = self.members.of_session(join.session);
         if let Err(refusal) = self.may_join(join, known) {
@@ -74,6 +80,7 @@ impl Room {
         );
     }
 
+    /// Whether the room takes it.
     pub(super) fn may_join(&self, join: &Join, known: Option<MemberId>) -> Result<(), Refusal> {
         let value_bytes = join.value.as_ref().map_or(0, |value| value.bytes.len());
         self.check_value(value_bytes)?;
@@ -94,16 +101,6 @@ impl Room {
                 text,
                 after_ms: Some(FULL_RETRY_MS),
             });
-        }
-        Ok(())
-    }
-
-    pub(super) fn check_value(&self, bytes: usize) -> Result<(), Refusal> {
-        let max = self.settings.presence_value_bytes_max;
-        if bytes > max {
-            let text =
-                format!("the presence value has {bytes} bytes; at most {max} are allowed here");
-            return Err(Refusal::new(ErrorCode::PayloadTooLarge, text));
         }
         Ok(())
     }
@@ -134,6 +131,7 @@ impl Room {
         number
     }
 
+    /// Ties the member to the producer that its operations are known by.
     pub(super) fn bind_producer(&mut self, number: MemberId, join: &Join, now: Now) {
         let Some(member) = self.members.get_mut(number) else {
             return;
@@ -158,6 +156,7 @@ impl Room {
         }
     }
 
+    /// The shard has this member too; one that was skipped is told before it hears anything else.
     pub(super) fn attach_downstream(
         &mut self,
         shard: ShardId,
@@ -186,18 +185,7 @@ impl Room {
         }
     }
 
-    pub(super) fn detach_downstream(&mut self, shard: ShardId, who: (MemberId, Attachment)) {
-        if let Some(downstream) = self
-            .downstreams
-            .iter_mut()
-            .find(|downstream| downstream.shard == shard)
-        {
-            downstream.attachments.remove(&who);
-        }
-        self.downstreams
-            .retain(|downstream| !downstream.attachments.is_empty());
-    }
-
+    /// Whether a position can be gone on from, and where the member stands.
     pub(super) fn recovery(
         &self,
         since: Option<Position>,
@@ -226,6 +214,7 @@ impl Room {
         context.journal.first(&self.id) <= offset.next()
     }
 
+    /// The member goes for good, unless it is here by another attachment already.
     pub(super) fn leave(
         &mut self,
         number: MemberId,
@@ -244,6 +233,7 @@ impl Room {
         context.reply(to, Ok(Reply::Done));
     }
 
+    /// The member's connection is gone; it stays for its grace, unless it is back by another attachment.
     pub(super) fn detach(
         &mut self,
         number: MemberId,
@@ -261,6 +251,19 @@ impl Room {
         }
     }
 
+    /// The shard has this member no more; without any, it gets no turns.
+    pub(super) fn detach_downstream(&mut self, shard: ShardId, who: (MemberId, Attachment)) {
+        if let Some(downstream) = self
+            .downstreams
+            .iter_mut()
+            .find(|downstream| downstream.shard == shard)
+        {
+            downstream.attachments.remove(&who);
+        }
+        self.downstreams
+            .retain(|downstream| !downstream.attachments.is_empty());
+    }
+
     /// The member has no connection any more; its grace begins.
     pub(super) fn disconnect(&mut self, number: MemberId, context: &mut Context<'_>) {
         if let Some(absence) = self.members.disconnect(number) {
@@ -271,6 +274,7 @@ impl Room {
         }
     }
 
+    /// Takes a member out of the room.
     pub(super) fn remove(&mut self, number: MemberId, context: &mut Context<'_>) {
         let Some(member) = self.members.remove(number) else {
             return;
@@ -295,17 +299,7 @@ impl Room {
         }
     }
 
-    /// How long an empty room stays.
-    pub(super) fn idle_ms(&self) -> u64 {
-        let has_history = self.log.committed > Offset(0);
-        let history_ms = if has_history {
-            self.settings.history.age_max_ms
-        } else {
-            0
-        };
-        history_ms.max(self.settings.empty_ms)
-    }
-
+    /// Closes the room if nobody has come for long enough; else looks again.
     pub(super) fn close_if_idle(&mut self, context: &mut Context<'_>) -> After {
         let Some(since_ms) = self.empty_since_ms else {
             return After::Open;
@@ -323,6 +317,18 @@ impl Room {
         After::Open
     }
 
+    /// How long an empty room stays.
+    pub(super) fn idle_ms(&self) -> u64 {
+        let has_history = self.log.committed > Offset(0);
+        let history_ms = if has_history {
+            self.settings.history.age_max_ms
+        } else {
+            0
+        };
+        history_ms.max(self.settings.empty_ms)
+    }
+
+    /// Hands a signal to one member now, or to all with the turn. It is not kept.
     pub(super) fn signal(
         &mut self,
         number: MemberId,
@@ -367,6 +373,7 @@ impl Room {
         }
     }
 
+    /// Changes the member's value, which the next delta tells.
     pub(super) fn set_presence(
         &mut self,
         number: MemberId,
@@ -390,6 +397,17 @@ impl Room {
         }
     }
 
+    pub(super) fn check_value(&self, bytes: usize) -> Result<(), Refusal> {
+        let max = self.settings.presence_value_bytes_max;
+        if bytes > max {
+            let text =
+                format!("the presence value has {bytes} bytes; at most {max} are allowed here");
+            return Err(Refusal::new(ErrorCode::PayloadTooLarge, text));
+        }
+        Ok(())
+    }
+
+    /// Sees to it that what changed leaves with the next delta.
     pub(super) fn presence_changed(&mut self, context: &mut Context<'_>) {
         if self.members.is_changed() && !self.presence_armed {
             self.presence_armed = true;
@@ -399,6 +417,7 @@ impl Room {
         }
     }
 
+    /// Puts what has changed since the last delta into the turn.
     pub(super) fn take_delta(&mut self) {
         if self.members.is_changed() {
             let (delta, occupancy_changed) = self.members.take_delta(self.alias);

@@ -1,9 +1,12 @@
 //! A room as its owner runs it: a state machine over an ordered log.
 //!
-//! The owning shard calls it with one request at a time and sends what it puts into its [`Context`]; it never touches a socket, a
-//! clock or a disk. It promises one total order, one effect per operation id, and acknowledgements only for what the journal has reported
-//! stored. Who is connected where, and what a slow reader misses, is the business of the hubs: a room answers what they
-//! pull.
+//! The owning shard calls it with one request at a time and sends what it puts into its [`Context`]; it never
+//! touches a socket, a clock or a disk. It promises one total order, one effect per operation id, and
+//! acknowledgements only for what the journal has reported stored. Who is connected where, and what a slow
+//! reader misses, is the business of the hubs: a room answers what they pull.
+//!
+//! Read on in `membership` (who is here), `log` (what is ordered), `reading` (what is read again),
+//! [`operations`] (what took effect already), [`presence`] and [`kind`].
 
 pub mod kind;
 mod log;
@@ -417,6 +420,11 @@ impl Room {
     /// Sends what the turn brought: acknowledgements, then one message to each shard with members.
     pub fn flush(&mut self, context: &mut Context<'_>) {
         let turn = std::mem::take(&mut self.turn);
+        let publishers = turn
+            .acks
+            .iter()
+            .map(|(to, _)| (to.shard, to.connection))
+            .collect();
         for (to, published) in turn.acks {
             context.reply(to, Ok(Reply::Published(published)));
         }
@@ -434,6 +442,7 @@ impl Room {
             room: self.alias,
             missed: None,
             log,
+            publishers,
             signals,
             presence,
         };

@@ -1,8 +1,9 @@
 //! Which operations took effect already: the op-id window of a room.
 //!
-//! A producer's accepted results are kept for its last `results_max` sequences, as long as a member publishes with it and for `window_ms`
-//! after. Each producer has a floor: at and below it nothing is known any more, and the answer is a refusal rather than a second effect. A producer that
-//! the room does not know starts with the floor that its join declares, so that forgetting one is always safe.
+//! A producer's accepted results are kept for its last `results_max` sequences, as long as a member publishes
+//! with it and for `window_ms` after. Each producer has a floor: at and below it nothing is known any more,
+//! and the answer is a refusal rather than a second effect. A producer that the room does not know starts
+//! with the floor that its join declares, so that forgetting one is always safe.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
@@ -11,7 +12,8 @@ use roomful_protocol::frame::{OpId, Published};
 use roomful_protocol::id::{ProducerId, Sequence, UserId};
 use roomful_protocol::payload::Payload;
 
-/// A producer id belongs to the user who chose it; anonymous users share a scope, since theirs are given by the server and change.
+/// A producer id belongs to the user who chose it; anonymous users share a scope, since theirs are given by
+/// the server and change.
 pub type ProducerKey = (Option<UserId>, ProducerId);
 
 /// The window of one room.
@@ -90,8 +92,8 @@ impl Operations {
         }
     }
 
-    /// A member comes with a producer and says which sequence it has never sent. Only a producer that is not known takes the floor
-    /// from it.
+    /// A member comes with a producer and says which sequence it has never sent. Only a producer that is not
+    /// known takes the floor from it.
     pub fn join(&mut self, key: &ProducerKey, next: Sequence) {
         let floor = Sequence(next.0.saturating_sub(1));
         let producer = self

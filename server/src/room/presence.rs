@@ -1,7 +1,8 @@
 //! Who is in a room, and what changed since when.
 //!
-//! Changes are gathered and leave as one delta per interval. A reader that missed deltas asks for everything since the revision it
-//! knows: members carry the revision of their last change, and those who left are remembered for a while.
+//! Changes are gathered and leave as one delta per interval. A reader that missed deltas asks for everything
+//! since the revision it knows: members carry the revision of their last change, and those who left are
+//! remembered for a while.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 

@@ -1,4 +1,9 @@
 //! What has been ordered, read again: pages of history, and chunks for members who are behind.
+//!
+//! The room calls it with requests and with what the journal has read. No reader sees beyond what has been
+//! sent to the hubs, and a chunk follows the reader's place without a gap or says that the history is gone.
+//! Entries near the head come from the room's tail, all others from the journal; chunks and pages are
+//! bounded. What the hubs do with chunks is theirs.
 
 use std::sync::Arc;
 
@@ -12,6 +17,7 @@ use crate::journal::{JournalError, Outcome, ReadPage, ReadQuery};
 use crate::shard::message::{Batch, Chunk, Message, Origin, Refusal, ShardId, Turn, Wire};
 
 impl Room {
+    /// A page beside a position, as far as entries have been sent to the hubs.
     pub(super) fn history(
         &mut self,
         to: Origin,
@@ -42,6 +48,7 @@ impl Room {
         self.read(query, Read::History { to, direction }, context);
     }
 
+    /// What follows a hub's place: from the tail where that reaches back far enough, else from the journal.
     pub(super) fn pull(&mut self, shard: ShardId, from: Position, context: &mut Context<'_>) {
         let head = self.head();
         if from == head {
@@ -84,6 +91,7 @@ impl Room {
         self.read(query, Read::Pull { shard, from }, context);
     }
 
+    /// Asks the journal, and notes what for where it answers later.
     pub(super) fn read(&mut self, query: ReadQuery, read: Read, context: &mut Context<'_>) {
         match context.journal.read(&self.id, query) {
             Outcome::Done(page) => self.read_done(read, Ok(page), context),
@@ -95,6 +103,7 @@ impl Room {
         }
     }
 
+    /// The journal has answered: a chunk for a hub, or a page for a client.
     pub(super) fn read_done(
         &mut self,
         read: Read,
@@ -103,7 +112,8 @@ impl Room {
     ) {
         match (read, outcome) {
             (Read::Pull { shard, from }, outcome) => {
-                // A page that does not follow the reader's place, or could not be read, is one it can't have: it is told so.
+                // A page that does not follow the reader's place, or could not be read, is one it can't have:
+                // it is told so.
                 let entries = outcome.ok().map(|page| page.entries);
                 let follows = |entries: &Vec<Arc<Entry>>| {
                     entries
@@ -129,6 +139,7 @@ impl Room {
         }
     }
 
+    /// The page, with the position to go on from while there is more.
     pub(super) fn history_page(&self, page: &ReadPage, direction: Direction) -> HistoryPage {
         let next = match direction {
             Direction::Forward => page
@@ -151,6 +162,7 @@ impl Room {
         }
     }
 
+    /// Sends a hub its chunk; without entries, it says that they are gone.
     pub(super) fn send_chunk(
         &mut self,
         shard: ShardId,
@@ -167,7 +179,8 @@ impl Room {
             .iter_mut()
             .find(|downstream| downstream.shard == shard && downstream.skipped);
         if let Some(downstream) = skipped {
-            // The hub stands further back than it knows. It must learn that first, or this chunk would seem to run ahead of it.
+            // The hub stands further back than it knows. It must learn that first, or this chunk would seem
+            // to run ahead of it.
             downstream.skipped = false;
             context.send(
                 shard,
@@ -189,6 +202,7 @@ impl Room {
         );
     }
 
+    /// Entries behind an offset, to be encoded once for all who get them.
     pub(super) fn batch(&self, after: Offset, entries: Vec<Arc<Entry>>) -> Batch {
         Batch {
             room: self.alias,

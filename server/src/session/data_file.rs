@@ -79,7 +79,8 @@ pub(super) fn write(
     let beside = directory.join(format!(".{name}.{}", std::process::id()));
     let written = write_beside(&beside, text).and_then(|()| put(&beside, &path, existing));
     if written.is_err() {
-        // Best effort: the error that matters is the first, and a leftover is overwritten by nobody but this process id.
+        // Best effort: the error that matters is the first, and a leftover is overwritten by nobody but this
+        // process id.
         drop(fs::remove_file(&beside));
     }
     written

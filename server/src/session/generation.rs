@@ -1,8 +1,8 @@
 //! The generation of this process: a number that only grows, one per start.
 //!
-//! Rooms in memory take their first epoch from it, so that a position from before a restart is never mistaken for one of after,
-//! even where the wall clock was set back: the number is kept in `<data_dir>/generation`, synced before anybody sees it. Where the
-//! directory is lost as well, it is the time that keeps it growing.
+//! Rooms in memory take their first epoch from it, so that a position from before a restart is never mistaken
+//! for one of after, even where the wall clock was set back: the number is kept in `<data_dir>/generation`,
+//! synced before anybody sees it. Where the directory is lost as well, it is the time that keeps it growing.
 
 use std::path::Path;
 
@@ -45,8 +45,8 @@ impl Generation {
         Ok(Self(generation))
     }
 
-    /// The epoch that this generation's rooms begin with; a room that loses its history within it takes the next ones, up to a
-    /// million of them.
+    /// The epoch that this generation's rooms begin with; a room that loses its history within it takes the
+    /// next ones, up to a million of them.
     #[must_use]
     pub const fn first_epoch(self) -> Epoch {
         Epoch(self.0 << EPOCH_BITS)

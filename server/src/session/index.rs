@@ -1,8 +1,8 @@
 //! Which connection holds which session: the index that all shards share.
 //!
-//! It is touched when a connection says hello and when it goes, never for a message. A session has one holder at a time; it is remembered for the session
-//! retention after it lost its connection, and after a start of the process every session of before is taken for such a one. What a
-//! session is in, the rooms know.
+//! It is touched when a connection says hello and when it goes, never for a message. A session has one holder
+//! at a time; it is remembered for the session retention after it lost its connection, and after a start of
+//! the process every session of before is taken for such a one. What a session is in, the rooms know.
 
 use std::sync::Arc;
 

@@ -1,11 +1,13 @@
 //! Resume tokens: a session's statement of who it is, signed by this server.
 //!
-//! `welcome` hands one out, a later `hello` brings it back. It is a signed statement and not a look-up, so that it outlives the
-//! connection, the process and, where the nodes share `auth.resume_key`, the node. It says whose session it is; whether the session is
-//! still kept, and whether somebody else holds it now, is left to the session index.
+//! `welcome` hands one out, a later `hello` brings it back. It is a signed statement and not a look-up, so
+//! that it outlives the connection, the process and, where the nodes share `auth.resume_key`, the node. It
+//! says whose session it is; whether the session is still kept, and whether somebody else holds it now, is
+//! left to the session index.
 //!
-//! The form is base64url (RFC 4648 §5, no padding) of: version `1` · session, 16 bytes · issued, milliseconds, 8 bytes · tenant,
-//! length-prefixed by one byte · user, likewise · HMAC-SHA256 (RFC 2104) over all of that, 32 bytes. Integers are big-endian.
+//! The form is base64url (RFC 4648 §5, no padding) of: version `1` · session, 16 bytes · issued,
+//! milliseconds, 8 bytes · tenant, length-prefixed by one byte · user, likewise · HMAC-SHA256 (RFC 2104) over
+//! all of that, 32 bytes. Integers are big-endian.
 
 use std::path::Path;
 
@@ -47,8 +49,8 @@ pub enum ResumeKeyError {
 }
 
 impl ResumeKey {
-    /// The configured key; else the one in `<data_dir>/resume.key`, which is made at the first start and readable by its owner
-    /// alone.
+    /// The configured key; else the one in `<data_dir>/resume.key`, which is made at the first start and
+    /// readable by its owner alone.
     ///
     /// # Errors
     /// The data directory can't be made, read or written, or the file holds no key.
@@ -96,8 +98,8 @@ impl ResumeKey {
         BASE64URL.encode(body)
     }
 
-    /// What a token states; `None` if this key didn't sign it. An expected condition, not an error: the client then gets a new
-    /// session.
+    /// What a token states; `None` if this key didn't sign it. An expected condition, not an error: the
+    /// client then gets a new session.
     #[must_use]
     pub fn verify(&self, token: &str) -> Option<ResumeClaims> {
         if token.len() > TOKEN_BYTES_MAX {
@@ -187,8 +189,8 @@ mod tests {
         }
     }
 
-    /// A vector made by another implementation (Python's hmac), so that a change of the form is seen: it would end every
-    /// session over an update.
+    /// A vector made by another implementation (Python's hmac), so that a change of the form is seen: it
+    /// would end every session over an update.
     #[test]
     fn the_form_is_stable() {
         let token = key(7).sign(&claims("default", "ann"));
@@ -243,8 +245,8 @@ mod tests {
         assert_eq!(key(1).verify(&sign(&body[..body.len() - 1])), None);
     }
 
-    /// The first start makes a key that its owner alone can read; later ones use it, so tokens outlive a restart. A configured
-    /// key needs no directory.
+    /// The first start makes a key that its owner alone can read; later ones use it, so tokens outlive a
+    /// restart. A configured key needs no directory.
     #[test]
     fn the_key_outlives_the_process() {
         let directory = TestDirectory::new();

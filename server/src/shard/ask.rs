@@ -1,4 +1,8 @@
 //! What a member asks of a room: each request is checked against the grants and limits, then goes to the owner.
+//!
+//! `edge` calls it with one frame at a time; a refusal is an `Err` and has changed nothing. What the edge
+//! alone can answer, which is how much of presence a member is sent, is answered here. Order, op ids and
+//! everything else that concerns several members are left to the room.
 
 use std::num::NonZeroU64;
 

@@ -1,4 +1,9 @@
 //! Members who are not live: from a position, or a presence revision, until they are.
+//!
+//! Joins, fan-out and sockets that take bytes again call it with a member that lacks something. It asks the
+//! owner, once for all who stand at one place, and gives each what comes back, in order and behind what waits
+//! for its connection; a blocked one asks when it has drained. What is for one member alone, a signal to it,
+//! is delivered here too. How far the history reaches back is the room's business.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -89,6 +94,16 @@ impl Shard {
         }
     }
 
+    /// Whether a chunk would overfill what waits for a connection already.
+    pub(super) fn is_log_lane_full(&self, id: ConnectionId, batch: &Batch) -> bool {
+        let outbox = self
+            .connection(id)
+            .and_then(|connection| connection.outbox.as_ref());
+        outbox.is_some_and(|outbox| {
+            outbox.log_bytes() + batch.payload_bytes() > self.settings.log_lane_bytes_max()
+        })
+    }
+
     /// Gives a member the entries behind its place.
     pub(super) fn move_on(
         &mut self,
@@ -146,15 +161,6 @@ impl Shard {
         }
     }
 
-    pub(super) fn is_log_lane_full(&self, id: ConnectionId, batch: &Batch) -> bool {
-        let outbox = self
-            .connection(id)
-            .and_then(|connection| connection.outbox.as_ref());
-        outbox.is_some_and(|outbox| {
-            outbox.log_bytes() + batch.payload_bytes() > self.settings.log_lane_bytes_max()
-        })
-    }
-
     /// Sends something of the log lane, behind what waits there.
     pub(super) fn deliver_log(
         &mut self,
@@ -172,35 +178,6 @@ impl Shard {
             Some(outbox) => {
                 let before = outbox.sizes();
                 outbox.push_log(room, bytes);
-                track(&counters, before, outbox.sizes());
-            }
-            None => self.write(id, &[&bytes], now, host),
-        }
-    }
-
-    pub(super) fn deliver_direct(
-        &mut self,
-        id: ConnectionId,
-        signal: &Signalled,
-        now: Now,
-        host: &mut dyn Host,
-    ) {
-        let (settings, counters) = (Arc::clone(&self.settings), Arc::clone(&self.counters));
-        let Some(connection) = self.connection_mut(id) else {
-            return;
-        };
-        if connection
-            .open()
-            .and_then(|open| open.membership(signal.room))
-            .is_none()
-        {
-            return;
-        }
-        let bytes = wire::message(connection.encoding, &signal.clone().into());
-        match &mut connection.outbox {
-            Some(outbox) => {
-                let before = outbox.sizes();
-                queue_signal(outbox, signal, bytes, &settings, &counters);
                 track(&counters, before, outbox.sizes());
             }
             None => self.write(id, &[&bytes], now, host),
@@ -248,5 +225,35 @@ impl Shard {
         self.counters.presence_deltas.add(1);
         let bytes = wire::message(encoding, &(*delta).into());
         self.write(id, &[&bytes], now, host);
+    }
+
+    /// A signal for one member alone.
+    pub(super) fn deliver_direct(
+        &mut self,
+        id: ConnectionId,
+        signal: &Signalled,
+        now: Now,
+        host: &mut dyn Host,
+    ) {
+        let (settings, counters) = (Arc::clone(&self.settings), Arc::clone(&self.counters));
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
+        if connection
+            .open()
+            .and_then(|open| open.membership(signal.room))
+            .is_none()
+        {
+            return;
+        }
+        let bytes = wire::message(connection.encoding, &signal.clone().into());
+        match &mut connection.outbox {
+            Some(outbox) => {
+                let before = outbox.sizes();
+                queue_signal(outbox, signal, bytes, &settings, &counters);
+                track(&counters, before, outbox.sizes());
+            }
+            None => self.write(id, &[&bytes], now, host),
+        }
     }
 }

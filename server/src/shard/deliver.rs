@@ -1,9 +1,10 @@
-//! From a room's turn to the sockets: fan-out, catch-up, and what happens to a connection that can't take it.
+//! From a room's turn to the sockets: fan-out.
 //!
-//! A turn is handed to the members of a hub in a loop of direct writes. It stops when the turn's time is up and goes on where it was. A connection that blocks gets an outbox; then
-//! signals are conflated or dropped, presence is skipped until it can ask for the difference, and the log is queued up to its lane's
-//! bound, beyond which the member goes to its own position. Only a connection that takes no byte at all for too long, or whose replies
-//! pile up, is closed.
+//! A turn is handed to the members of a hub in a loop of direct writes. It stops when the turn's time is up
+//! and goes on where it was. A connection that blocks gets an outbox; then signals are conflated or dropped,
+//! presence is skipped until it can ask for the difference, and the log is queued up to its lane's bound,
+//! beyond which the member goes to its own position. From there `catch_up` takes it on; when a connection is
+//! closed, `write` decides.
 
 use std::num::NonZeroU64;
 
@@ -12,7 +13,7 @@ use roomful_protocol::frame::{Entry, Signalled, Watch};
 use roomful_protocol::id::{Offset, ProducerId, RoomAlias, UserId};
 
 use super::hub::{Hub, Place, Subscriber};
-use super::message::{Batch, Delta, Signals, Turn, Wire};
+use super::message::{Batch, ConnectionId, Delta, Signals, Turn, Wire};
 use super::write::{Written, track, write_now};
 use super::{Flush, Host, Shard, ShardSettings};
 use crate::clock::Now;
@@ -84,6 +85,20 @@ impl Shard {
             counters: &self.counters,
         };
         let (mut behind, mut blocked) = (Vec::new(), Vec::new());
+        if hub.cursor == 0 && !handing.gap {
+            let own = handing
+                .turn
+                .publishers
+                .iter()
+                .filter(|(shard, _)| *shard == self.id);
+            for (_, publisher) in own {
+                if handing.hand_first(*publisher, hub, &mut self.connections, now, host)
+                    == Written::Blocked
+                {
+                    blocked.push(*publisher);
+                }
+            }
+        }
         let mut flush = Flush::Done;
         while hub.cursor < hub.end() {
             let looks =
@@ -136,6 +151,40 @@ struct Handing<'a> {
 }
 
 impl Handing<'_> {
+    /// Serves a publisher before everybody else; its turn is then over.
+    fn hand_first(
+        &self,
+        publisher: ConnectionId,
+        hub: &mut Hub,
+        connections: &mut [Option<Box<Connection>>],
+        now: Now,
+        host: &mut dyn Host,
+    ) -> Written {
+        let connection = connections
+            .get_mut(publisher.slot as usize)
+            .and_then(Option::as_mut);
+        let Some(connection) = connection.filter(|connection| connection.id == publisher) else {
+            return Written::All;
+        };
+        let membership = connection
+            .open()
+            .and_then(|open| open.membership(hub.alias));
+        let Some(subscriber) = membership
+            .map(|membership| membership.index)
+            .and_then(|index| hub.get_mut(index))
+        else {
+            return Written::All;
+        };
+        if !matches!(subscriber.place, Place::Live(from) if from <= self.number) {
+            return Written::All;
+        }
+        let written = self.hand_to(subscriber, connection, now, host);
+        if matches!(subscriber.place, Place::Live(_)) {
+            subscriber.place = Place::Live(self.number + 1);
+        }
+        written
+    }
+
     fn hand_to(
         &self,
         subscriber: &mut Subscriber,

@@ -1,6 +1,9 @@
 //! The shard as edge: from a client's frame to a request, and from a reply to a frame.
 //!
-//! Here a connection says who it is, and everything it asks is checked against its grants and limits before an owner hears of it.
+//! Every message of a connection comes in here. It is decoded and counted against the client's rates;
+//! `hello`, `enter` and `ask` handle the frames, and what they refuse becomes an `error` here. A connection
+//! that has too many requests with owners, or is silent for too long, is dealt with here too; what leaves is
+//! written by `write`.
 
 use std::sync::Arc;
 

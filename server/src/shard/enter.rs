@@ -1,4 +1,8 @@
 //! Into a room and out of it: joins, leaves, and memberships that somebody else ends.
+//!
+//! `edge` calls it with a client's frames, the shard with the owner's answers. A member is in the hub before
+//! anything of the room can reach it, and whoever leaves is out of it at once, with what waited for it.
+//! Whether there is room for a member, and how long it is missed, the room decides.
 
 use std::sync::Arc;
 
@@ -19,6 +23,7 @@ use crate::clock::Now;
 use crate::connection::{Connection, Membership};
 
 impl Shard {
+    /// Checks a join and sends it to the room's home.
     pub(super) fn ask_join(
         &mut self,
         id: ConnectionId,
@@ -110,6 +115,7 @@ impl Shard {
         Ok(())
     }
 
+    /// Whether the connection is in a room of this name.
     pub(super) fn is_in(&self, id: ConnectionId, name: &RoomName) -> bool {
         let Some(open) = self.connection(id).and_then(Connection::open) else {
             return false;
@@ -119,16 +125,6 @@ impl Shard {
                 .get(&membership.room)
                 .is_some_and(|hub| hub.room.name == *name)
         })
-    }
-
-    /// Whether a join with this request id was on its way; it is no more.
-    pub(super) fn end_joining(&mut self, id: ConnectionId, request: RequestId) -> bool {
-        let Some(open) = self.connection_mut(id).and_then(Connection::open_mut) else {
-            return false;
-        };
-        let before = open.joining.len();
-        open.joining.retain(|(joining, _)| *joining != request);
-        open.joining.len() < before
     }
 
     /// The end of a join: the member is subscribed before anything else of the room can arrive.
@@ -161,6 +157,17 @@ impl Shard {
         }
     }
 
+    /// Whether a join with this request id was on its way; it is no more.
+    pub(super) fn end_joining(&mut self, id: ConnectionId, request: RequestId) -> bool {
+        let Some(open) = self.connection_mut(id).and_then(Connection::open_mut) else {
+            return false;
+        };
+        let before = open.joining.len();
+        open.joining.retain(|(joining, _)| *joining != request);
+        open.joining.len() < before
+    }
+
+    /// Puts a new member into the hub, live or at its position, and tells it so.
     pub(super) fn subscribe(
         &mut self,
         id: ConnectionId,
@@ -233,6 +240,7 @@ impl Shard {
         }
     }
 
+    /// Ends a membership at once on this side; the reply comes from the owner.
     pub(super) fn ask_leave(
         &mut self,
         id: ConnectionId,
@@ -255,18 +263,6 @@ impl Shard {
         };
         self.unsubscribe(room, membership.index, leave, host);
         Ok(())
-    }
-
-    pub(super) fn forget_waiting(&mut self, id: ConnectionId, room: RoomAlias) {
-        let counters = Arc::clone(&self.counters);
-        if let Some(outbox) = self
-            .connection_mut(id)
-            .and_then(|connection| connection.outbox.as_mut())
-        {
-            let before = outbox.sizes();
-            outbox.forget_room(room);
-            track(&counters, before, outbox.sizes());
-        }
     }
 
     /// Ends what the connection's new grants do not allow any more.
@@ -325,6 +321,7 @@ impl Shard {
         }
     }
 
+    /// Takes a member out, and tells it and the owner.
     pub(super) fn end_membership(
         &mut self,
         id: ConnectionId,
@@ -352,6 +349,19 @@ impl Shard {
             }
             .into(),
         );
+    }
+
+    /// Drops what the room still had in the connection's outbox.
+    pub(super) fn forget_waiting(&mut self, id: ConnectionId, room: RoomAlias) {
+        let counters = Arc::clone(&self.counters);
+        if let Some(outbox) = self
+            .connection_mut(id)
+            .and_then(|connection| connection.outbox.as_mut())
+        {
+            let before = outbox.sizes();
+            outbox.forget_room(room);
+            track(&counters, before, outbox.sizes());
+        }
     }
 }
 

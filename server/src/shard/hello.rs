@@ -1,4 +1,9 @@
 //! Who a connection is: from `hello` to a session, and the token for as long as it lives.
+//!
+//! `edge` calls it with the first frame and with each `refresh`, the step with tokens that have been checked.
+//! Nothing else is asked on a connection before it has a session, and one whose token has ended is closed.
+//! Checking a token is the host's business, what it grants that of `auth`, and who else holds the session
+//! that of `Sessions`.
 
 use roomful_protocol::error::{CloseCode, ErrorCode};
 use roomful_protocol::frame::{self, Hello, Refresh, Reply, TokenExpiring, Welcome};
@@ -15,6 +20,7 @@ use crate::session::index::Attached;
 use crate::session::token::ResumeClaims;
 
 impl Shard {
+    /// The first frame. An anonymous server chooses the user itself; any other has the token checked first.
     pub(super) fn hello(
         &mut self,
         id: ConnectionId,
@@ -56,6 +62,7 @@ impl Shard {
         )
     }
 
+    /// A token has been checked: that of the `hello`, or a newer one.
     pub(super) fn verified(
         &mut self,
         id: ConnectionId,
@@ -99,6 +106,7 @@ impl Shard {
         }
     }
 
+    /// Makes the connection an open one, with the session that its resume token names or a new one.
     pub(super) fn open_session(
         &mut self,
         id: ConnectionId,
@@ -148,6 +156,7 @@ impl Shard {
         self.watch_token(id, now, host);
     }
 
+    /// Takes the session back, from another connection if that still holds it; else begins a new one.
     pub(super) fn attach(
         &mut self,
         id: ConnectionId,
@@ -199,6 +208,7 @@ impl Shard {
         }
     }
 
+    /// Signs what the client shows when it comes back.
     pub(super) fn resume_token(&self, open: &Open, now: Now) -> String {
         let (tenant, user) = (open.identity.tenant.clone(), open.identity.user.clone());
         self.settings.resume_key.sign(&ResumeClaims {
@@ -209,6 +219,17 @@ impl Shard {
         })
     }
 
+    /// Closes a connection that has not said who it is in time.
+    pub(super) fn hello_timed_out(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
+        if self
+            .connection(id)
+            .is_some_and(|connection| connection.open().is_none())
+        {
+            self.close(id, CloseCode::HelloTimeout, now, host);
+        }
+    }
+
+    /// A new token, which is checked while the old one goes on.
     pub(super) fn ask_refresh(
         &mut self,
         id: ConnectionId,
@@ -232,6 +253,7 @@ impl Shard {
         Ok(())
     }
 
+    /// The end of a refresh: the new grants hold from here on, and end what they do not allow.
     pub(super) fn refreshed(
         &mut self,
         id: ConnectionId,
@@ -277,15 +299,6 @@ impl Shard {
         self.end_forbidden(id, host);
     }
 
-    pub(super) fn hello_timed_out(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
-        if self
-            .connection(id)
-            .is_some_and(|connection| connection.open().is_none())
-        {
-            self.close(id, CloseCode::HelloTimeout, now, host);
-        }
-    }
-
     /// Looks at the token now and whenever something about it is due; one timer a connection, whatever the clocks do.
     pub(super) fn watch_token(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
         let warning_ms = self.settings.expiry_warning_ms;
@@ -319,6 +332,7 @@ impl Shard {
         }
     }
 
+    /// The session's retention is over; it stays where somebody has resumed it.
     pub(super) fn session_over(&self, session: SessionId, attachment: Attachment) {
         // Whoever resumed it is counted where it is now.
         self.sessions.forget(session, attachment);

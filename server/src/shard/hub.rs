@@ -1,8 +1,9 @@
 //! The members of a room whose connections are on this shard, and what they are to be sent.
 //!
-//! A member is *live*, and gets each turn of the room as it comes, or *at a position*, and pulls from there until it is live again. A join
-//! with an old position, a slow reader and a shard that missed turns all are the second case. Turns wait here in order and are handed to the members one after the
-//! other; whoever becomes live meanwhile starts at the next turn. The hub holds no sockets: the shard delivers.
+//! A member is *live*, and gets each turn of the room as it comes, or *at a position*, and pulls from there
+//! until it is live again. A join with an old position, a slow reader and a shard that missed turns all are
+//! the second case. Turns wait here in order and are handed to the members one after the other; whoever
+//! becomes live meanwhile starts at the next turn. The hub holds no sockets: the shard delivers.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroU64;
@@ -159,9 +160,10 @@ impl Hub {
         self.subscribers.iter().flatten()
     }
 
-    /// Takes a turn in; it waits until [`Hub::finish_turn`] has been called for those before it. Where too many wait, it and the last of
-    /// them are left out, for the members to pull: fewer and larger steps, since small ones were too slow. The members who
-    /// had become live behind all of those stand where they were; they are given back, to be caught up.
+    /// Takes a turn in; it waits until [`Hub::finish_turn`] has been called for those before it. Where too
+    /// many wait, it and the last of them are left out, for the members to pull: fewer and larger steps,
+    /// since small ones were too slow. The members who had become live behind all of those stand where they
+    /// were; they are given back, to be caught up.
     pub fn receive(&mut self, turn: Turn, turns_max: usize) -> Vec<(u32, ConnectionId)> {
         let before = self.received;
         self.received = turn.last().unwrap_or(before);
@@ -213,7 +215,8 @@ impl Hub {
         }
     }
 
-    /// Notes that a member waits for what follows its place. The position to ask for, unless somebody has asked already.
+    /// Notes that a member waits for what follows its place. The position to ask for, unless somebody has
+    /// asked already.
     pub fn want(&mut self, index: u32) -> Option<Position> {
         let Some(Subscriber {
             place: Place::At(offset),

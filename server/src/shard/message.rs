@@ -1,8 +1,9 @@
 //! What shards send each other: data that could travel between nodes as it is.
 //!
-//! A shard plays two parts. As *edge* it holds connections and, for each room that some of them are in, a hub; as *owner* it orders the
-//! rooms that are homed on it. Requests go from edge to owner, replies and turns back. Between two shards messages arrive in the order in which they
-//! were sent, which is what makes recovery meet the live stream without a gap: see [`Chunk::live`].
+//! A shard plays two parts. As *edge* it holds connections and, for each room that some of them are in, a
+//! hub; as *owner* it orders the rooms that are homed on it. Requests go from edge to owner, replies and
+//! turns back. Between two shards messages arrive in the order in which they were sent, which is what makes
+//! recovery meet the live stream without a gap: see [`Chunk::live`].
 
 use std::sync::{Arc, OnceLock};
 
@@ -23,7 +24,8 @@ use roomful_protocol::position::Position;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ShardId(pub u16);
 
-/// A connection of a shard: a slot, and how often the slot was used before, so that a late message never meets a stranger.
+/// A connection of a shard: a slot, and how often the slot was used before, so that a late message never
+/// meets a stranger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId {
     /// The slot.
@@ -350,6 +352,8 @@ pub struct Turn {
     pub missed: Option<Offset>,
     /// New entries.
     pub log: Option<Arc<Batch>>,
+    /// Whose entries these are: they are served first, so that nobody waits for a room of thousands to learn of his own.
+    pub publishers: Arc<[(ShardId, ConnectionId)]>,
     /// Signals to everybody.
     pub signals: Option<Arc<Signals>>,
     /// Changes of presence.
@@ -379,6 +383,7 @@ impl Turn {
             room,
             missed: Some(offset),
             log: None,
+            publishers: Arc::default(),
             signals: None,
             presence: None,
         }
@@ -445,7 +450,8 @@ pub struct Chunk {
     pub from: Position,
     /// What they get; none when `from` is not in the history any more.
     pub batch: Option<Arc<Batch>>,
-    /// Whether this reaches all that was sent to the hub before: since messages between two shards keep their order, the hub then stands exactly here.
+    /// Whether this reaches all that was sent to the hub before: since messages between two shards keep their
+    /// order, the hub then stands exactly here.
     pub live: bool,
 }
 

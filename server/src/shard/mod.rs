@@ -1,12 +1,14 @@
 //! A shard: the part of a node that one thread runs, as a state machine without I/O.
 //!
-//! It holds connections, the hubs of the rooms that they are in, and the rooms that are homed on it. Whoever runs it feeds it one [`Input`] at a time with
-//! the time of day, ends each turn with [`Shard::flush`], and provides a [`Host`] for what leaves: a thread with sockets in a server, a
-//! virtual network in the simulation. The same inputs give the same outputs: nothing here reads a clock, draws a random number or iterates a
-//! hash map on its way out.
+//! It holds connections, the hubs of the rooms that they are in, and the rooms that are homed on it. Whoever
+//! runs it feeds it one [`Input`] at a time with the time of day, ends each turn with [`Shard::flush`], and
+//! provides a [`Host`] for what leaves: a thread with sockets in a server, a virtual network in the
+//! simulation. The same inputs give the same outputs: nothing here reads a clock, draws a random number or
+//! iterates a hash map on its way out.
 //!
-//! Read on in [`message`] (what shards tell each other), `edge` (from a frame to a request), `owner` (from a request to a room), `deliver` (from
-//! a room's turn to the sockets), [`hub`] and [`wheel`].
+//! Read on in [`message`] (what shards tell each other), `edge` (from a frame to a request, by way of
+//! `hello`, `enter` and `ask`), `owner` (from a request to a room), `deliver` (from a room's turn to the
+//! members), `catch_up` (members who are behind), `write` (one connection's bytes), [`hub`] and [`wheel`].
 
 mod ask;
 mod catch_up;
@@ -145,10 +147,12 @@ pub enum Input<'a> {
 
 /// What a shard needs of whoever runs it.
 pub trait Host {
-    /// Writes to a socket, in order, without waiting. Less than everything means that it would block; [`Input::Writable`] follows.
+    /// Writes to a socket, in order, without waiting. Less than everything means that it would block;
+    /// [`Input::Writable`] follows.
     fn write(&mut self, connection: ConnectionId, slices: &[IoSlice<'_>]) -> usize;
 
-    /// The connection has ended here. Its last words are written as far as they go, then the socket is closed; nothing of it comes back.
+    /// The connection has ended here. Its last words are written as far as they go, then the socket is
+    /// closed; nothing of it comes back.
     fn finish(&mut self, connection: ConnectionId, last_words: Vec<Bytes>);
 
     /// Reads no more from a connection, or reads again.
@@ -325,7 +329,8 @@ impl Shard {
         self.handle_local(now, host);
     }
 
-    /// Ends a turn: what rooms gathered goes to the hubs, what hubs have goes to the sockets, and so does every staged reply.
+    /// Ends a turn: what rooms gathered goes to the hubs, what hubs have goes to the sockets, and so does
+    /// every staged reply.
     pub fn flush(&mut self, now: Now, host: &mut dyn Host) -> Flush {
         self.counters.turns.add(1);
         loop {

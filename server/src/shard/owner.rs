@@ -1,4 +1,9 @@
-//! The shard as owner: from a request to the room that it is for, and from what the room wants to the wheel and the mailboxes.
+//! The shard as owner: from a request to the room that it is for, and from what the room wants to the wheel
+//! and the mailboxes.
+//!
+//! A room is opened by the first join and forgotten when its timer says so. Each call runs one room with a
+//! [`Context`] of its own, and what it has put there is carried out when it returns: the room never reaches
+//! the shard. What a request means is left to the room.
 
 use std::sync::Arc;
 

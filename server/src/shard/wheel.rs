@@ -1,8 +1,8 @@
 //! The timers of a shard: a hierarchical timing wheel of 1 ms (Varghese and Lauck 1987, scheme 7).
 //!
-//! Setting a timer and firing it cost the same whatever their number. A timer can't be cancelled: whoever set it looks, when
-//! it fires, whether it still matters. It never fires early; how late depends on how often [`Wheel::advance`] is called. Timers of
-//! the same millisecond fire in the order in which they were set.
+//! Setting a timer and firing it cost the same whatever their number. A timer can't be cancelled: whoever set
+//! it looks, when it fires, whether it still matters. It never fires early; how late depends on how often
+//! [`Wheel::advance`] is called. Timers of the same millisecond fire in the order in which they were set.
 
 /// Timers that carry a `T`.
 #[derive(Debug)]
@@ -62,7 +62,8 @@ impl<T> Wheel<T> {
         self.place(Timer { due_ms, what });
     }
 
-    /// When to call [`Wheel::advance`] next: never after the first timer is due. It may be before, where timers have to move to a finer level.
+    /// When to call [`Wheel::advance`] next: never after the first timer is due. It may be before, where
+    /// timers have to move to a finer level.
     #[must_use]
     pub fn next_ms(&self) -> Option<u64> {
         (0..LEVELS)

@@ -1,4 +1,9 @@
 //! What goes to one connection: staged replies, the outbox where the socket is full, and the end.
+//!
+//! Everything that leaves for a socket passes here, from all of the shard. Bytes leave in order, and none
+//! passes an outbox; a turn's replies and its events leave in one write where they can. A connection that
+//! takes no byte for too long, or whose replies pile up, is closed, and its members and its session are told.
+//! What may wait in which lane is left to the outbox and to those who fill it.
 
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -87,6 +92,7 @@ impl Shard {
         }
     }
 
+    /// Sees to it that a blocked connection is looked at when its patience ends.
     pub(super) fn watch_for_stall(&mut self, id: ConnectionId, now: Now) {
         let due_ms = now.monotonic_ms + self.settings.write_stall_ms;
         let Some(connection) = self.connection_mut(id) else {
@@ -126,6 +132,7 @@ impl Shard {
         }
     }
 
+    /// Closes a connection that has taken no byte for too long; looks again later where it has taken some.
     pub(super) fn stalled(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
         let stall_ms = self.settings.write_stall_ms;
         let Some(connection) = self.connection_mut(id) else {
@@ -139,6 +146,35 @@ impl Shard {
                 self.close(id, CloseCode::SlowConsumer, now, host);
             }
             true => self.wheel.set(until_ms, Timer::Stall(id)),
+        }
+    }
+
+    /// Tells everybody when to come back, each at a time of its own, and closes.
+    pub(super) fn drain(&mut self, reconnect_after_ms: u64, now: Now, host: &mut dyn Host) {
+        self.draining = true;
+        let ids: Vec<_> = self
+            .connections
+            .iter()
+            .flatten()
+            .map(|connection| connection.id)
+            .collect();
+        let count = ids.len().max(1) as u64;
+        for (index, id) in (1_u64..).zip(ids) {
+            let resume = self
+                .connection(id)
+                .and_then(|connection| Some(self.resume_token(connection.open()?, now)));
+            if let Some(resume) = resume {
+                let reconnect_after_ms = reconnect_after_ms * index / count;
+                self.stage(
+                    id,
+                    &Goaway {
+                        reconnect_after_ms,
+                        resume,
+                    }
+                    .into(),
+                );
+            }
+            self.close(id, CloseCode::Restart, now, host);
         }
     }
 
@@ -176,6 +212,7 @@ impl Shard {
         }
     }
 
+    /// Forgets a connection: its members begin their grace, its session its retention.
     pub(super) fn drop_connection(
         &mut self,
         id: ConnectionId,
@@ -235,35 +272,6 @@ impl Shard {
             self.dirty_hubs.remove(&room);
         }
         self.send(home, Message::Request { room, request }, host);
-    }
-
-    /// Tells everybody when to come back, each at a time of its own, and closes.
-    pub(super) fn drain(&mut self, reconnect_after_ms: u64, now: Now, host: &mut dyn Host) {
-        self.draining = true;
-        let ids: Vec<_> = self
-            .connections
-            .iter()
-            .flatten()
-            .map(|connection| connection.id)
-            .collect();
-        let count = ids.len().max(1) as u64;
-        for (index, id) in (0_u64..).zip(ids) {
-            let resume = self
-                .connection(id)
-                .and_then(|connection| Some(self.resume_token(connection.open()?, now)));
-            if let Some(resume) = resume {
-                let reconnect_after_ms = reconnect_after_ms * index / count;
-                self.stage(
-                    id,
-                    &Goaway {
-                        reconnect_after_ms,
-                        resume,
-                    }
-                    .into(),
-                );
-            }
-            self.close(id, CloseCode::Restart, now, host);
-        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! The way into a shard's thread: one mailbox each, filled by any thread, emptied by its own.
 //!
-//! Letters of one sender arrive in its order. What a peer waits for is always taken, and is bounded by what connections may have in flight;
-//! what can be pulled later instead asks [`Mailbox::has_room`] first. The thread is woken once per batch, not per letter.
+//! Letters of one sender arrive in its order. What a peer waits for is always taken, and is bounded by what
+//! connections may have in flight; what can be pulled later instead asks [`Mailbox::has_room`] first. The
+//! thread is woken once per batch, not per letter.
 
 use std::collections::VecDeque;
 use std::mem;

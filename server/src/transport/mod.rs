@@ -1,8 +1,8 @@
 //! The threads that run the shards, with their sockets, clocks and mailboxes.
 //!
-//! Each shard has one thread with a runtime of its own: a connection that was dealt to it never leaves. Everything that may happen is
-//! turned into an input of the core; what the core wants is done at once or by small tasks of the same thread. Rooms, sessions
-//! and what frames mean are not known here.
+//! Each shard has one thread with a runtime of its own: a connection that was dealt to it never leaves.
+//! Everything that may happen is turned into an input of the core; what the core wants is done at once or by
+//! small tasks of the same thread. Rooms, sessions and what frames mean are not known here.
 
 mod mailbox;
 mod socket;
@@ -175,8 +175,8 @@ impl Shards {
             .sum()
     }
 
-    /// The shard of the placement key, unless it is too far ahead of the least loaded one (consistent hashing with bounded loads,
-    /// Mirrokni et al. 2018): small rooms meet on one shard, and a large one spreads.
+    /// The shard of the placement key, unless it is too far ahead of the least loaded one (consistent hashing
+    /// with bounded loads, Mirrokni et al. 2018): small rooms meet on one shard, and a large one spreads.
     fn place(&self, key: Option<PlacementKey>) -> ShardId {
         let load = |post: &Post| post.connections.load(Ordering::Relaxed);
         let loads: Vec<usize> = self.inner.posts.iter().map(load).collect();

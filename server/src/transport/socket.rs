@@ -1,6 +1,7 @@
 //! A connection's socket: what can be written without waiting, and how it ends.
 //!
-//! The shard's thread alone touches it. It writes as much as the kernel takes and never waits; reading is the reading task's business.
+//! The shard's thread alone touches it. It writes as much as the kernel takes and never waits; reading is the
+//! reading task's business.
 
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, Waker};
@@ -91,8 +92,9 @@ impl Socket {
         stream.as_ref().poll_write_ready(context)
     }
 
-    /// Says the last words, as far as the peer takes them, and closes the writing side. The reading task reads on until the
-    /// peer has closed its own, since a socket with unread input would be reset, and the last words with it.
+    /// Says the last words, as far as the peer takes them, and closes the writing side. The reading task
+    /// reads on until the peer has closed its own, since a socket with unread input would be reset, and the
+    /// last words with it.
     pub(super) async fn finish(self, last_words: Vec<Bytes>) {
         let Wire::Plain(mut stream) = self.wire;
         let goodbye = async {

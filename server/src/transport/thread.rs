@@ -1,8 +1,10 @@
 //! One shard's thread: sockets in, inputs to the core, bytes out.
 //!
-//! Tasks of the thread's own runtime wait for what may happen: one reads each connection, one takes the mail, one sleeps until the next
-//! timer, one ends turns. Each borrows the [`Driver`] for as long as it takes to step the core, never over an await. A turn ends
-//! after one yield, so that everybody who is ready is read first and what they publish leaves together.
+//! Tasks of the thread's own runtime wait for what may happen: one reads each connection, one takes the mail,
+//! one sleeps until the next timer, one ends turns. Each borrows the [`Driver`] for as long as it takes to
+//! step the core, never over an await. A turn ends after one yield, so that everybody who is ready is read
+//! first and what they publish leaves together. A panic while a connection's input is handled ends that
+//! connection; one in the tasks for mail, time and turns ends the thread.
 
 use std::cell::RefCell;
 use std::future::poll_fn;

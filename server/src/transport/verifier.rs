@@ -1,6 +1,7 @@
 //! A few threads that check tokens whose signatures are too costly for a shard's thread.
 //!
-//! The queue is bounded; what does not fit is refused at once. The threads end when the last shard that could ask them has ended.
+//! The queue is bounded; what does not fit is refused at once. The threads end when the last shard that could
+//! ask them has ended.
 
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -15,8 +15,8 @@ pub use relay::Relay;
 
 /// A deterministic reducer: the same proposals in the same order give the same decisions on every node.
 ///
-/// It is asked on pending state, before storage has answered: what it accepted is stored in the order of acceptance, or the room is
-/// opened anew and with it a new reducer.
+/// It is asked on pending state, before storage has answered: what it accepted is stored in the order of
+/// acceptance, or the room is opened anew and with it a new reducer.
 pub trait RoomKind: fmt::Debug {
     /// Decides on a proposal: what to append, or why not.
     ///
