@@ -1,14 +1,13 @@
 //! Every task of the process starts here.
 //!
 //! Any thread may start tasks, on whatever runtime it runs in. The tracker counts the live ones by name,
-//! counts those that panicked, and lets shutdown wait until none is left; work that blocks goes to a pool
-//! whose queue has a bound. It ends no task by itself: tasks listen to [`crate::shutdown::Shutdown`].
+//! counts those that panicked, and lets shutdown wait until none is left. It ends no task by itself: tasks listen to [`crate::shutdown::Shutdown`].
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tracing::{Instrument, Span};
 
@@ -18,11 +17,6 @@ pub struct Tasks {
     shared: Arc<Shared>,
 }
 
-/// The pool for blocking work is full; the work was not started. Answer "overloaded" and let the caller try later.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{BLOCKING_MAX} pieces of blocking work are running or waiting")]
-pub struct BlockingFull;
-
 /// What the handles share.
 #[derive(Debug)]
 struct Shared {
@@ -30,8 +24,6 @@ struct Shared {
     counts: Mutex<Counts>,
     /// Rings when the last live task has ended.
     idle: Notify,
-    /// One permit for each piece of blocking work that may run or wait.
-    blocking: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
@@ -46,13 +38,11 @@ impl Tasks {
     /// A tracker with no tasks.
     #[must_use]
     pub fn new() -> Self {
-        let blocking = Arc::new(Semaphore::new(BLOCKING_MAX));
         let counts = Mutex::new(Counts::default());
         Self {
             shared: Arc::new(Shared {
                 counts,
                 idle: Notify::new(),
-                blocking,
             }),
         }
     }
@@ -77,33 +67,6 @@ impl Tasks {
             reason = "this is the one place that starts tasks"
         )]
         tokio::spawn(tracked.instrument(span))
-    }
-
-    /// Runs blocking work on the runtime's blocking threads.
-    ///
-    /// # Errors
-    /// [`BlockingFull`] when too much of it is running or waiting already.
-    ///
-    /// # Panics
-    /// Outside of a runtime.
-    pub fn spawn_blocking<T: Send + 'static>(
-        &self,
-        name: &'static str,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<JoinHandle<T>, BlockingFull> {
-        let permit = Arc::clone(&self.shared.blocking)
-            .try_acquire_owned()
-            .map_err(|_full| BlockingFull)?;
-        let live = self.enter(name);
-        let tracked = move || {
-            let _held = (permit, live);
-            work()
-        };
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "this is the one place that starts blocking work"
-        )]
-        Ok(tokio::task::spawn_blocking(tracked))
     }
 
     /// Waits until no task is live. Cancel safe.
@@ -174,9 +137,6 @@ impl Drop for Live {
     }
 }
 
-/// Enough that a burst waits in line, few enough that the wait stays under a second when a piece takes a millisecond.
-const BLOCKING_MAX: usize = 512;
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -219,33 +179,5 @@ mod tests {
         );
         tasks.wait().await;
         assert_eq!(tasks.panics(), 1);
-    }
-
-    /// At the bound the work is refused, and accepted again when a piece has ended.
-    #[tokio::test]
-    async fn blocking_work_beyond_the_bound_is_refused() {
-        let tasks = Tasks::new();
-        let gate = Arc::new(Mutex::new(()));
-        let closed = gate.lock().unwrap();
-        for _ in 0..BLOCKING_MAX {
-            let gate = Arc::clone(&gate);
-            tasks
-                .spawn_blocking("blocked", move || drop(gate.lock()))
-                .unwrap();
-        }
-        assert_eq!(
-            tasks.spawn_blocking("refused", || ()).unwrap_err(),
-            BlockingFull
-        );
-        drop(closed);
-        tasks.wait().await;
-        assert_eq!(
-            tasks
-                .spawn_blocking("accepted", || 3)
-                .unwrap()
-                .await
-                .unwrap(),
-            3
-        );
     }
 }
