@@ -63,14 +63,16 @@ impl Socket {
     pub(super) fn write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let Wire::Plain(stream) = &self.wire;
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
+        // Straight to the kernel: the runtime's own way also looks up what it knows of the socket, which a fan-out would pay for each member.
+        let direct = socket2::SockRef::from(stream.as_ref());
         let mut written = taken(match slices {
-            [only] => stream.try_write(only),
-            several => stream.try_write_vectored(several),
+            [only] => direct.send(only),
+            several => direct.send_vectored(several),
         })?;
-        if written == 0 || written == total {
+        if written == total {
             return Ok(written);
         }
-        // A short write leaves the socket marked writable. Only a refusal makes a later wait for it wait.
+        // The runtime must learn that the socket is full, or a later wait for it would not wait: only a refusal of its own tells it.
         let mut rest: Vec<u8> = slices
             .iter()
             .flat_map(|slice| slice.iter().copied())
