@@ -446,11 +446,6 @@ impl RawClient {
         incoming
     }
 
-    /// The next frame if one comes within a time.
-    pub async fn incoming_within(&mut self, time: Duration) -> Option<Incoming> {
-        timeout(time, self.incoming_forever()).await.ok()
-    }
-
     /// The next frame, or the end, however long that takes. Cancel safe.
     ///
     /// # Panics
