@@ -15,6 +15,7 @@ mod connection;
 
 mod verify;
 
+mod floor_server;
 mod peer;
 mod plain_server;
 
@@ -51,6 +52,9 @@ enum Command {
     /// The plain broadcast server that the figures are compared with.
     #[command(hide = true)]
     PlainServer(plain_server::Args),
+    /// The floor that the figures are compared with.
+    #[command(hide = true)]
+    FloorServer(floor_server::Args),
 }
 
 fn main() -> ExitCode {
@@ -70,5 +74,6 @@ fn run(command: Command) -> Result<()> {
         Command::Connect(args) => scenario::connect::run(&args),
         Command::Figures(args) => figures::run(&args),
         Command::PlainServer(args) => plain_server::run(&args),
+        Command::FloorServer(args) => floor_server::run(&args),
     }
 }

@@ -6,12 +6,14 @@
 //! allocate nothing for a delivery.
 
 mod cursor;
+mod floor;
 mod roomful;
 mod tungstenite;
 
 use anyhow::Result;
 use clap::ValueEnum;
 
+pub(crate) use floor::Floor;
 pub(crate) use roomful::Roomful;
 pub(crate) use tungstenite::Tungstenite;
 
@@ -22,6 +24,10 @@ pub(crate) enum PeerName {
     Roomful,
     /// A broadcast server on tokio-tungstenite with a task and a channel per connection.
     Plain,
+    /// The floor: raw readiness, and one send for each delivery.
+    Floor,
+    /// The floor, with the frames of one turn in one send a member.
+    FloorCoalescing,
 }
 
 /// A server's protocol, from the client's side.
@@ -31,6 +37,8 @@ pub(crate) enum Peer {
     Roomful(Roomful),
     /// The plain server's.
     Plain(Tungstenite),
+    /// The floor servers'.
+    Floor(Floor),
 }
 
 /// A publisher's place, as its protocol needs it.
@@ -75,6 +83,7 @@ impl Peer {
         match self {
             Self::Roomful(_) => "roomful",
             Self::Plain(_) => "plain tokio-tungstenite",
+            Self::Floor(floor) => floor.name(),
         }
     }
 
@@ -83,6 +92,7 @@ impl Peer {
         match self {
             Self::Roomful(_) => roomful::upgrade(room),
             Self::Plain(_) => Ok(("/".to_owned(), None)),
+            Self::Floor(_) => Ok((format!("/{room}"), None)),
         }
     }
 
@@ -90,7 +100,7 @@ impl Peer {
     pub(crate) fn greeting(&self, connection: usize, room: &str) -> Vec<Vec<u8>> {
         match self {
             Self::Roomful(roomful) => roomful.greeting(connection, room),
-            Self::Plain(_) => Vec::new(),
+            Self::Plain(_) | Self::Floor(_) => Vec::new(),
         }
     }
 
@@ -99,7 +109,7 @@ impl Peer {
         out.clear();
         match self {
             Self::Roomful(roomful) => roomful.publish(seat, sequence, payload, out),
-            Self::Plain(_) => out.extend_from_slice(payload),
+            Self::Plain(_) | Self::Floor(_) => out.extend_from_slice(payload),
         }
     }
 
@@ -110,7 +120,7 @@ impl Peer {
     pub(crate) fn read(&self, message: &[u8], listener: Listener<'_>) -> Result<()> {
         match self {
             Self::Roomful(_) => roomful::read(message, listener),
-            Self::Plain(_) => tungstenite::read(message, listener),
+            Self::Plain(_) | Self::Floor(_) => tungstenite::read(message, listener),
         }
     }
 

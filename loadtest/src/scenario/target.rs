@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 use crate::console;
-use crate::peer::{Peer, PeerName, Roomful, Tungstenite};
+use crate::peer::{Floor, Peer, PeerName, Roomful, Tungstenite};
 use crate::process::{Cores, Launch, Server, files_allowed};
 use crate::report::{self, Measurement};
 use crate::swarm::Waiting;
@@ -135,17 +135,20 @@ impl LaunchArgs {
         let (program, mut arguments) = match peer {
             PeerName::Roomful => (self.roomful()?, self.roomful_arguments()?),
             PeerName::Plain => (env::current_exe()?, vec!["plain-server".to_owned()]),
+            PeerName::Floor => (env::current_exe()?, vec!["floor-server".to_owned()]),
+            PeerName::FloorCoalescing => (
+                env::current_exe()?,
+                vec!["floor-server".to_owned(), "--coalesce".to_owned()],
+            ),
         };
-        let flag = if peer == PeerName::Roomful {
-            "--shards"
-        } else {
-            "--threads"
+        let flag = match peer {
+            PeerName::Roomful => Some("--shards"),
+            PeerName::Plain => Some("--threads"),
+            PeerName::Floor | PeerName::FloorCoalescing => None,
         };
-        arguments.extend(
-            shards
-                .into_iter()
-                .flat_map(|shards| [flag.to_owned(), shards.to_string()]),
-        );
+        if let (Some(flag), Some(shards)) = (flag, shards) {
+            arguments.extend([flag.to_owned(), shards.to_string()]);
+        }
         let config = (peer == PeerName::Roomful).then(|| self.config.clone());
         Ok(Target::Start {
             peer,
@@ -288,6 +291,8 @@ fn speaker(peer: PeerName) -> Peer {
     match peer {
         PeerName::Roomful => Peer::Roomful(Roomful::new()),
         PeerName::Plain => Peer::Plain(Tungstenite),
+        PeerName::Floor => Peer::Floor(Floor { coalesce: false }),
+        PeerName::FloorCoalescing => Peer::Floor(Floor { coalesce: true }),
     }
 }
 
