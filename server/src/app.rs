@@ -108,8 +108,9 @@ impl App {
         let clock = Clock::system();
         let origins = origin_rule(config)?;
         let authenticator = authenticator(config)?;
-        let public = listen("public", config.listen.public).await?;
-        let admin = listen("admin", config.listen.admin).await?;
+        let unsent = u32::try_from(config.connection.kernel_unsent_bytes_max).unwrap_or(u32::MAX);
+        let public = listen("public", config.listen.public, unsent)?;
+        let admin = listen("admin", config.listen.admin, unsent)?;
         let data_dir = Path::new(&config.node.data_dir);
         let resume_key = ResumeKey::open(&config.auth, data_dir)?;
         let generation = Generation::begin(data_dir, clock.unix_ms())?;
@@ -188,8 +189,12 @@ impl App {
     }
 }
 
-async fn listen(listener: &'static str, address: SocketAddr) -> Result<TcpListener, RunError> {
-    TcpListener::bind(address).await.map_err(|source| {
+fn listen(
+    listener: &'static str,
+    address: SocketAddr,
+    unsent_bytes_max: u32,
+) -> Result<TcpListener, RunError> {
+    http::listen(address, unsent_bytes_max).map_err(|source| {
         let flag = if listener == "public" {
             "--listen"
         } else {
@@ -336,7 +341,6 @@ fn room_settings(namespace: &NamespaceConfig, config: &Config) -> RoomSettings {
 fn transport_settings(config: &Config) -> TransportSettings {
     TransportSettings {
         connections_max: config.connection.connections_max,
-        kernel_unsent_bytes_max: config.connection.kernel_unsent_bytes_max,
         turn_budget: Duration::from_micros(config.shard.turn_budget_us),
         mailbox_bytes_max: config.shard.mailbox_bytes_max,
         imbalance_max: config.placement.imbalance_max,

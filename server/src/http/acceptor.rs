@@ -3,17 +3,43 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::time::sleep;
+use axum::body::Bytes;
+use mio::{Events, Interest, Poll, Token, Waker};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
 
-use super::connection::Server;
+use super::connection::{Greeted, Server};
 use super::site::{Shared, Site};
 use crate::metrics::HandshakeRejection;
 use crate::shutdown::Shutdown;
 use crate::tasks::Tasks;
+
+/// Listens. What is set here, connections inherit: a message is written as a whole, so there is never a reason to
+/// wait for more of it, and the kernel holds at most `unsent_bytes_max` unsent (on Linux; elsewhere it decides).
+///
+/// # Errors
+/// The address is taken, or not to be had.
+pub fn listen(address: SocketAddr, unsent_bytes_max: u32) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    socket.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(&socket).set_tcp_notsent_lowat(unsent_bytes_max)?;
+    #[cfg(not(target_os = "linux"))]
+    let _unused = unsent_bytes_max;
+    // A port is free again as soon as its listener has ended, whatever connections it has left behind.
+    socket.set_reuseaddr(cfg!(unix))?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// Accepts and serves connections until the shutdown, then closes the listener and returns.
 ///
@@ -25,62 +51,127 @@ use crate::tasks::Tasks;
 pub async fn serve(listener: TcpListener, site: Site, shutdown: Shutdown) -> io::Result<()> {
     let address = listener.local_addr()?;
     tracing::info!(listener = site.name(), %address, "listening");
-    let mut acceptor = Acceptor::new(site, address, shutdown.clone());
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => acceptor.on_accept(accepted).await,
-            () = shutdown.wait() => return Ok(()),
+    let name = format!("accept-{}", site.name());
+    let (acceptor, stop) = Acceptor::new(listener, site, shutdown.clone())?;
+    let (tell, mut ended) = oneshot::channel();
+    let runtime = Handle::current();
+    thread::Builder::new().name(name).spawn(move || {
+        let _context = runtime.enter();
+        // Nobody waits for it only where the process is about to end.
+        tell.send(acceptor.run()).ok();
+    })?;
+    tokio::select! {
+        outcome = &mut ended => outcome.map_err(io::Error::other)?,
+        () = shutdown.wait() => {
+            stop.wake()?;
+            ended.await.map_err(io::Error::other)?
         }
     }
 }
 
+/// Runs on a thread of its own, not as a task: the runtime would register each socket with its own event queue,
+/// and most of them leave at once for that of a shard.
 struct Acceptor {
+    listener: mio::net::TcpListener,
+    poll: Poll,
     server: Arc<Server>,
     tasks: Tasks,
     /// One permit for each connection that may be open.
     places: Arc<Semaphore>,
-    /// Whether the last accept failed: a row of failures is logged once, since it may be as long as an attack.
-    failing: bool,
-    shutdown: Shutdown,
+    /// What heads are looked at in.
+    buffer: Vec<u8>,
+    /// When to try again, after accepting has failed: nobody will tell when it is worth it.
+    retry_at: Option<Instant>,
 }
 
 impl Acceptor {
-    fn new(site: Site, address: SocketAddr, shutdown: Shutdown) -> Self {
+    /// An acceptor, and what ends it.
+    fn new(listener: TcpListener, site: Site, shutdown: Shutdown) -> io::Result<(Self, Waker)> {
         let Shared {
             metrics,
             tasks,
             limits,
             ..
         } = site.shared.clone();
-        let router = site.router(address);
+        let (router, door) = site.routes(listener.local_addr()?);
         let server = Server {
             router,
+            door,
             metrics,
             limits,
-            shutdown: shutdown.clone(),
+            shutdown,
         };
-        let places = Arc::new(Semaphore::new(limits.connections_max));
-        Self {
+        let mut listener = mio::net::TcpListener::from_std(listener.into_std()?);
+        let poll = Poll::new()?;
+        poll.registry()
+            .register(&mut listener, LISTENER, Interest::READABLE)?;
+        let stop = Waker::new(poll.registry(), STOP)?;
+        let acceptor = Self {
+            listener,
+            poll,
             server: Arc::new(server),
             tasks,
-            places,
-            failing: false,
-            shutdown,
-        }
+            places: Arc::new(Semaphore::new(limits.connections_max)),
+            buffer: vec![0; HEAD_BYTES],
+            retry_at: None,
+        };
+        Ok((acceptor, stop))
     }
 
-    async fn on_accept(&mut self, accepted: io::Result<(TcpStream, SocketAddr)>) {
-        match accepted {
-            Ok((stream, peer)) => {
-                self.failing = false;
-                self.on_connection(stream, peer);
+    fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(2);
+        loop {
+            match self.poll.poll(&mut events, self.wait()) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                outcome => outcome?,
             }
-            Err(error) if is_the_connections_own(&error) => {}
-            Err(error) => self.on_failure(&error).await,
+            if events.iter().any(|event| event.token() == STOP) {
+                return Ok(());
+            }
+            if self.wait().is_none_or(|left| left.is_zero()) {
+                while self.accept() == ACCEPTS_MAX {}
+            }
         }
     }
 
-    fn on_connection(&self, stream: TcpStream, peer: SocketAddr) {
+    fn wait(&self) -> Option<Duration> {
+        let at = self.retry_at?;
+        Some(at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Takes those who are waiting, and how many they were. All are accepted before the first is looked at, which
+    /// gives their requests the time to arrive.
+    fn accept(&mut self) -> usize {
+        let mut accepted = Vec::new();
+        while accepted.len() < ACCEPTS_MAX {
+            match self.listener.accept() {
+                Ok((stream, peer)) => accepted.push((std::net::TcpStream::from(stream), peer)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.retry_at = None;
+                    break;
+                }
+                Err(error) if is_the_connections_own(&error) => {}
+                Err(error) => {
+                    self.on_failure(&error);
+                    break;
+                }
+            }
+        }
+        let count = accepted.len();
+        let mut upgraded = Vec::new();
+        for (stream, peer) in accepted {
+            match self.server.greet(stream, peer, &mut self.buffer) {
+                Greeted::WebSocket(socket) => upgraded.push(socket),
+                Greeted::Http(stream, seen) => self.serve(stream, seen, peer),
+                Greeted::Gone => {}
+            }
+        }
+        self.server.hand_over(upgraded);
+        count
+    }
+
+    /// Serves a connection that is no WebSocket yet, as a task.
+    fn serve(&self, stream: std::net::TcpStream, seen: Bytes, peer: SocketAddr) {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             // To answer would take what there is none of.
             self.server
@@ -88,8 +179,7 @@ impl Acceptor {
                 .handshake_rejected(HandshakeRejection::Full);
             return;
         };
-        forbid_delay(&stream);
-        let connection = Arc::clone(&self.server).serve(stream, peer);
+        let connection = Arc::clone(&self.server).serve(stream, seen, peer);
         self.tasks.spawn(
             "http_connection",
             tracing::debug_span!("http", %peer),
@@ -101,16 +191,13 @@ impl Acceptor {
     }
 
     /// The process is out of descriptors or memory: only time helps, and to ask again at once would burn it.
-    async fn on_failure(&mut self, error: &io::Error) {
+    fn on_failure(&mut self, error: &io::Error) {
         self.server.metrics.accept_failed();
-        if !self.failing {
+        // A row of failures is logged once, since it may be as long as an attack.
+        if self.retry_at.is_none() {
             tracing::error!(%error, "connections cannot be accepted; trying again");
         }
-        self.failing = true;
-        tokio::select! {
-            () = sleep(BACK_OFF) => {}
-            () = self.shutdown.wait() => {}
-        }
+        self.retry_at = Some(Instant::now() + BACK_OFF);
     }
 }
 
@@ -127,13 +214,17 @@ fn is_the_connections_own(error: &io::Error) -> bool {
     )
 }
 
-/// A message is written as a whole, so there is never a reason to wait for more of it.
-fn forbid_delay(stream: &TcpStream) {
-    if let Err(error) = stream.set_nodelay(true) {
-        // The peer is gone already; the connection will find that out.
-        tracing::debug!(%error, "TCP_NODELAY could not be set");
-    }
-}
+/// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`.
+const BACKLOG: u32 = 4_096;
+
+const LISTENER: Token = Token(0);
+const STOP: Token = Token(1);
+
+/// Accepted in one go: few enough that nobody's request is looked at late.
+const ACCEPTS_MAX: usize = 128;
+
+/// Longer than any upgrade request of our clients with a token in it; what is longer takes the longer way.
+const HEAD_BYTES: usize = 4 * 1024;
 
 /// Long enough to be no spin, short enough that nobody notices once a descriptor is free.
 const BACK_OFF: Duration = Duration::from_millis(100);

@@ -6,6 +6,7 @@
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::http::{Request, Response};
+use axum::http::{HeaderName, HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -24,7 +25,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt;
 
 use super::guard;
-use super::upgrade::Accepted;
+use super::rewound::Rewound;
+use super::upgrade::{self, Accepted, Door, Upgraded};
 use crate::metrics::{HandshakeRejection, Metrics};
 use crate::shutdown::Shutdown;
 
@@ -60,6 +62,8 @@ impl Default for Limits {
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) router: Router,
+    /// Where handshakes are decided, on a listener that has them.
+    pub(super) door: Option<Arc<Door>>,
     pub(super) metrics: Metrics,
     pub(super) limits: Limits,
     pub(super) shutdown: Shutdown,
@@ -90,8 +94,79 @@ impl PeerContext {
 }
 
 impl Server {
+    /// Looks at a new socket's first bytes. One whose whole request is there and is a good handshake is answered
+    /// without the engine and its buffers; any other goes the longer way, on which the engine has the answers to
+    /// whatever is wrong with it.
+    pub(super) fn greet(
+        &self,
+        mut stream: std::net::TcpStream,
+        peer: SocketAddr,
+        buffer: &mut [u8],
+    ) -> Greeted {
+        // What is wrong with the socket, the engine will find out too.
+        let seen = stream.read(buffer).unwrap_or(0);
+        let seen = buffer.get(..seen).unwrap_or_default();
+        let Some((length, accepted)) = self.handshake(seen) else {
+            return Greeted::Http(stream, Bytes::copy_from_slice(seen));
+        };
+        let answer = accepted.head();
+        // A fresh socket takes a few hundred bytes, unless the peer is gone.
+        match stream.write(answer.as_bytes()) {
+            Ok(written) if written == answer.len() => {
+                let read_ahead = seen.get(length..).unwrap_or_default();
+                Greeted::WebSocket(accepted.upgraded(stream, read_ahead, peer))
+            }
+            _ => Greeted::Gone,
+        }
+    }
+
+    /// Hands new WebSockets over.
+    pub(super) fn hand_over(&self, upgraded: Vec<Upgraded>) {
+        if let Some(door) = self.door.as_ref().filter(|_| !upgraded.is_empty()) {
+            door.upgrades.hand_over(upgraded);
+        }
+    }
+
+    /// The handshake that these bytes begin with, and how long it is.
+    fn handshake(&self, bytes: &[u8]) -> Option<(usize, Accepted)> {
+        let door = self.door.as_ref()?;
+        let mut lines = [httparse::EMPTY_HEADER; HANDSHAKE_LINES_MAX];
+        let mut parsed = httparse::Request::new(&mut lines);
+        let Ok(httparse::Status::Complete(length)) = parsed.parse(bytes) else {
+            return None;
+        };
+        let mut request = Request::new(());
+        *request.method_mut() = parsed.method?.parse().ok()?;
+        *request.uri_mut() = parsed.path?.parse().ok()?;
+        *request.version_mut() = match parsed.version? {
+            1 => Version::HTTP_11,
+            _ => return None,
+        };
+        for line in parsed.headers {
+            let name = HeaderName::from_bytes(line.name.as_bytes()).ok()?;
+            let value = HeaderValue::from_bytes(line.value).ok()?;
+            request.headers_mut().append(name, value);
+        }
+        guard::check(&request).ok()?;
+        if request.uri().path() != upgrade::PATH {
+            return None;
+        }
+        Some((length, door.open(&request).ok()?))
+    }
+
     /// Serves a connection to its end.
-    pub(super) async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+    pub(super) async fn serve(
+        self: Arc<Self>,
+        stream: std::net::TcpStream,
+        seen: Bytes,
+        peer: SocketAddr,
+    ) {
+        let stream = match enter(stream).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                return tracing::warn!(%error, "the socket could not enter the runtime");
+            }
+        };
         let context = Arc::new(PeerContext::default());
         let routes = Routes {
             server: Arc::clone(&self),
@@ -99,12 +174,12 @@ impl Server {
         };
         let mut connection = self
             .builder()
-            .serve_connection(TokioIo::new(stream), routes);
+            .serve_connection(TokioIo::new(Rewound { stream, seen }), routes);
         let end = self.drive(&mut connection).await;
         // Takes the engine apart: its buffers, timers and routes end here, only the socket and what was read
         // ahead remain.
         let parts = connection.into_parts();
-        let (stream, unread) = (parts.io.into_inner(), parts.read_buf);
+        let (stream, unread) = (parts.io.into_inner().stream, parts.read_buf);
         let idle = unread.is_empty() && context.asked.load(Ordering::Relaxed);
         match (end, context.take_accepted()) {
             (End::Finished, Some(accepted)) => hand_over(accepted, stream, &unread, peer),
@@ -168,7 +243,17 @@ impl Server {
     }
 }
 
-type Connection = http1::Connection<TokioIo<TcpStream>, Routes>;
+/// What became of a new socket.
+pub(super) enum Greeted {
+    /// It is a WebSocket.
+    WebSocket(Upgraded),
+    /// It is not, or not yet; with what was read of it.
+    Http(std::net::TcpStream, Bytes),
+    /// The peer is gone.
+    Gone,
+}
+
+type Connection = http1::Connection<TokioIo<Rewound>, Routes>;
 
 /// What can wake a connection.
 enum Event {
@@ -216,6 +301,14 @@ impl hyper::service::Service<Request<Incoming>> for Routes {
     }
 }
 
+/// Waits until the runtime knows that the socket takes bytes: the engine doesn't wait for it with a refusal that it
+/// has ready at once.
+async fn enter(stream: std::net::TcpStream) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::from_std(stream)?;
+    stream.writable().await?;
+    Ok(stream)
+}
+
 /// What the engine refused, if it was the engine that ended the connection.
 fn rejection(error: &hyper::Error) -> Option<HandshakeRejection> {
     if error.is_timeout() {
@@ -232,7 +325,7 @@ fn rejection(error: &hyper::Error) -> Option<HandshakeRejection> {
 fn hand_over(accepted: Accepted, stream: TcpStream, unread: &[u8], peer: SocketAddr) {
     match stream.into_std() {
         // A copy, since the original would keep the engine's whole buffer alive.
-        Ok(stream) => accepted.hand_over(stream, Bytes::copy_from_slice(unread), peer),
+        Ok(stream) => accepted.hand_over(stream, unread, peer),
         Err(error) => tracing::warn!(%error, "the socket could not leave the runtime"),
     }
 }
@@ -259,6 +352,9 @@ async fn linger(mut stream: TcpStream) {
 
 const REQUEST_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+
+/// More header lines than any client sends for a handshake; what has more takes the longer way.
+const HANDSHAKE_LINES_MAX: usize = 32;
 
 /// Time to finish the answer under way, once a connection has to end.
 const END_MAX: Duration = Duration::from_secs(2);

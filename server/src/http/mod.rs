@@ -15,13 +15,14 @@ mod guard;
 mod health;
 mod origin;
 mod pages;
+mod rewound;
 mod site;
 mod upgrade;
 
 #[cfg(test)]
 mod tests;
 
-pub use acceptor::serve;
+pub use acceptor::{listen, serve};
 pub use connection::Limits;
 pub use health::Readiness;
 pub use origin::{Origin, OriginError, OriginRule};

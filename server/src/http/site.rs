@@ -15,7 +15,7 @@ use super::guard;
 use super::health::{self, Readiness};
 use super::origin::OriginRule;
 use super::pages;
-use super::upgrade::{self, Upgrades};
+use super::upgrade::{self, Door, Upgrades};
 use crate::metrics::{HandshakeRejection, Metrics, TEXT_FORMAT};
 use crate::tasks::Tasks;
 
@@ -77,29 +77,36 @@ impl Site {
         }
     }
 
-    /// The routes, for a listener bound to this address.
-    pub(super) fn router(self, address: SocketAddr) -> Router {
+    /// The routes, for a listener bound to this address, and the door that one of them leads to.
+    pub(super) fn routes(self, address: SocketAddr) -> (Router, Option<Arc<Door>>) {
         let Self { shared, face } = self;
         let base = health::routes(shared.readiness);
         let metrics = metrics_routes(shared.metrics.clone(), address);
-        let routes = match face {
-            Face::Admin => base.merge(metrics),
+        let (routes, door) = match face {
+            Face::Admin => (base.merge(metrics), None),
             Face::Public(doorway) => {
-                let public = base.merge(pages::routes()).merge(doorway_routes(
-                    doorway,
-                    shared.metrics,
-                    address.port(),
-                ));
-                if address.ip().is_loopback() {
+                let door = Arc::new(Door {
+                    upgrades: doorway.upgrades,
+                    origins: doorway.origins,
+                    metrics: shared.metrics,
+                    port: address.port(),
+                });
+                let handshakes = Router::new()
+                    .route(upgrade::PATH, any(handshake))
+                    .with_state(Arc::clone(&door));
+                let public = base.merge(pages::routes()).merge(handshakes);
+                let public = if address.ip().is_loopback() {
                     public.merge(metrics)
                 } else {
                     public
-                }
+                };
+                (public, Some(door))
             }
         };
-        routes
+        let routes = routes
             .fallback(not_found)
-            .method_not_allowed_fallback(method_not_allowed)
+            .method_not_allowed_fallback(method_not_allowed);
+        (routes, door)
     }
 }
 
@@ -115,25 +122,14 @@ impl fmt::Debug for Face {
     }
 }
 
-fn doorway_routes(doorway: Doorway, metrics: Metrics, port: u16) -> Router {
-    let door = Arc::new(upgrade::Door {
-        upgrades: doorway.upgrades,
-        origins: doorway.origins,
-        metrics,
-        port,
-    });
-    Router::new()
-        .route("/v1/ws", any(handshake))
-        .with_state(door)
-}
-
 async fn handshake(
-    State(door): State<Arc<upgrade::Door>>,
+    State(door): State<Arc<Door>>,
     Extension(peer): Extension<Arc<PeerContext>>,
     request: Request,
 ) -> Response {
     match door.open(&request) {
-        Ok((accepted, response)) => {
+        Ok(accepted) => {
+            let response = accepted.response();
             peer.accept(accepted);
             response
         }

@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, header,
 };
@@ -34,8 +34,8 @@ pub trait Upgrades: Send + Sync {
     /// There is no place; the client is told when to come back.
     fn admit(&self) -> Result<OwnedSemaphorePermit, Refusal>;
 
-    /// Takes a socket over. The "101" has been written. Must not block.
-    fn hand_over(&self, upgraded: Upgraded);
+    /// Takes sockets over, those of one moment together. Their "101" has been written. Must not block.
+    fn hand_over(&self, upgraded: Vec<Upgraded>);
 }
 
 /// There is no place for a connection. Answered with 503 and `Retry-After`.
@@ -73,27 +73,56 @@ pub struct Upgraded {
 /// A handshake that was accepted, until the socket is free to be handed over.
 pub(super) struct Accepted {
     upgrades: Arc<dyn Upgrades>,
+    /// What proves that the key was read.
+    accept: String,
     encoding: Encoding,
     placement: Option<PlacementKey>,
     place: OwnedSemaphorePermit,
 }
 
 impl Accepted {
-    pub(super) fn hand_over(self, stream: TcpStream, read_ahead: Bytes, peer: SocketAddr) {
-        let Self {
-            upgrades,
-            encoding,
-            placement,
-            place,
-        } = self;
-        upgrades.hand_over(Upgraded {
+    /// The "101", as a route answers it.
+    pub(super) fn response(&self) -> Response {
+        let headers = [
+            (header::CONNECTION, "Upgrade"),
+            (header::UPGRADE, "websocket"),
+            (header::SEC_WEBSOCKET_ACCEPT, self.accept.as_str()),
+            (header::SEC_WEBSOCKET_PROTOCOL, self.encoding.subprotocol()),
+        ];
+        (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+    }
+
+    /// The same as bytes.
+    pub(super) fn head(&self) -> String {
+        format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Accept: {}\r\nSec-WebSocket-Protocol: {}\r\n\r\n",
+            self.accept,
+            self.encoding.subprotocol()
+        )
+    }
+
+    /// Hands the socket over. The "101" has been written.
+    pub(super) fn hand_over(self, stream: TcpStream, read_ahead: &[u8], peer: SocketAddr) {
+        let upgrades = Arc::clone(&self.upgrades);
+        upgrades.hand_over(vec![self.upgraded(stream, read_ahead, peer)]);
+    }
+
+    /// The socket with what its handshake said. What was read ahead is copied, since it lies in a buffer for many.
+    pub(super) fn upgraded(
+        self,
+        stream: TcpStream,
+        read_ahead: &[u8],
+        peer: SocketAddr,
+    ) -> Upgraded {
+        Upgraded {
             stream,
-            read_ahead,
-            encoding,
+            read_ahead: Bytes::copy_from_slice(read_ahead),
+            encoding: self.encoding,
             peer,
-            placement,
-            place,
-        });
+            placement: self.placement,
+            place: self.place,
+        }
     }
 }
 
@@ -114,12 +143,21 @@ pub(super) struct Door {
     pub(super) port: u16,
 }
 
+impl fmt::Debug for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Door")
+            .field("origins", &self.origins)
+            .field("port", &self.port)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Door {
     /// Decides a handshake.
     ///
     /// # Errors
     /// The first check that fails, with its answer.
-    pub(super) fn open(&self, request: &Request<Body>) -> Result<(Accepted, Response), Rejected> {
+    pub(super) fn open<B>(&self, request: &Request<B>) -> Result<Accepted, Rejected> {
         is_handshake(request)?;
         let headers = request.headers();
         let key = sole_key(headers)?;
@@ -133,18 +171,18 @@ impl Door {
         let encoding = offered_encoding(headers)?;
         let place = self.upgrades.admit().map_err(no_place)?;
         let upgrades = Arc::clone(&self.upgrades);
-        let accepted = Accepted {
+        Ok(Accepted {
             upgrades,
+            accept: derive_accept_key(key.as_bytes()),
             encoding,
             placement: placement(request.uri()),
             place,
-        };
-        Ok((accepted, switching_protocols(key, encoding)))
+        })
     }
 }
 
 /// Whether it asks for a WebSocket of the version that there is.
-fn is_handshake(request: &Request<Body>) -> Result<(), Rejected> {
+fn is_handshake<B>(request: &Request<B>) -> Result<(), Rejected> {
     if request.method() != Method::GET {
         let rejected = Rejected::new(
             Reason::Method,
@@ -249,17 +287,6 @@ fn no_place(refusal: Refusal) -> Rejected {
         .header(header::RETRY_AFTER, seconds)
 }
 
-fn switching_protocols(key: &HeaderValue, encoding: Encoding) -> Response {
-    let accept = derive_accept_key(key.as_bytes());
-    let headers = [
-        (header::CONNECTION, "Upgrade"),
-        (header::UPGRADE, "websocket"),
-        (header::SEC_WEBSOCKET_ACCEPT, accept.as_str()),
-        (header::SEC_WEBSOCKET_PROTOCOL, encoding.subprotocol()),
-    ];
-    (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
-}
-
 /// The value of a header that stands there exactly once.
 fn sole<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     let mut values = headers.get_all(name).iter();
@@ -277,6 +304,9 @@ fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
         .flat_map(|line| line.split(','))
         .any(|listed| listed.trim().eq_ignore_ascii_case(token))
 }
+
+/// Where handshakes are made.
+pub(super) const PATH: &str = "/v1/ws";
 
 const VERSION: &str = "13";
 

@@ -6,13 +6,13 @@
 
 use std::collections::VecDeque;
 use std::mem;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Notify;
+use mio::Waker;
 
+use super::Opened;
 use crate::auth::{AuthError, Identity};
-use crate::http::Upgraded;
 use crate::shard::message::{ConnectionId, Message};
 
 /// What a thread is told by others.
@@ -21,7 +21,7 @@ pub(super) enum Letter {
     /// Another shard's message.
     Message(Message),
     /// A socket whose handshake is done.
-    Opened(Box<Upgraded>),
+    Opened(Box<Opened>),
     /// A token that the pool has checked.
     Verified(ConnectionId, Result<Identity, AuthError>),
     /// Say goodbye to everybody.
@@ -38,16 +38,19 @@ pub(super) struct Mailbox {
     letters: Mutex<VecDeque<Letter>>,
     bytes: AtomicUsize,
     bytes_max: usize,
-    notify: Notify,
+    /// Whether the thread has been woken since it last took letters.
+    woken: AtomicBool,
+    waker: Waker,
 }
 
 impl Mailbox {
-    pub(super) fn new(bytes_max: usize) -> Self {
+    pub(super) fn new(bytes_max: usize, waker: Waker) -> Self {
         Self {
             letters: Mutex::new(VecDeque::new()),
             bytes: AtomicUsize::new(0),
             bytes_max,
-            notify: Notify::new(),
+            woken: AtomicBool::new(false),
+            waker,
         }
     }
 
@@ -64,20 +67,23 @@ impl Mailbox {
 
     /// Wakes the thread, which will find everything that was pushed before.
     pub(super) fn wake(&self) {
-        self.notify.notify_one();
+        if self.woken.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        if let Err(error) = self.waker.wake() {
+            // The next one tries again; without one, the thread finds the letters at its next timer.
+            self.woken.store(false, Ordering::SeqCst);
+            tracing::error!(%error, "a shard could not be woken");
+        }
     }
 
-    /// Waits until there are letters, and takes them all. Cancel safe: nothing is taken before it returns.
-    pub(super) async fn take(&self) -> VecDeque<Letter> {
-        loop {
-            let letters = mem::take(&mut *self.lock());
-            if !letters.is_empty() {
-                let cost: usize = letters.iter().map(Letter::cost).sum();
-                self.bytes.fetch_sub(cost, Ordering::Relaxed);
-                return letters;
-            }
-            self.notify.notified().await;
-        }
+    /// Takes all letters. What is pushed from now on wakes the thread anew.
+    pub(super) fn take(&self) -> VecDeque<Letter> {
+        self.woken.store(false, Ordering::SeqCst);
+        let letters = mem::take(&mut *self.lock());
+        let cost: usize = letters.iter().map(Letter::cost).sum();
+        self.bytes.fetch_sub(cost, Ordering::Relaxed);
+        letters
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Letter>> {
@@ -102,11 +108,15 @@ const LETTER_BYTES: usize = 128;
 
 #[cfg(test)]
 mod tests {
+    use mio::{Events, Poll, Token};
+
     use super::*;
 
-    #[tokio::test]
-    async fn letters_arrive_in_order_and_free_their_room() {
-        let mailbox = Mailbox::new(2 * LETTER_BYTES);
+    #[test]
+    fn letters_arrive_in_order_and_free_their_room() {
+        let mut poll = Poll::new().unwrap();
+        let waker = Waker::new(poll.registry(), Token(7)).unwrap();
+        let mailbox = Mailbox::new(2 * LETTER_BYTES, waker);
         mailbox.push(Letter::Drain {
             reconnect_after_ms: 1,
         });
@@ -116,7 +126,10 @@ mod tests {
         });
         assert!(!mailbox.has_room());
         mailbox.wake();
-        let taken = mailbox.take().await;
+        let mut events = Events::with_capacity(8);
+        poll.poll(&mut events, None).unwrap();
+        assert_eq!(events.iter().next().unwrap().token(), Token(7));
+        let taken = mailbox.take();
         let [first, second] = [&taken[0], &taken[1]];
         assert!(matches!(
             first,

@@ -4,17 +4,22 @@
 //! Everything that may happen is turned into an input of the core; what the core wants is done at once or by
 //! small tasks of the same thread. Rooms, sessions and what frames mean are not known here.
 
+mod host;
 mod mailbox;
 mod socket;
 mod thread;
 mod verifier;
 
+use std::net::TcpStream;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use bytes::Bytes;
+use mio::{Poll, Waker};
+use roomful_protocol::codec::Encoding;
 use roomful_protocol::id::{Epoch, PlacementKey};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -25,7 +30,7 @@ use crate::metrics::ShardCounters;
 use crate::shard::Shared;
 use crate::shard::message::ShardId;
 use mailbox::{Letter, Mailbox};
-use thread::Thread;
+use thread::{MAIL, Thread};
 use verifier::Verifier;
 
 /// The running shards; clones share them.
@@ -51,13 +56,33 @@ struct Post {
     connections: Arc<AtomicUsize>,
 }
 
+/// A socket on its way to its shard.
+#[derive(Debug)]
+struct Opened {
+    stream: TcpStream,
+    read_ahead: Bytes,
+    encoding: Encoding,
+    place: Place,
+}
+
+/// A connection's place in the server and on its shard, taken for as long as this lives.
+#[derive(Debug)]
+struct Place {
+    _admitted: OwnedSemaphorePermit,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// What the configuration says about sockets and threads.
 #[derive(Debug, Clone, Copy)]
 pub struct TransportSettings {
     /// Connections at a time.
     pub connections_max: usize,
-    /// What the kernel may hold unsent per connection, in bytes. On Linux; elsewhere the kernel decides.
-    pub kernel_unsent_bytes_max: usize,
     /// How long a turn may take before others of the thread get theirs.
     pub turn_budget: Duration,
     /// Bytes that may wait in a mailbox before what can be pulled later is left out.
@@ -109,11 +134,17 @@ impl Shards {
     /// The system gives no thread or no event queue.
     pub fn start(parts: Parts) -> std::io::Result<(Self, Threads)> {
         let settings = parts.settings;
-        let post = |_: &Arc<ShardCounters>| Post {
-            mailbox: Arc::new(Mailbox::new(settings.mailbox_bytes_max)),
-            connections: Arc::new(AtomicUsize::new(0)),
-        };
-        let posts: Vec<Post> = parts.counters.iter().map(post).collect();
+        let mut posts = Vec::new();
+        let mut polls = Vec::new();
+        for _ in &parts.counters {
+            let poll = Poll::new()?;
+            let waker = Waker::new(poll.registry(), MAIL)?;
+            posts.push(Post {
+                mailbox: Arc::new(Mailbox::new(settings.mailbox_bytes_max, waker)),
+                connections: Arc::new(AtomicUsize::new(0)),
+            });
+            polls.push(poll);
+        }
         let verifier = match &parts.authenticator {
             Some(authenticator) => Some(Verifier::start(
                 authenticator,
@@ -124,10 +155,14 @@ impl Shards {
             None => None,
         };
         let mut handles = Vec::new();
-        for (index, counters) in (0..).zip(parts.counters) {
+        for (index, ((counters, poll), post)) in
+            (0..).zip(parts.counters.into_iter().zip(polls).zip(&posts))
+        {
             let id = ShardId(index);
             let thread = Thread {
                 id,
+                poll,
+                mailbox: Arc::clone(&post.mailbox),
                 shared: parts.shared.clone(),
                 counters,
                 first_epoch: parts.first_epoch,
@@ -205,14 +240,37 @@ impl Upgrades for Shards {
             .map_err(|_| Refusal::Full { retry_after })
     }
 
-    fn hand_over(&self, upgraded: Upgraded) {
-        let shard = self.place(upgraded.placement);
-        let Some(post) = self.inner.posts.get(usize::from(shard.0)) else {
-            return;
+    fn hand_over(&self, upgraded: Vec<Upgraded>) {
+        let mut touched = Vec::new();
+        for socket in upgraded {
+            let shard = self.place(socket.placement);
+            if let Some(post) = self.inner.posts.get(usize::from(shard.0)) {
+                post.take_in(socket);
+                touched.push(shard);
+            }
+        }
+        touched.sort_unstable();
+        touched.dedup();
+        for shard in touched {
+            self.inner.posts[usize::from(shard.0)].mailbox.wake();
+        }
+    }
+}
+
+impl Post {
+    /// Adds a socket to the shard's mail.
+    fn take_in(&self, upgraded: Upgraded) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        let place = Place {
+            _admitted: upgraded.place,
+            connections: Arc::clone(&self.connections),
         };
-        post.connections.fetch_add(1, Ordering::Relaxed);
-        post.mailbox.push(Letter::Opened(Box::new(upgraded)));
-        post.mailbox.wake();
+        self.mailbox.push(Letter::Opened(Box::new(Opened {
+            stream: upgraded.stream,
+            read_ahead: upgraded.read_ahead,
+            encoding: upgraded.encoding,
+            place,
+        })));
     }
 }
 

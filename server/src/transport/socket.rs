@@ -1,130 +1,185 @@
-//! A connection's socket: what can be written without waiting, and how it ends.
+//! A connection's socket: what can be read and written without waiting, and how it ends.
 //!
-//! The shard's thread alone touches it. It writes as much as the kernel takes and never waits; reading is the
-//! reading task's business.
+//! The shard's thread alone touches it. The kernel tells once per arrival that there is something to read, and
+//! once that a full socket takes bytes again; what was told and not used up is remembered here.
 
-use std::io::{self, IoSlice};
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Read as _, Write as _};
+use std::net::Shutdown;
 
 use bytes::{Buf, Bytes};
+use mio::event::Event;
+use mio::net::TcpStream;
 use roomful_protocol::websocket::{Reader, Role};
-use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::OwnedWriteHalf;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::AbortHandle;
-use tokio::time::timeout;
+
+use super::Place;
 
 /// What a thread keeps for a connection.
 #[derive(Debug)]
 pub(super) struct Socket {
     /// Tells this use of the slot from earlier ones.
     pub(super) generation: u32,
+    wire: Wire,
+    /// A write has not taken everything since the kernel last said that it takes bytes.
+    full: bool,
+    /// There may be something to read.
+    readable: bool,
+    /// The peer sends no more, so the end is read even behind a short read.
+    ending: bool,
+    /// Whether it stands in the list of those that are read once more.
+    pub(super) again: bool,
     /// Incomplete input.
     pub(super) reader: Reader,
     /// What was read and may not be handled while the connection is paused.
     pub(super) unread: Vec<u8>,
-    /// The reading task, while it waits.
-    pub(super) waker: Option<Waker>,
-    /// The task that waits until the socket takes bytes again, while there is one.
-    pub(super) unblocking: Option<AbortHandle>,
-    wire: Wire,
-    /// The connection's place among those that the server admits.
-    _place: OwnedSemaphorePermit,
+    /// What is left of the last words; none while the core has the connection.
+    last_words: Option<VecDeque<Bytes>>,
+    /// The connection's place, until its last words are said.
+    place: Option<Place>,
 }
 
 /// What bytes go through. TLS will be the second.
 #[derive(Debug)]
 enum Wire {
-    Plain(OwnedWriteHalf),
+    Plain(TcpStream),
+}
+
+/// What a read found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// So many bytes.
+    Bytes(usize),
+    /// Nothing for now.
+    Nothing,
+    /// That there will be no more.
+    End,
 }
 
 impl Socket {
-    pub(super) fn plain(
-        generation: u32,
-        write: OwnedWriteHalf,
-        place: OwnedSemaphorePermit,
-    ) -> Self {
+    pub(super) fn plain(generation: u32, stream: TcpStream, place: Place) -> Self {
         Self {
             generation,
+            wire: Wire::Plain(stream),
+            full: false,
+            readable: false,
+            ending: false,
+            again: false,
             reader: Reader::new(Role::Server),
             unread: Vec::new(),
-            waker: None,
-            unblocking: None,
-            wire: Wire::Plain(write),
-            _place: place,
+            last_words: None,
+            place: Some(place),
         }
     }
 
-    /// Writes what the kernel takes.
+    /// Remembers what the kernel tells; whether a socket that was full takes bytes again.
+    pub(super) fn told(&mut self, event: &Event) -> bool {
+        self.ending |= event.is_read_closed() || event.is_error();
+        self.readable |= event.is_readable() || self.ending;
+        event.is_writable() && std::mem::take(&mut self.full)
+    }
+
+    /// Whether a look at the socket, or at what is left of the last one, may find something.
+    pub(super) fn has_input(&self) -> bool {
+        self.readable || !self.unread.is_empty()
+    }
+
+    /// Reads once. A read that does not fill the buffer has emptied the socket, which saves the call that would
+    /// say so; only the end is still behind it.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> Heard {
+        if !self.readable {
+            return Heard::Nothing;
+        }
+        let Wire::Plain(stream) = &mut self.wire;
+        match stream.read(buffer) {
+            Ok(0) => Heard::End,
+            Ok(bytes) => {
+                self.readable = self.ending || bytes == buffer.len();
+                Heard::Bytes(bytes)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.readable = false;
+                Heard::Nothing
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Heard::Nothing,
+            Err(_) => Heard::End,
+        }
+    }
+
+    /// Writes what the kernel takes. After less than everything, the kernel tells when there is room again.
     ///
     /// # Errors
     /// The connection is broken.
-    pub(super) fn write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let Wire::Plain(stream) = &self.wire;
-        let total: usize = slices.iter().map(|slice| slice.len()).sum();
-        // Straight to the kernel: the runtime's own way also looks up what it knows of the socket, which a fan-out would pay for each member.
-        let direct = socket2::SockRef::from(stream.as_ref());
-        let mut written = taken(match slices {
-            [only] => direct.send(only),
-            several => direct.send_vectored(several),
-        })?;
-        if written == total {
-            return Ok(written);
-        }
-        // The runtime must learn that the socket is full, or a later wait for it would not wait: only a refusal of its own tells it.
-        let mut rest: Vec<u8> = slices
-            .iter()
-            .flat_map(|slice| slice.iter().copied())
-            .skip(written)
-            .collect();
-        loop {
-            let more = taken(stream.try_write(&rest))?;
-            written += more;
-            if more == 0 || more == rest.len() {
-                return Ok(written);
-            }
-            rest.drain(..more);
-        }
-    }
-
-    /// Whether the kernel takes bytes again.
-    pub(super) fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Wire::Plain(stream) = &self.wire;
-        stream.as_ref().poll_write_ready(context)
-    }
-
-    /// Says the last words, as far as the peer takes them, and closes the writing side. The reading task
-    /// reads on until the peer has closed its own, since a socket with unread input would be reset, and the
-    /// last words with it.
-    pub(super) async fn finish(self, last_words: Vec<Bytes>) {
-        let Wire::Plain(mut stream) = self.wire;
-        let goodbye = async {
-            for mut words in last_words {
-                while words.has_remaining() {
-                    stream.write_buf(&mut words).await?;
-                }
-            }
-            stream.shutdown().await
+    pub(super) fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let Wire::Plain(stream) = &mut self.wire;
+        let (total, outcome) = match slices {
+            [only] => (only.len(), stream.write(only)),
+            several => (
+                several.iter().map(|slice| slice.len()).sum(),
+                stream.write_vectored(several),
+            ),
         };
-        // A peer that is gone, or doesn't listen, needs no goodbye.
-        drop(timeout(GOODBYE, goodbye).await);
+        let written = match outcome {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            outcome => outcome?,
+        };
+        self.full |= written < total;
+        Ok(written)
     }
-}
 
-fn taken(outcome: io::Result<usize>) -> io::Result<usize> {
-    match outcome {
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-            ) =>
-        {
-            Ok(0)
+    /// Whether the core is done with it.
+    pub(super) fn is_saying_goodbye(&self) -> bool {
+        self.last_words.is_some()
+    }
+
+    /// Nothing of it concerns the core from here on. The last words are said as far as the peer takes them, and
+    /// then the peer has its time to close: a socket that is closed with input unread is reset, and the last
+    /// words with it.
+    pub(super) fn say_goodbye(&mut self, words: Vec<Bytes>) {
+        self.unread = Vec::new();
+        self.reader = Reader::new(Role::Server);
+        self.last_words = Some(words.into());
+    }
+
+    /// Goes on with a goodbye as far as it goes without waiting; whether it is over. What the peer still sends
+    /// is read into `buffer` and dropped.
+    pub(super) fn go_on(&mut self, buffer: &mut [u8]) -> bool {
+        match self.speak() {
+            Ok(true) if self.place.take().is_some() => {
+                let Wire::Plain(stream) = &self.wire;
+                // It fails where the peer is gone, which the next read finds out.
+                stream.shutdown(Shutdown::Write).ok();
+                self.readable = true;
+            }
+            Ok(_) => {}
+            // A peer that is gone needs no goodbye.
+            Err(_) => return true,
         }
-        outcome => outcome,
+        for _ in 0..READS_MAX {
+            match self.read(buffer) {
+                Heard::End => return true,
+                Heard::Nothing => return false,
+                Heard::Bytes(_) => {}
+            }
+        }
+        false
+    }
+
+    /// Whether everything is said.
+    fn speak(&mut self) -> io::Result<bool> {
+        while let Some(mut words) = self.last_words.as_mut().and_then(VecDeque::pop_front) {
+            let written = self.write(&[IoSlice::new(&words)])?;
+            words.advance(written);
+            if let (true, Some(last_words)) = (words.has_remaining(), &mut self.last_words) {
+                last_words.push_front(words);
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 
-/// How long a goodbye may take, each way (RFC 6455 §7.1.1 leaves it open).
-pub(super) const GOODBYE: Duration = Duration::from_secs(2);
+/// Reads of one socket before others get their turn.
+pub(super) const READS_MAX: usize = 4;
+
+/// How long a goodbye may take, until the peer has closed too (RFC 6455 §7.1.1 leaves it open), in milliseconds.
+pub(super) const GOODBYE_MS: u64 = 3_000;
