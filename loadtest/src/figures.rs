@@ -203,11 +203,11 @@ fn entries(quick: bool) -> Vec<Entry> {
             rows: &[
                 (
                     "publish to own delivery at 100/s, 100 members, p50",
-                    fanout::OWN_P50,
+                    fanout::OWN[0],
                 ),
                 (
                     "publish to own delivery at 100/s, 100 members, p99",
-                    fanout::OWN_P99,
+                    fanout::OWN[1],
                 ),
             ],
         },
@@ -217,11 +217,11 @@ fn entries(quick: bool) -> Vec<Entry> {
             rows: &[
                 (
                     "publish to own delivery at 100/s, 1,000 members, p50",
-                    fanout::OWN_P50,
+                    fanout::OWN[0],
                 ),
                 (
                     "publish to own delivery at 100/s, 1,000 members, p99",
-                    fanout::OWN_P99,
+                    fanout::OWN[1],
                 ),
             ],
         },

@@ -15,6 +15,8 @@ mod connection;
 
 mod verify;
 
+mod latency;
+
 mod floor_server;
 mod peer;
 mod plain_server;
@@ -45,6 +47,8 @@ enum Command {
     Fanout(scenario::fanout::Args),
     /// Many small rooms, some of them busy at any moment: processor time per delivery.
     Rooms(scenario::rooms::Args),
+    /// Members alone in their rooms: the time from a publish to its own delivery.
+    Echo(scenario::echo::Args),
     /// Joined connections that do nothing: resident bytes per connection.
     Idle(scenario::idle::Args),
     /// Connections come and join: processor time per connection.
@@ -73,6 +77,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Fanout(args) => scenario::fanout::run(&args),
         Command::Rooms(args) => scenario::rooms::run(&args),
+        Command::Echo(args) => scenario::echo::run(&args),
         Command::Idle(args) => scenario::idle::run(&args),
         Command::Connect(args) => scenario::connect::run(&args),
         Command::Figures(args) => figures::run(&args),

@@ -6,6 +6,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
+use crate::latency::{Curve, Latency, Names};
+
 /// One number with its unit.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Figure {
@@ -25,6 +27,8 @@ pub(crate) struct Measurement {
     /// The scenario's parameters, by name.
     settings: Vec<(&'static str, String)>,
     figures: Vec<Figure>,
+    /// The distributions behind the times among the figures.
+    curves: Vec<Curve>,
 }
 
 /// The middle of several runs and how far they spread.
@@ -57,12 +61,29 @@ impl Measurement {
             peer,
             settings,
             figures: Vec::new(),
+            curves: Vec::new(),
         }
     }
 
     /// Adds a figure.
     pub(crate) fn add(&mut self, figure: Figure) {
         self.figures.push(figure);
+    }
+
+    /// Adds p50, p99 and p99.9 of something, and its curve.
+    ///
+    /// # Errors
+    /// It has no times.
+    pub(crate) fn add_latency(
+        &mut self,
+        latency: &Latency,
+        of: &'static str,
+        names: Names,
+    ) -> Result<()> {
+        let figures = latency.figures(names);
+        self.figures.extend(figures.with_context(|| of.to_owned())?);
+        self.curves.push(latency.curve(of));
+        Ok(())
     }
 
     /// A figure by its name.

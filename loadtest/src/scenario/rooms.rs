@@ -66,11 +66,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// Anything that leaves the measurement without a result.
 pub(crate) fn measure(subject: Subject, shape: Shape) -> Result<Measurement> {
     shape.check()?;
-    ensure!(
-        !subject.peer.has_one_room(),
-        "{} has one room for everybody, so `rooms` can't be measured with it",
-        subject.peer.name()
-    );
+    subject.need_rooms("rooms")?;
     let mut measurement = Measurement::new("rooms", subject.peer.name(), shape.settings());
     let pid = subject.pid;
     let deadline = Deadline::after(Duration::try_from_secs_f64(shape.timeout_s)?);

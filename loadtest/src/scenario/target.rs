@@ -259,6 +259,22 @@ impl Target {
     }
 }
 
+impl Subject {
+    /// Whether a scenario of several rooms can be measured with it.
+    ///
+    /// # Errors
+    /// It can't.
+    pub(crate) fn need_rooms(&self, scenario: &str) -> Result<()> {
+        if self.peer.has_one_room() {
+            bail!(
+                "{} has one room for everybody, so {scenario} can't be measured with it",
+                self.peer.name()
+            );
+        }
+        Ok(())
+    }
+}
+
 /// Says so before connections fail half-way: this process and the server need a file for each.
 pub(crate) fn check_files(connections: usize) -> Result<()> {
     const OWN: u64 = 100;
