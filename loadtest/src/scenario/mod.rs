@@ -13,5 +13,5 @@ mod traffic;
 mod usage;
 
 pub(crate) use deadline::Deadline;
-pub(crate) use target::{LaunchArgs, Subject, Target, TargetArgs, check_files};
+pub(crate) use target::{Subject, Target, TargetArgs, check_files};
 pub(crate) use usage::{OTHERS_BUSY, TESTER_BUSY};
