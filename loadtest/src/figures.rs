@@ -13,7 +13,9 @@ use crate::console;
 use crate::peer::{LaunchArgs, PeerName};
 use crate::process::Cores;
 use crate::report::{self, Measurement, Spread, number};
-use crate::scenario::{OTHERS_BUSY, Subject, TESTER_BUSY, Target, connect, fanout, idle};
+use crate::scenario::{
+    OTHERS_BUSY, PER_DELIVERY, Subject, TESTER_BUSY, Target, connect, fanout, idle,
+};
 
 /// The command.
 #[derive(Debug, clap::Args)]
@@ -178,7 +180,7 @@ fn entries(quick: bool) -> Vec<Entry> {
             measure: fanout(room),
             rows: &[(
                 "CPU per delivery, 1,000 members, 64 B, 1 in flight",
-                fanout::PER_DELIVERY,
+                PER_DELIVERY,
             )],
         },
         Entry {
@@ -189,7 +191,7 @@ fn entries(quick: bool) -> Vec<Entry> {
             }),
             rows: &[(
                 "CPU per delivery, 1,000 members, 64 B, 32 in flight",
-                fanout::PER_DELIVERY,
+                PER_DELIVERY,
             )],
         },
         Entry {
@@ -400,7 +402,7 @@ mod tests {
     fn runs(values: [f64; 3]) -> Vec<Measurement> {
         let run = |value| {
             let mut measurement = Measurement::new("fanout", "x", Vec::new());
-            measurement.add(Figure::new(fanout::PER_DELIVERY, "µs", value));
+            measurement.add(Figure::new(PER_DELIVERY, "µs", value));
             measurement.add(Figure::new(TESTER_BUSY, "%", 95.0));
             measurement
         };
@@ -413,7 +415,7 @@ mod tests {
             roomful: runs([2.0, 4.0, 3.0]),
             plain: runs([4.0, 4.0, 9.0]),
         };
-        let row = pairs.row("title", fanout::PER_DELIVERY).unwrap();
+        let row = pairs.row("title", PER_DELIVERY).unwrap();
         assert_eq!(
             row.roomful,
             Spread {
@@ -460,7 +462,7 @@ mod tests {
             roomful: runs([2.0, 4.0, 3.0]),
             plain: runs([4.0, 4.0, 9.0]),
         };
-        let rows = vec![pairs.row("title", fanout::PER_DELIVERY).unwrap()];
+        let rows = vec![pairs.row("title", PER_DELIVERY).unwrap()];
         let report = Report {
             conditions: vec!["how".to_owned()],
             rows,

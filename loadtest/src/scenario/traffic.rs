@@ -21,6 +21,8 @@ pub(super) struct Traffic {
     deadline: Deadline,
     published: u64,
     delivered: u64,
+    /// Publishes that haven't arrived everywhere.
+    open: usize,
     /// When something last arrived.
     heard: Instant,
 }
@@ -47,6 +49,8 @@ pub(super) struct Layout {
 /// A delivery or a reply that was verified.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Arrival {
+    /// In which room.
+    pub(super) room: usize,
     /// Of which publish.
     pub(super) key: Key,
     /// Whether it is the publisher's own delivery.
@@ -92,6 +96,7 @@ impl Traffic {
             deadline,
             published: 0,
             delivered: 0,
+            open: 0,
             heard,
         })
     }
@@ -108,6 +113,7 @@ impl Traffic {
         let state = &mut self.rooms[room];
         let key = state.verifier.publish(publisher);
         self.published += 1;
+        self.open += 1;
         self.swarm
             .publish(state.connection_of(publisher), self.pattern.write(key))?;
         Ok(key)
@@ -124,13 +130,15 @@ impl Traffic {
             room_members,
             pattern,
             delivered,
+            open,
             ..
         } = self;
         let mut count = 0;
         swarm.turn(wait, &mut |connection, heard| {
-            let room = &mut rooms[connection / *room_members];
+            let index = connection / *room_members;
+            let room = &mut rooms[index];
             count += 1;
-            let arrival = match heard {
+            let (key, complete) = match heard {
                 Heard::Delivery { offset, payload } => {
                     *delivered += 1;
                     room.delivery(connection, offset, pattern.read(payload)?)?
@@ -138,7 +146,14 @@ impl Traffic {
                 Heard::Acknowledged { sequence } => room.acknowledgement(connection, sequence)?,
                 Heard::Joined { .. } => return Ok(()),
             };
-            arrived(arrival);
+            *open -= usize::from(complete);
+            arrived(Arrival {
+                room: index,
+                key,
+                own: matches!(heard, Heard::Delivery { .. })
+                    && connection == room.connection_of(key.publisher),
+                complete,
+            });
             Ok(())
         })?;
         self.check_progress(count)
@@ -192,8 +207,8 @@ impl Traffic {
     }
 
     /// Whether nothing is outstanding.
-    pub(super) fn is_complete(&self) -> bool {
-        self.rooms.iter().all(|room| room.verifier.is_complete())
+    pub(super) const fn is_complete(&self) -> bool {
+        self.open == 0
     }
 
     /// Processor time that went into looking for work that wasn't there.
@@ -262,24 +277,20 @@ impl Room {
         self.members.start + publisher as usize * self.stride
     }
 
+    /// Which publish it is of, and whether that is now everywhere.
     fn delivery(
         &mut self,
         connection: usize,
         offset: Option<u64>,
         key: Key,
-    ) -> Result<Arrival, Fault> {
-        let complete = self
-            .verifier
-            .deliver(connection - self.members.start, offset, key)?;
-        Ok(Arrival {
-            key,
-            own: connection == self.connection_of(key.publisher),
-            complete,
-        })
+    ) -> Result<(Key, bool), Fault> {
+        let member = connection - self.members.start;
+        let complete = self.verifier.deliver(member, offset, key)?;
+        Ok((key, complete))
     }
 
-    /// A reply names only the publisher's own count, so the publisher is found by its place.
-    fn acknowledgement(&mut self, connection: usize, sequence: u32) -> Result<Arrival> {
+    /// The same of a reply. It names only the publisher's own count, so the publisher is found by its place.
+    fn acknowledgement(&mut self, connection: usize, sequence: u32) -> Result<(Key, bool)> {
         let member = connection - self.members.start;
         let publisher = u32::try_from(member / self.stride)?;
         ensure!(
@@ -290,10 +301,6 @@ impl Room {
             publisher,
             sequence,
         };
-        Ok(Arrival {
-            key,
-            own: false,
-            complete: self.verifier.acknowledge(member, key)?,
-        })
+        Ok((key, self.verifier.acknowledge(member, key)?))
     }
 }
