@@ -10,11 +10,11 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::console;
-use crate::peer::PeerName;
+use crate::peer::{LaunchArgs, PeerName};
 use crate::process::Cores;
 use crate::report::{self, Measurement, Spread, number};
 use crate::scenario::{
-    LaunchArgs, OTHERS_BUSY, PER_DELIVERY, Subject, TESTER_BUSY, Target, connect, fanout, idle,
+    OTHERS_BUSY, PER_DELIVERY, Subject, TESTER_BUSY, Target, connect, fanout, idle,
 };
 
 /// The command.
@@ -82,8 +82,8 @@ const OTHERS_BUSY_MAX: f64 = 10.0;
 /// Any run failed.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let (cores, pinned) = pin(args.unpinned);
-    let roomful = args.launch.target(PeerName::Roomful, cores)?;
-    let plain = args.launch.target(PeerName::Plain, cores)?;
+    let roomful = Target::start(PeerName::ROOMFUL, &args.launch, cores)?;
+    let plain = Target::start(PeerName::PLAIN, &args.launch, cores)?;
     let mut conditions = conditions(args, &pinned, [&roomful, &plain])?;
     let (mut rows, mut measurements) = (Vec::new(), Vec::new());
     for entry in entries(args.quick) {

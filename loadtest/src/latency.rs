@@ -72,6 +72,12 @@ impl Latency {
             .saturating_record(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
     }
 
+    /// Adds all times of another one.
+    pub(crate) fn add(&mut self, other: &Self) {
+        let added = self.0.add(&other.0);
+        added.expect("all have the same bounds");
+    }
+
     /// How many times there are.
     pub(crate) fn count(&self) -> u64 {
         self.0.len()

@@ -49,6 +49,8 @@ enum Command {
     Rooms(scenario::rooms::Args),
     /// Members alone in their rooms: the time from a publish to its own delivery.
     Echo(scenario::echo::Args),
+    /// Some members of a room stop reading: what the others' latency is with them and without.
+    Slow(scenario::slow::Args),
     /// Joined connections that do nothing: resident bytes per connection.
     Idle(scenario::idle::Args),
     /// Connections come and join: processor time per connection.
@@ -78,6 +80,7 @@ fn run(command: Command) -> Result<()> {
         Command::Fanout(args) => scenario::fanout::run(&args),
         Command::Rooms(args) => scenario::rooms::run(&args),
         Command::Echo(args) => scenario::echo::run(&args),
+        Command::Slow(args) => scenario::slow::run(&args),
         Command::Idle(args) => scenario::idle::run(&args),
         Command::Connect(args) => scenario::connect::run(&args),
         Command::Figures(args) => figures::run(&args),

@@ -69,6 +69,22 @@ fn each_scenario_has_a_result_when_everything_arrives() {
             "server CPU per delivery",
         ),
         (
+            "echo",
+            &["--peer=floor", "--rooms=10", "--duration-s=0.3"],
+            "round trip, p99",
+        ),
+        (
+            "slow",
+            &[
+                "--peer=floor",
+                "--members=20",
+                "--pairs=1",
+                "--warmup-s=0.1",
+                "--duration-s=0.3",
+            ],
+            "p99 with stalled readers / without",
+        ),
+        (
             "idle",
             &["--peer=plain", "--connections=50", "--settle-s=0.1"],
             "server resident bytes per connection",
@@ -164,8 +180,8 @@ fn what_cannot_be_run_is_one_clear_line() {
             "in flight may be 1 to 4",
         ),
         (
-            &["rooms", "--peer=plain", "--rooms=4", "--in-flight=1"],
-            "has one room for everybody",
+            &["rooms", "--peer=plain", "--rooms=4", "--in-flight=5"],
+            "in flight may be 1 to 4, the number of rooms",
         ),
     ] {
         let output = Command::new(PROGRAM).args(arguments).output().unwrap();

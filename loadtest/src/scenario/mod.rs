@@ -8,6 +8,7 @@ pub(crate) mod echo;
 pub(crate) mod fanout;
 pub(crate) mod idle;
 pub(crate) mod rooms;
+pub(crate) mod slow;
 
 mod deadline;
 mod load;
@@ -18,5 +19,5 @@ mod usage;
 
 pub(crate) use deadline::Deadline;
 pub(crate) use load::PER_DELIVERY;
-pub(crate) use target::{LaunchArgs, Subject, Target, TargetArgs, check_files};
+pub(crate) use target::{Subject, Target, TargetArgs, check_files};
 pub(crate) use usage::{OTHERS_BUSY, TESTER_BUSY};

@@ -109,6 +109,20 @@ impl Pace {
         duration: Duration,
         latency: &mut Latency,
     ) -> Result<()> {
+        self.run_beside(traffic, duration, latency, &mut || Ok(()))
+    }
+
+    /// The same, with something else that has its turn whenever the traffic has.
+    ///
+    /// # Errors
+    /// Those of [`Traffic::turn`], and of the other.
+    pub(super) fn run_beside(
+        &mut self,
+        traffic: &mut Traffic,
+        duration: Duration,
+        latency: &mut Latency,
+        other: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
         let end = self.schedule.start + duration;
         while self.schedule.next_due() < end {
             // Also while behind, so that what has arrived is taken.
@@ -116,6 +130,7 @@ impl Pace {
                 let left = self.schedule.left();
                 let wait = left.map_or(Duration::ZERO, wait_for);
                 traffic.turn(wait, &mut |arrival| self.arrived(arrival, latency))?;
+                other()?;
                 if left.is_none() {
                     break;
                 }

@@ -66,7 +66,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// Anything that leaves the measurement without a result.
 pub(crate) fn measure(subject: Subject, shape: Shape) -> Result<Measurement> {
     shape.check()?;
-    subject.need_rooms("rooms")?;
     let mut measurement = Measurement::new("rooms", subject.peer.name(), shape.settings());
     let pid = subject.pid;
     let deadline = Deadline::after(Duration::try_from_secs_f64(shape.timeout_s)?);

@@ -3,11 +3,11 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use tokio::time::Instant;
 
 use super::Deadline;
-use crate::peer::{Heard, Peer};
+use crate::peer::{Ability, Heard};
 use crate::swarm::{Plan, Swarm};
 use crate::verify::{Fault, Key, Pattern, Verifier};
 
@@ -78,10 +78,6 @@ impl Traffic {
         layout: Layout,
         deadline: Deadline,
     ) -> Result<Self> {
-        let plan = Plan {
-            room_members: room_members(swarm.peer(), plan),
-            ..plan
-        };
         swarm.open(plan, &deadline)?;
         let starts = (0..plan.connections).step_by(plan.room_members);
         let room = |start| {
@@ -283,9 +279,12 @@ impl Room {
     fn new(swarm: &Swarm, members: Range<usize>, publishers: usize) -> Result<Self> {
         let count = members.len();
         let publishers = publishers.min(count);
-        let verifier = match swarm.head(members.clone())? {
-            Some(base) => Verifier::with_offsets(base, count, publishers),
-            None => Verifier::without_offsets(count, publishers),
+        let head = swarm.head(members.clone())?;
+        let verifier = if swarm.peer().has(Ability::Offsets) {
+            let base = head.context("the server gave no offset with the join")?;
+            Verifier::with_offsets(base, count, publishers)
+        } else {
+            Verifier::without_offsets(count, publishers)
         };
         Ok(Self {
             members,
@@ -323,14 +322,5 @@ impl Room {
             sequence,
         };
         Ok((key, self.verifier.acknowledge(member, key)?))
-    }
-}
-
-/// A peer without rooms has everybody in one.
-fn room_members(peer: &Peer, plan: Plan) -> usize {
-    if peer.has_one_room() {
-        plan.connections
-    } else {
-        plan.room_members
     }
 }
