@@ -10,11 +10,11 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::console;
-use crate::peer::PeerName;
+use crate::peer::{LaunchArgs, PeerName};
 use crate::process::Cores;
 use crate::report::{self, Measurement, Spread, number, ratios};
 use crate::scenario::{
-    LaunchArgs, OTHERS_BUSY, Subject, TESTER_BUSY, Target, connect, fanout, idle,
+    OTHERS_BUSY, PER_DELIVERY, Subject, TESTER_BUSY, Target, connect, fanout, idle,
 };
 
 /// The command.
@@ -82,8 +82,8 @@ const OTHERS_BUSY_MAX: f64 = 10.0;
 /// Any run failed.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let (cores, pinned) = pin(args.unpinned);
-    let roomful = args.launch.target(PeerName::Roomful, cores)?;
-    let plain = args.launch.target(PeerName::Plain, cores)?;
+    let roomful = Target::start(PeerName::ROOMFUL, &args.launch, cores)?;
+    let plain = Target::start(PeerName::PLAIN, &args.launch, cores)?;
     let mut conditions = conditions(args, &pinned, [&roomful, &plain])?;
     let (mut rows, mut measurements) = (Vec::new(), Vec::new());
     for entry in entries(args.quick) {
@@ -180,7 +180,7 @@ fn entries(quick: bool) -> Vec<Entry> {
             measure: fanout(room),
             rows: &[(
                 "CPU per delivery, 1,000 members, 64 B, 1 in flight",
-                fanout::PER_DELIVERY,
+                PER_DELIVERY,
             )],
         },
         Entry {
@@ -191,7 +191,7 @@ fn entries(quick: bool) -> Vec<Entry> {
             }),
             rows: &[(
                 "CPU per delivery, 1,000 members, 64 B, 32 in flight",
-                fanout::PER_DELIVERY,
+                PER_DELIVERY,
             )],
         },
         Entry {
@@ -397,7 +397,7 @@ mod tests {
     fn runs(values: [f64; 3]) -> Vec<Measurement> {
         let run = |value| {
             let mut measurement = Measurement::new("fanout", "x", Vec::new());
-            measurement.add(Figure::new(fanout::PER_DELIVERY, "µs", value));
+            measurement.add(Figure::new(PER_DELIVERY, "µs", value));
             measurement.add(Figure::new(TESTER_BUSY, "%", 95.0));
             measurement
         };
@@ -410,7 +410,7 @@ mod tests {
             roomful: runs([2.0, 4.0, 3.0]),
             plain: runs([4.0, 4.0, 9.0]),
         };
-        let row = pairs.row("title", fanout::PER_DELIVERY).unwrap();
+        let row = pairs.row("title", PER_DELIVERY).unwrap();
         assert_eq!(row.roomful, Spread::of(&[2.0, 3.0, 4.0]));
         assert_eq!(row.plain, Spread::of(&[4.0, 4.0, 9.0]));
         assert_eq!(row.ratio, Spread::of(&[1.0, 2.0, 3.0]));
@@ -436,7 +436,7 @@ mod tests {
             roomful: runs([2.0, 4.0, 3.0]),
             plain: runs([4.0, 4.0, 9.0]),
         };
-        let rows = vec![pairs.row("title", fanout::PER_DELIVERY).unwrap()];
+        let rows = vec![pairs.row("title", PER_DELIVERY).unwrap()];
         let report = Report {
             conditions: vec!["how".to_owned()],
             rows,

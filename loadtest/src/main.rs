@@ -43,6 +43,8 @@ struct Cli {
 enum Command {
     /// One room, every publish goes to all its members: processor time per delivery, or latency at a fixed rate.
     Fanout(scenario::fanout::Args),
+    /// Many small rooms, some of them busy at any moment: processor time per delivery.
+    Rooms(scenario::rooms::Args),
     /// Joined connections that do nothing: resident bytes per connection.
     Idle(scenario::idle::Args),
     /// Connections come and join: processor time per connection.
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Fanout(args) => scenario::fanout::run(&args),
+        Command::Rooms(args) => scenario::rooms::run(&args),
         Command::Idle(args) => scenario::idle::run(&args),
         Command::Connect(args) => scenario::connect::run(&args),
         Command::Figures(args) => figures::run(&args),

@@ -22,7 +22,7 @@ use crate::scenario::Deadline;
 /// The connections, in the order in which they were opened.
 #[derive(Debug)]
 pub(crate) struct Swarm {
-    peer: Peer,
+    peer: Box<dyn Peer>,
     target: SocketAddr,
     waiting: Waiting,
     /// Time that was spent spinning: in pauses, and in looks that found nothing.
@@ -107,7 +107,7 @@ impl Swarm {
     ///
     /// # Errors
     /// The kernel gives no poll.
-    pub(crate) fn new(peer: Peer, target: SocketAddr, waiting: Waiting) -> Result<Self> {
+    pub(crate) fn new(peer: Box<dyn Peer>, target: SocketAddr, waiting: Waiting) -> Result<Self> {
         Ok(Self {
             peer,
             target,
@@ -174,8 +174,7 @@ impl Swarm {
                 ..
             } = &mut members[index];
             let mut hear = |heard: Heard<'_>| match heard {
-                Heard::Joined { alias, head } => {
-                    seat.alias = alias;
+                Heard::Joined { head } => {
                     *joined += usize::from(joined_at.replace(JoinedAt { head }).is_none());
                     Ok(())
                 }
@@ -183,8 +182,8 @@ impl Swarm {
             };
             let mut receive = || {
                 connection.flush()?;
-                connection.receive(buffer, event.is_read_closed(), &mut |message| {
-                    peer.read(message, &mut hear)
+                connection.receive(buffer, event.is_read_closed(), &mut |message, answer| {
+                    peer.read(seat, message, &mut hear, answer)
                 })
             };
             receive().with_context(|| format!("connection {index}"))?;
@@ -204,8 +203,9 @@ impl Swarm {
     pub(crate) fn publish(&mut self, connection: usize, payload: &[u8]) -> Result<()> {
         let member = &mut self.members[connection];
         member.published += 1;
+        self.message.clear();
         self.peer
-            .publish(member.seat, member.published, payload, &mut self.message);
+            .publish(&member.seat, member.published, payload, &mut self.message);
         member
             .connection
             .send(&self.message)
@@ -228,9 +228,9 @@ impl Swarm {
         Ok(first.and_then(|joined| joined.head))
     }
 
-    /// The peer's name, for reports.
-    pub(crate) const fn peer(&self) -> &Peer {
-        &self.peer
+    /// Who is spoken to.
+    pub(crate) fn peer(&self) -> &dyn Peer {
+        &*self.peer
     }
 
     /// Leaves `events` empty if nothing became ready.
@@ -267,14 +267,13 @@ impl Swarm {
     fn connect(&mut self, plan: Plan) -> Result<()> {
         let index = self.members.len();
         let room = format!("chat:load-{:016x}-{}", self.run, index / plan.room_members);
-        let (path, subprotocol) = self.peer.upgrade(&room)?;
-        let greeting = self.peer.greeting(index, &room);
+        let seat = Seat::new(index, room);
+        let upgrade = self.peer.upgrade(&seat)?;
         let opening = Opening {
             target: self.target,
             index,
-            path: &path,
-            subprotocol,
-            greeting,
+            upgrade: &upgrade,
+            greeting: self.peer.greeting(&seat),
         };
         let mut connection =
             Connection::open(opening).with_context(|| format!("connection {index}"))?;
@@ -283,10 +282,6 @@ impl Swarm {
             .registry()
             .register(connection.stream(), Token(index), interest)
             .context("registering a socket")?;
-        let seat = Seat {
-            connection: index,
-            alias: 0,
-        };
         self.members.push(Member {
             connection,
             seat,

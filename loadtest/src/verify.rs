@@ -246,14 +246,7 @@ impl Verifier {
         Ok(self.arrive(key))
     }
 
-    /// Whether everything that was published has arrived everywhere.
-    pub(crate) fn is_complete(&self) -> bool {
-        self.publishers
-            .iter()
-            .all(|publisher| publisher.arrived.is_empty())
-    }
-
-    /// The same for the end of a run.
+    /// Whether everything that was published has arrived everywhere, at the end of a run.
     ///
     /// # Errors
     /// What is missing, of the first member that lacks something.
@@ -370,6 +363,20 @@ impl Pattern {
         )
     }
 
+    /// Whether there are payloads of a length.
+    ///
+    /// # Errors
+    /// Which lengths there are.
+    pub(crate) fn check(bytes: usize) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            (Self::BYTES_MIN..=usize::from(u16::MAX)).contains(&bytes),
+            "a payload may have {} to {} bytes",
+            Self::BYTES_MIN,
+            u16::MAX
+        );
+        Ok(())
+    }
+
     /// The payload of a publish.
     pub(crate) fn write(&mut self, key: Key) -> &[u8] {
         self.0[..4].copy_from_slice(&key.publisher.to_le_bytes());
@@ -445,9 +452,7 @@ mod tests {
         assert_eq!(verifier.deliver(1, Some(11), key(1, 1)), Ok(false));
         assert_eq!(verifier.acknowledge(1, key(1, 1)), Ok(true));
         assert_eq!(verifier.acknowledge(0, key(0, 1)), Ok(false));
-        assert!(!verifier.is_complete());
         assert_eq!(verifier.deliver(1, Some(12), key(0, 1)), Ok(true));
-        assert!(verifier.is_complete());
         assert_eq!(verifier.finish(), Ok(()));
     }
 
@@ -479,7 +484,6 @@ mod tests {
             expected: 11,
         };
         assert_eq!(verifier.deliver(1, Some(12), key(1, 1)), Err(skipped));
-        assert!(!verifier.is_complete());
         assert_eq!(
             verifier.finish(),
             Err(Fault::Lost {

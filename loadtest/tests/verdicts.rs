@@ -39,28 +39,49 @@ fn each_scenario_has_a_result_when_everything_arrives() {
     for (scenario, arguments, figure) in [
         (
             "fanout",
-            &["--members=20", "--in-flight=4", "--duration-s=0.3"][..],
+            &[
+                "--peer=plain",
+                "--members=20",
+                "--in-flight=4",
+                "--duration-s=0.3",
+            ][..],
             "server CPU per delivery",
         ),
         (
             "fanout",
-            &["--members=20", "--rate=200", "--duration-s=0.3"],
+            &[
+                "--peer=plain",
+                "--members=20",
+                "--rate=200",
+                "--duration-s=0.3",
+            ],
             "publish to own delivery, p99",
         ),
         (
+            "rooms",
+            &[
+                "--peer=floor",
+                "--rooms=20",
+                "--members=4",
+                "--in-flight=8",
+                "--duration-s=0.3",
+            ],
+            "server CPU per delivery",
+        ),
+        (
             "idle",
-            &["--connections=50", "--settle-s=0.1"],
+            &["--peer=plain", "--connections=50", "--settle-s=0.1"],
             "server resident bytes per connection",
         ),
         (
             "connect",
-            &["--connections=50"],
+            &["--peer=plain", "--connections=50"],
             "server CPU per connect and join",
         ),
     ] {
         let mut command = Command::new(PROGRAM);
         command
-            .args([scenario, "--peer=plain"])
+            .arg(scenario)
             .args(arguments)
             .arg("--json")
             .arg(&json);
@@ -138,6 +159,14 @@ fn what_cannot_be_run_is_one_clear_line() {
             "ulimit -n",
         ),
         (&["connect", "--peer=plain", "--connections=0"], "may be 0"),
+        (
+            &["rooms", "--peer=floor", "--rooms=4", "--in-flight=5"],
+            "in flight may be 1 to 4",
+        ),
+        (
+            &["rooms", "--peer=plain", "--rooms=4", "--in-flight=5"],
+            "in flight may be 1 to 4, the number of rooms",
+        ),
     ] {
         let output = Command::new(PROGRAM).args(arguments).output().unwrap();
         assert_failed(&output, reason);

@@ -3,7 +3,9 @@
 //! Every connection does what the real clients do: it says hello and joins in one go, brings a producer, and publishes with op ids.
 
 use std::collections::hash_map::RandomState;
+use std::env;
 use std::hash::BuildHasher as _;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use roomful_protocol::codec::Encoding;
@@ -13,9 +15,11 @@ use roomful_protocol::frame::{
 use roomful_protocol::id::{INTEGER_MAX, ProducerId, RequestId, RoomAlias, RoomName, Sequence};
 use roomful_protocol::payload::Payload;
 use roomful_protocol::text::Text;
+use roomful_protocol::websocket::OpCode;
 
 use super::cursor::Cursor;
-use super::{Heard, Listener, Seat};
+use super::{Ability, Answer, Heard, LaunchArgs, Listener, Peer, Seat, Upgrade};
+use crate::process::Launch;
 
 /// A Roomful server.
 #[derive(Debug)]
@@ -38,8 +42,59 @@ impl Roomful {
         }
     }
 
+    fn producer(&self, connection: usize) -> ProducerId {
+        ProducerId(self.producer_first + connection as u64)
+    }
+}
+
+impl Peer for Roomful {
+    fn name(&self) -> &'static str {
+        "roomful"
+    }
+
+    fn abilities(&self) -> &'static [Ability] {
+        &[Ability::Offsets, Ability::Resume, Ability::Presence]
+    }
+
+    fn launch(&self, args: &LaunchArgs, workers: Option<usize>) -> Result<Launch> {
+        let program = program(args)?;
+        let config = args.config.to_str();
+        let config = config.context("the configuration's path is not UTF-8")?;
+        if !args.config.is_file() {
+            bail!("there is no configuration {config}; name one with --config");
+        }
+        // The address is told at the level info.
+        let fixed = "--listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --log info";
+        let arguments: Vec<&str> = ["serve", "--config", config]
+            .into_iter()
+            .chain(fixed.split(' '))
+            .collect();
+        let mut launch = Launch {
+            data_dir_flag: Some("--data-dir"),
+            config: Some(args.config.clone()),
+            ..Launch::new(program, &arguments)
+        };
+        if let Some(workers) = workers {
+            let shards = ["--shards".to_owned(), workers.to_string()];
+            launch.arguments.extend(shards);
+        }
+        Ok(launch)
+    }
+
+    /// The room's placement key is in the URL, as the clients have it.
+    fn upgrade(&self, seat: &Seat) -> Result<Upgrade> {
+        let room = &seat.room;
+        let name =
+            RoomName::parse(room.as_bytes()).with_context(|| format!("the room name {room:?}"))?;
+        Ok(Upgrade {
+            path: format!("/v1/ws?k={}", name.placement_key()),
+            subprotocol: Some(Encoding::MessagePack.subprotocol()),
+            code: OpCode::Binary,
+        })
+    }
+
     /// `hello` and `join`.
-    pub(super) fn greeting(&self, connection: usize, room: &str) -> Vec<Vec<u8>> {
+    fn greeting(&self, seat: &Seat) -> Vec<Vec<u8>> {
         let hello = Hello {
             request: RequestId(HELLO_REQUEST),
             token: None,
@@ -48,10 +103,10 @@ impl Roomful {
         };
         let join = Join {
             request: RequestId(JOIN_REQUEST),
-            room: RoomText::from(room),
+            room: RoomText::from(seat.room.as_str()),
             since: None,
             producer: Some(JoinProducer {
-                producer: self.producer(connection),
+                producer: self.producer(seat.connection),
                 next: Sequence(1),
             }),
             echo: true,
@@ -61,7 +116,7 @@ impl Roomful {
         vec![encoded(&hello.into()), encoded(&join.into())]
     }
 
-    pub(super) fn publish(&self, seat: Seat, sequence: u32, payload: &[u8], out: &mut Vec<u8>) {
+    fn publish(&self, seat: &Seat, sequence: u32, payload: &[u8], out: &mut Vec<u8>) {
         let publish = Publish {
             request: RequestId(JOIN_REQUEST + u64::from(sequence)),
             room: RoomAlias(seat.alias),
@@ -74,50 +129,55 @@ impl Roomful {
         Encoding::MessagePack.encode(&ClientFrame::from(publish), out);
     }
 
-    fn producer(&self, connection: usize) -> ProducerId {
-        ProducerId(self.producer_first + connection as u64)
+    /// One frame, or a batch of them.
+    fn read(
+        &self,
+        seat: &mut Seat,
+        message: &[u8],
+        listener: Listener<'_>,
+        _: Answer<'_>,
+    ) -> Result<()> {
+        let mut cursor = Cursor::new(message);
+        frames(&mut cursor, seat, listener).context("the server sent a bad frame")?;
+        if !cursor.is_at_end() {
+            bail!("the server sent bytes behind a frame");
+        }
+        Ok(())
     }
 }
 
-/// The room's placement key is in the URL, as the clients have it.
-pub(super) fn upgrade(room: &str) -> Result<(String, Option<&'static str>)> {
-    let name =
-        RoomName::parse(room.as_bytes()).with_context(|| format!("the room name {room:?}"))?;
-    Ok((
-        format!("/v1/ws?k={}", name.placement_key()),
-        Some(Encoding::MessagePack.subprotocol()),
-    ))
-}
-
-/// Reads a message: one frame, or a batch of them.
-pub(super) fn read(message: &[u8], listener: Listener<'_>) -> Result<()> {
-    let mut cursor = Cursor::new(message);
-    frames(&mut cursor, listener).context("the server sent a bad frame")?;
-    if !cursor.is_at_end() {
-        bail!("the server sent bytes behind a frame");
+/// The one that was named, or the one beside this program.
+fn program(args: &LaunchArgs) -> Result<PathBuf> {
+    let beside = || Ok::<_, anyhow::Error>(env::current_exe()?.with_file_name("roomful"));
+    let program = args.server.clone().map_or_else(beside, Ok)?;
+    if !program.is_file() {
+        bail!(
+            "there is no server at {}; build it with cargo build --release, or name one with --server",
+            program.display()
+        );
     }
-    Ok(())
+    Ok(program)
 }
 
-fn frames(cursor: &mut Cursor<'_>, listener: Listener<'_>) -> Result<()> {
+fn frames(cursor: &mut Cursor<'_>, seat: &mut Seat, listener: Listener<'_>) -> Result<()> {
     let mut inside = *cursor;
     let fields = inside.array()?;
     if inside.integer()? != BATCH {
-        return frame(cursor, listener);
+        return frame(cursor, seat, listener);
     }
     for _ in 0..inside.array()? {
-        frame(&mut inside, listener)?;
+        frame(&mut inside, seat, listener)?;
     }
     inside.skip(fields.checked_sub(2).context("a batch without frames")?)?;
     *cursor = inside;
     Ok(())
 }
 
-fn frame(cursor: &mut Cursor<'_>, listener: Listener<'_>) -> Result<()> {
+fn frame(cursor: &mut Cursor<'_>, seat: &mut Seat, listener: Listener<'_>) -> Result<()> {
     let mut inside = *cursor;
     let fields = inside.array()?;
     if inside.integer()? != EVENT {
-        return other(cursor.value()?, listener);
+        return other(cursor.value()?, seat, listener);
     }
     event(&mut inside, fields, listener)?;
     *cursor = inside;
@@ -147,12 +207,14 @@ fn event(cursor: &mut Cursor<'_>, fields: usize, listener: Listener<'_>) -> Resu
     })
 }
 
-fn other(message: &[u8], listener: Listener<'_>) -> Result<()> {
+fn other(message: &[u8], seat: &mut Seat, listener: Listener<'_>) -> Result<()> {
     match Encoding::MessagePack.decode_server(message)? {
-        ServerFrame::Joined(joined) => listener(Heard::Joined {
-            alias: joined.room.0,
-            head: Some(joined.position.offset.0),
-        }),
+        ServerFrame::Joined(joined) => {
+            seat.alias = joined.room.0;
+            listener(Heard::Joined {
+                head: Some(joined.position.offset.0),
+            })
+        }
         ServerFrame::Ok(ok) => match ok.reply {
             Reply::Published(published) if published.duplicate => {
                 bail!("doubled: a first publish was called a duplicate")
@@ -252,16 +314,19 @@ mod tests {
 
     fn heard(message: &[u8]) -> Result<Vec<String>> {
         let mut heard = Vec::new();
-        read(message, &mut |what| {
+        let mut listener = |what: Heard<'_>| {
             heard.push(match what {
-                Heard::Joined { alias, head } => format!("joined {alias} {head:?}"),
+                Heard::Joined { head } => format!("joined {head:?}"),
                 Heard::Delivery { offset, payload } => {
                     format!("delivery {offset:?} {}", payload.len())
                 }
                 Heard::Acknowledged { sequence } => format!("acknowledged {sequence}"),
             });
             Ok(())
-        })?;
+        };
+        let mut seat = Seat::new(0, "chat:lobby".to_owned());
+        let mut silent = |_: &[u8]| panic!("nothing is answered");
+        Roomful::new().read(&mut seat, message, &mut listener, &mut silent)?;
         Ok(heard)
     }
 
@@ -323,10 +388,11 @@ mod tests {
 
     #[test]
     fn the_url_carries_the_placement_key() {
-        assert_eq!(
-            upgrade("chat:lobby").unwrap().0,
-            "/v1/ws?k=1bc5c3481e8d9d9c"
-        );
-        assert!(upgrade("lobby").is_err());
+        let path = |room: &str| {
+            let upgrade = Roomful::new().upgrade(&Seat::new(0, room.to_owned()));
+            upgrade.map(|upgrade| upgrade.path)
+        };
+        assert_eq!(path("chat:lobby").unwrap(), "/v1/ws?k=1bc5c3481e8d9d9c");
+        assert!(path("lobby").is_err());
     }
 }

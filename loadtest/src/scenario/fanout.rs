@@ -11,8 +11,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use tokio::time::Instant;
 
+use super::load::{Load, closed_loop};
 use super::traffic::{Arrival, Layout, Traffic};
-use super::usage::Meter;
 use super::{Deadline, Subject, TargetArgs, check_files};
 use crate::report::{Figure, Measurement};
 use crate::swarm::{Plan, Swarm};
@@ -54,7 +54,6 @@ pub(crate) struct Shape {
 }
 
 /// Names of the figures.
-pub(crate) const PER_DELIVERY: &str = "server CPU per delivery";
 pub(crate) const OWN_P50: &str = "publish to own delivery, p50";
 pub(crate) const OWN_P99: &str = "publish to own delivery, p99";
 
@@ -95,39 +94,19 @@ pub(crate) fn measure(subject: Subject, shape: Shape) -> Result<Measurement> {
         shape,
     };
     run.stretch(shape.warmup_s, &mut Vec::new())?;
-    let before = (run.traffic.published(), run.traffic.delivered());
     let mut own = Vec::new();
-    let meter = Meter::start(pid, run.traffic.spun())?;
+    let load = Load::start(pid, &run.traffic)?;
     run.stretch(shape.duration_s, &mut own)?;
-    let usage = meter.stop(run.traffic.spun())?;
-    let publishes = run.traffic.published() - before.0;
-    let deliveries = run.traffic.delivered() - before.1;
-    ensure!(
-        deliveries > 0,
-        "no publish fitted into {} s",
-        shape.duration_s
-    );
-    measurement.add(Figure::new(
-        PER_DELIVERY,
-        "µs",
-        usage.server_us_per(deliveries),
-    ));
+    let done = load.stop(&run.traffic)?;
+    measurement.add(done.per_delivery());
     if shape.rate.is_some() {
         own.sort_unstable();
         measurement.add(Figure::new(OWN_P50, "µs", percentile_us(&own, 50)));
         measurement.add(Figure::new(OWN_P99, "µs", percentile_us(&own, 99)));
     }
-    measurement.add(Figure::new("publishes", "", publishes as f64));
-    measurement.add(Figure::new("deliveries", "", deliveries as f64));
-    measurement.add(Figure::new(
-        "deliveries per second",
-        "",
-        deliveries as f64 / usage.wall.as_secs_f64(),
-    ));
-    usage
-        .shares()
+    done.figures()
         .into_iter()
-        .for_each(|share| measurement.add(share));
+        .for_each(|figure| measurement.add(figure));
     Ok(measurement)
 }
 
@@ -140,12 +119,7 @@ impl Shape {
             self.members
         );
         ensure!(self.rate != Some(0), "the rate must be at least 1");
-        ensure!(
-            (Pattern::BYTES_MIN..=usize::from(u16::MAX)).contains(&self.payload_bytes),
-            "a payload may have {} to {} bytes",
-            Pattern::BYTES_MIN,
-            u16::MAX
-        );
+        Pattern::check(self.payload_bytes)?;
         check_files(self.members)
     }
 
@@ -190,25 +164,15 @@ impl Run {
         let duration = Duration::try_from_secs_f64(seconds)?;
         match self.shape.rate {
             Some(rate) => self.paced(rate, duration, own)?,
-            None => self.closed_loop(duration)?,
+            None => {
+                let publishers = 0..u32::try_from(self.shape.in_flight)?;
+                let first = publishers.map(|publisher| (0, publisher)).collect();
+                // The same member goes on.
+                let next = |arrival: Arrival| (arrival.room, arrival.key.publisher);
+                closed_loop(&mut self.traffic, duration, first, next)?;
+            }
         }
         self.traffic.rest()
-    }
-
-    fn closed_loop(&mut self, duration: Duration) -> Result<()> {
-        let end = Instant::now() + duration;
-        let mut ready: Vec<u32> = (0..u32::try_from(self.shape.in_flight)?).collect();
-        while Instant::now() < end {
-            for publisher in ready.drain(..) {
-                self.traffic.publish(0, publisher)?;
-            }
-            self.traffic.turn(TURN_MAX, &mut |arrival| {
-                if arrival.complete {
-                    ready.push(arrival.key.publisher);
-                }
-            })?;
-        }
-        self.traffic.drain(&mut |_| {})
     }
 
     fn paced(&mut self, rate: u32, duration: Duration, own: &mut Vec<Duration>) -> Result<()> {
@@ -279,9 +243,6 @@ impl Schedule {
     }
 }
 
-/// A turn of the closed loop ends by then even if nothing arrives.
-const TURN_MAX: Duration = Duration::from_millis(100);
-
 /// The smallest value that `percent` of all don't exceed; `sorted` is in ascending order.
 fn percentile_us(sorted: &[Duration], percent: usize) -> f64 {
     let rank = (sorted.len() * percent).div_ceil(100).max(1);
@@ -318,6 +279,7 @@ mod tests {
         );
         let mut times = Vec::new();
         let arrival = |own| Arrival {
+            room: 0,
             key: Key {
                 publisher: 0,
                 sequence: 1,

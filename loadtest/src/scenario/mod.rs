@@ -6,12 +6,15 @@
 pub(crate) mod connect;
 pub(crate) mod fanout;
 pub(crate) mod idle;
+pub(crate) mod rooms;
 
 mod deadline;
+mod load;
 mod target;
 mod traffic;
 mod usage;
 
 pub(crate) use deadline::Deadline;
-pub(crate) use target::{LaunchArgs, Subject, Target, TargetArgs, check_files};
+pub(crate) use load::PER_DELIVERY;
+pub(crate) use target::{Subject, Target, TargetArgs, check_files};
 pub(crate) use usage::{OTHERS_BUSY, TESTER_BUSY};
