@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::load::{Load, closed_loop};
 use super::traffic::{Arrival, Layout, Traffic};
 use super::{Deadline, Subject, TargetArgs, check_files};
+use crate::console::Bar;
 use crate::report::{Figure, Measurement};
 use crate::swarm::{Plan, Swarm};
 use crate::verify::Pattern;
@@ -176,6 +177,7 @@ impl Run {
     }
 
     fn paced(&mut self, rate: u32, duration: Duration, own: &mut Vec<Duration>) -> Result<()> {
+        let _bar = Bar::timing("traffic", duration);
         let mut schedule = Schedule::new(rate, self.shape.layout().publishers);
         while schedule.next_due() < schedule.start + duration {
             self.wait_until(&mut schedule, own)?;
