@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use crate::console;
+use crate::console::{self, Runs};
 use crate::peer::{LaunchArgs, PeerName};
 use crate::process::Cores;
-use crate::report::{self, Measurement, Spread, number};
+use crate::report::{self, Measurement, Spread, number, ratios};
 use crate::scenario::{
     OTHERS_BUSY, PER_DELIVERY, Subject, TESTER_BUSY, Target, connect, fanout, idle,
 };
@@ -86,11 +86,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let plain = Target::start(PeerName::PLAIN, &args.launch, cores)?;
     let mut conditions = conditions(args, &pinned, [&roomful, &plain])?;
     let (mut rows, mut measurements) = (Vec::new(), Vec::new());
-    for entry in entries(args.quick) {
-        let pairs = Pairs::measure(&entry, args.repeats, &roomful, &plain)?;
+    let entries = entries(args.quick);
+    let mut bar = Runs::new(entries.len() * args.repeats as usize * 2);
+    for entry in entries {
+        let pairs = Pairs::measure(&entry, args.repeats, &roomful, &plain, &mut bar)?;
         rows.extend(pairs.rows(&entry)?);
         measurements.extend(pairs.roomful.into_iter().chain(pairs.plain));
     }
+    drop(bar);
     conditions.extend(disturbances(&measurements));
     let report = Report {
         conditions,
@@ -267,7 +270,13 @@ fn disturbances(measurements: &[Measurement]) -> Vec<String> {
 
 impl Pairs {
     /// The servers take turns, and in every other repeat the other one begins.
-    fn measure(entry: &Entry, repeats: u32, roomful: &Target, plain: &Target) -> Result<Self> {
+    fn measure(
+        entry: &Entry,
+        repeats: u32,
+        roomful: &Target,
+        plain: &Target,
+        bar: &mut Runs,
+    ) -> Result<Self> {
         let mut pairs = Self {
             roomful: Vec::new(),
             plain: Vec::new(),
@@ -279,11 +288,7 @@ impl Pairs {
                 } else {
                     ("plain", plain, &mut pairs.plain)
                 };
-                console::progress(&format!(
-                    "{}: {name}, {} of {repeats}",
-                    entry.name,
-                    repeat + 1
-                ));
+                bar.begin(&format!("{}: {name}", entry.name));
                 let measured = target.measure(|subject| (entry.measure)(subject));
                 runs.push(
                     measured.with_context(|| format!("{} against {name} failed", entry.name))?,
@@ -308,11 +313,6 @@ impl Pairs {
                 .collect::<Result<Vec<_>>>()
         };
         let (roomful, plain) = (values(&self.roomful)?, values(&self.plain)?);
-        let ratios: Vec<f64> = roomful
-            .iter()
-            .zip(&plain)
-            .map(|(roomful, plain)| plain / roomful)
-            .collect();
         let unit = self
             .roomful
             .first()
@@ -322,7 +322,7 @@ impl Pairs {
             unit,
             roomful: Spread::of(&roomful),
             plain: Spread::of(&plain),
-            ratio: Spread::of(&ratios),
+            ratio: Spread::of(&ratios(&plain, &roomful)),
         })
     }
 }
@@ -416,30 +416,9 @@ mod tests {
             plain: runs([4.0, 4.0, 9.0]),
         };
         let row = pairs.row("title", PER_DELIVERY).unwrap();
-        assert_eq!(
-            row.roomful,
-            Spread {
-                median: 3.0,
-                min: 2.0,
-                max: 4.0
-            }
-        );
-        assert_eq!(
-            row.plain,
-            Spread {
-                median: 4.0,
-                min: 4.0,
-                max: 9.0
-            }
-        );
-        assert_eq!(
-            row.ratio,
-            Spread {
-                median: 2.0,
-                min: 1.0,
-                max: 3.0
-            }
-        );
+        assert_eq!(row.roomful, Spread::of(&[2.0, 3.0, 4.0]));
+        assert_eq!(row.plain, Spread::of(&[4.0, 4.0, 9.0]));
+        assert_eq!(row.ratio, Spread::of(&[1.0, 2.0, 3.0]));
         assert!(pairs.row("title", "no such figure").is_err());
     }
 

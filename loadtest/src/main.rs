@@ -65,9 +65,20 @@ enum Command {
     FloorServer(floor_server::Args),
 }
 
+impl Command {
+    /// Servers have nothing to tidy up, and end by the signal itself.
+    const fn is_server(&self) -> bool {
+        matches!(self, Self::PlainServer(_) | Self::FloorServer(_))
+    }
+}
+
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(_) if console::interrupted() => {
+            console::error("interrupted; a part of a run is no result");
+            ExitCode::from(130)
+        }
         Err(error) => {
             console::error(&format!("{error:#}"));
             ExitCode::FAILURE
@@ -76,6 +87,9 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<()> {
+    if !command.is_server() {
+        console::catch_interrupts()?;
+    }
     match command {
         Command::Fanout(args) => scenario::fanout::run(&args),
         Command::Rooms(args) => scenario::rooms::run(&args),

@@ -16,6 +16,7 @@ use mio::{Events, Interest, Poll, Token};
 use tokio::time::Instant;
 
 use crate::connection::{Connection, Opening};
+use crate::console::Bar;
 use crate::peer::{Heard, Peer, Seat};
 use crate::scenario::Deadline;
 
@@ -139,7 +140,9 @@ impl Swarm {
     /// # Errors
     /// Any connection failed, or the deadline passed.
     pub(crate) fn open(&mut self, plan: Plan, deadline: &Deadline) -> Result<()> {
+        let bar = Bar::counting("joining", plan.connections);
         while self.joined < plan.connections {
+            bar.reach(self.joined);
             while self.members.len() < plan.connections
                 && self.members.len() < self.joined + plan.joining_max
             {

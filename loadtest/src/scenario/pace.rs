@@ -7,6 +7,7 @@ use anyhow::Result;
 use tokio::time::Instant;
 
 use super::traffic::{Arrival, Traffic};
+use crate::console::Bar;
 use crate::latency::Latency;
 
 /// When which one is due: evenly, from a start on.
@@ -123,6 +124,7 @@ impl Pace {
         latency: &mut Latency,
         other: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()> {
+        let _bar = Bar::timing("traffic", duration);
         let end = self.schedule.start + duration;
         while self.schedule.next_due() < end {
             // Also while behind, so that what has arrived is taken.
