@@ -8,6 +8,7 @@ mod name;
 
 mod cursor;
 mod floor;
+pub(crate) mod frames;
 mod plain;
 mod roomful;
 
