@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::console;
 use crate::peer::{LaunchArgs, PeerName};
 use crate::process::Cores;
-use crate::report::{self, Measurement, Spread, number};
+use crate::report::{self, Measurement, Spread, number, ratios};
 use crate::scenario::{
     OTHERS_BUSY, PER_DELIVERY, Subject, TESTER_BUSY, Target, connect, fanout, idle,
 };
@@ -308,11 +308,6 @@ impl Pairs {
                 .collect::<Result<Vec<_>>>()
         };
         let (roomful, plain) = (values(&self.roomful)?, values(&self.plain)?);
-        let ratios: Vec<f64> = roomful
-            .iter()
-            .zip(&plain)
-            .map(|(roomful, plain)| plain / roomful)
-            .collect();
         let unit = self
             .roomful
             .first()
@@ -322,7 +317,7 @@ impl Pairs {
             unit,
             roomful: Spread::of(&roomful),
             plain: Spread::of(&plain),
-            ratio: Spread::of(&ratios),
+            ratio: Spread::of(&ratios(&plain, &roomful)),
         })
     }
 }
@@ -416,30 +411,9 @@ mod tests {
             plain: runs([4.0, 4.0, 9.0]),
         };
         let row = pairs.row("title", PER_DELIVERY).unwrap();
-        assert_eq!(
-            row.roomful,
-            Spread {
-                median: 3.0,
-                min: 2.0,
-                max: 4.0
-            }
-        );
-        assert_eq!(
-            row.plain,
-            Spread {
-                median: 4.0,
-                min: 4.0,
-                max: 9.0
-            }
-        );
-        assert_eq!(
-            row.ratio,
-            Spread {
-                median: 2.0,
-                min: 1.0,
-                max: 3.0
-            }
-        );
+        assert_eq!(row.roomful, Spread::of(&[2.0, 3.0, 4.0]));
+        assert_eq!(row.plain, Spread::of(&[4.0, 4.0, 9.0]));
+        assert_eq!(row.ratio, Spread::of(&[1.0, 2.0, 3.0]));
         assert!(pairs.row("title", "no such figure").is_err());
     }
 
