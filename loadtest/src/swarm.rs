@@ -273,7 +273,7 @@ impl Swarm {
             target: self.target,
             index,
             upgrade: &upgrade,
-            greeting: self.peer.greeting(&seat),
+            greeting: self.peer.greeting(&seat)?,
         };
         let mut connection =
             Connection::open(opening).with_context(|| format!("connection {index}"))?;
