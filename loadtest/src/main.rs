@@ -15,6 +15,8 @@ mod connection;
 
 mod verify;
 
+mod latency;
+
 mod floor_server;
 mod peer;
 mod plain_server;
@@ -45,6 +47,10 @@ enum Command {
     Fanout(scenario::fanout::Args),
     /// Many small rooms, some of them busy at any moment: processor time per delivery.
     Rooms(scenario::rooms::Args),
+    /// Members alone in their rooms: the time from a publish to its own delivery.
+    Echo(scenario::echo::Args),
+    /// Some members of a room stop reading: what the others' latency is with them and without.
+    Slow(scenario::slow::Args),
     /// Joined connections that do nothing: resident bytes per connection.
     Idle(scenario::idle::Args),
     /// Connections come and join: processor time per connection.
@@ -59,9 +65,20 @@ enum Command {
     FloorServer(floor_server::Args),
 }
 
+impl Command {
+    /// Servers have nothing to tidy up, and end by the signal itself.
+    const fn is_server(&self) -> bool {
+        matches!(self, Self::PlainServer(_) | Self::FloorServer(_))
+    }
+}
+
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(_) if console::interrupted() => {
+            console::error("interrupted; a part of a run is no result");
+            ExitCode::from(130)
+        }
         Err(error) => {
             console::error(&format!("{error:#}"));
             ExitCode::FAILURE
@@ -70,9 +87,14 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<()> {
+    if !command.is_server() {
+        console::catch_interrupts()?;
+    }
     match command {
         Command::Fanout(args) => scenario::fanout::run(&args),
         Command::Rooms(args) => scenario::rooms::run(&args),
+        Command::Echo(args) => scenario::echo::run(&args),
+        Command::Slow(args) => scenario::slow::run(&args),
         Command::Idle(args) => scenario::idle::run(&args),
         Command::Connect(args) => scenario::connect::run(&args),
         Command::Compare(args) => compare::run(&args),

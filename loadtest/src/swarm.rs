@@ -16,6 +16,7 @@ use mio::{Events, Interest, Poll, Token};
 use tokio::time::Instant;
 
 use crate::connection::{Connection, Opening};
+use crate::console::Bar;
 use crate::peer::{Heard, Peer, Seat};
 use crate::scenario::Deadline;
 
@@ -123,12 +124,25 @@ impl Swarm {
         })
     }
 
+    /// None either, for more members of the same rooms: they come on connections of their own, and are turned on their own.
+    ///
+    /// # Errors
+    /// The kernel gives no poll.
+    pub(crate) fn beside(&self, peer: Box<dyn Peer>) -> Result<Self> {
+        Ok(Self {
+            run: self.run,
+            ..Self::new(peer, self.target, Waiting::Sleep)?
+        })
+    }
+
     /// Connects everybody and waits until all have joined.
     ///
     /// # Errors
     /// Any connection failed, or the deadline passed.
     pub(crate) fn open(&mut self, plan: Plan, deadline: &Deadline) -> Result<()> {
+        let bar = Bar::counting("joining", plan.connections);
         while self.joined < plan.connections {
+            bar.reach(self.joined);
             while self.members.len() < plan.connections
                 && self.members.len() < self.joined + plan.joining_max
             {

@@ -184,6 +184,16 @@ impl Verifier {
         }
     }
 
+    /// How many publishers there are.
+    pub(crate) const fn publishers(&self) -> usize {
+        self.publishers.len()
+    }
+
+    /// How many publishes of a publisher there were.
+    pub(crate) fn published_by(&self, publisher: usize) -> u32 {
+        self.publishers[publisher].sent
+    }
+
     /// Takes a delivery; whether its publish is complete with it.
     ///
     /// # Errors

@@ -69,6 +69,22 @@ fn each_scenario_has_a_result_when_everything_arrives() {
             "server CPU per delivery",
         ),
         (
+            "echo",
+            &["--peer=floor", "--rooms=10", "--duration-s=0.3"],
+            "round trip, p99",
+        ),
+        (
+            "slow",
+            &[
+                "--peer=floor",
+                "--members=20",
+                "--pairs=1",
+                "--warmup-s=0.1",
+                "--duration-s=0.3",
+            ],
+            "p99 with stalled readers / without",
+        ),
+        (
             "idle",
             &["--peer=plain", "--connections=50", "--settle-s=0.1"],
             "server resident bytes per connection",

@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use tokio::time::Instant;
 
-use crate::console;
+use crate::console::{self, Runs};
 use crate::peer::{LaunchArgs, PeerName};
 use crate::process::Cores;
 use crate::report::{self, Spread, number};
@@ -82,10 +82,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let (contestants, left_out) = contestants(args, &specs, cores)?;
     let peers = contestants.iter().map(column).collect::<Result<_>>()?;
     let rows = if args.quick {
-        quickly(&specs, &contestants, start)
+        let ends = start + QUICK_MAX.mul_f64(args.scale);
+        quickly(&specs, &contestants, ends)
     } else {
         wholly(&specs, &contestants, args.pairs)
     };
+    ensure!(!console::interrupted(), "interrupted");
     let mut comparison = Comparison {
         conditions: vec![conditions(args, &pinned)],
         peers,
@@ -221,36 +223,42 @@ fn column(contestant: &Contestant) -> Result<Column> {
 
 /// Row by row, all repeats of each.
 fn wholly(specs: &[Spec], contestants: &[Contestant], repeats: u32) -> Vec<Row> {
-    let row = |spec: &Spec| {
-        let mut runner = Runner::new(*spec, contestants);
+    let mut runners = runners(specs, contestants);
+    let runs = runners.iter().map(Runner::runs).sum();
+    let mut bar = Runs::new(runs);
+    for runner in &mut runners {
         for repeat in 0..repeats {
-            runner.repeat(repeat, repeats);
+            runner.repeat(repeat, repeats, &mut bar);
         }
-        runner.finish()
-    };
-    specs.iter().map(row).collect()
+    }
+    drop(bar);
+    runners.into_iter().map(Runner::finish).collect()
 }
 
 /// Round by round, as many as fit: several short runs of each row, so that no single moment decides. Everybody runs in each.
-fn quickly(specs: &[Spec], contestants: &[Contestant], start: Instant) -> Vec<Row> {
-    let mut runners: Vec<Runner<'_>> = specs
-        .iter()
-        .map(|spec| Runner::new(*spec, contestants))
-        .collect();
+fn quickly(specs: &[Spec], contestants: &[Contestant], ends: Instant) -> Vec<Row> {
+    let mut runners = runners(specs, contestants);
     let mut longest = Duration::ZERO;
     for round in 0.. {
         let begin = Instant::now();
-        for runner in &mut runners {
-            if round == 0 || !runner.spec().is_steady() {
-                runner.repeat(round, 1);
-            }
+        let due = |runner: &Runner<'_>| round == 0 || !runner.spec().is_steady();
+        let runs = runners.iter().filter(|runner| due(runner));
+        let mut bar = Runs::new(runs.map(Runner::peers).sum());
+        for runner in runners.iter_mut().filter(|runner| due(runner)) {
+            runner.repeat(round, 1, &mut bar);
         }
+        drop(bar);
         longest = longest.max(begin.elapsed());
-        if start.elapsed() + longest > QUICK_MAX {
+        if Instant::now() + longest > ends || console::interrupted() {
             break;
         }
     }
     runners.into_iter().map(Runner::finish).collect()
+}
+
+fn runners<'a>(specs: &[Spec], contestants: &'a [Contestant]) -> Vec<Runner<'a>> {
+    let runner = |spec: &Spec| Runner::new(*spec, contestants);
+    specs.iter().map(runner).collect()
 }
 
 /// With a token less without, run by run.

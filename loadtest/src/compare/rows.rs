@@ -174,7 +174,7 @@ pub(super) fn all(extent: Extent) -> Vec<Spec> {
     let latency = |name, title, members| Spec {
         name,
         title,
-        figure: fanout::OWN_P50,
+        figure: fanout::OWN[0],
         floor: PeerName::FLOOR,
         goal: Goal::TimesFloor(1.15),
         is_quick: false,

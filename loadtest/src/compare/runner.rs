@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::comparison::{Cell, Failure, Row, Run, pairs};
 use super::rows::Spec;
-use crate::console;
+use crate::console::{self, Runs};
 use crate::peer::PeerName;
 use crate::report::{Spread, ratios};
 use crate::scenario::Target;
@@ -60,8 +60,19 @@ impl<'a> Runner<'a> {
         &self.spec
     }
 
+    /// How many runs it will have.
+    pub(super) fn runs(&self) -> usize {
+        let runs = self.lanes.iter().map(|lane| lane.contestant.runs as usize);
+        runs.sum()
+    }
+
+    /// How many peers it has.
+    pub(super) const fn peers(&self) -> usize {
+        self.lanes.len()
+    }
+
     /// One run of everybody who has one in this repeat, of `repeats`.
-    pub(super) fn repeat(&mut self, repeat: u32, repeats: u32) {
+    pub(super) fn repeat(&mut self, repeat: u32, repeats: u32, bar: &mut Runs) {
         let turns: Vec<PeerName> = self
             .lanes
             .iter()
@@ -69,8 +80,8 @@ impl<'a> Runner<'a> {
             .map(|lane| lane.contestant.name)
             .collect();
         for peer in rotated(turns, repeat) {
-            if !self.is_over() {
-                self.run(peer, repeat);
+            if !self.is_over() && !console::interrupted() {
+                self.run(peer, repeat, bar);
             }
         }
     }
@@ -119,15 +130,14 @@ impl<'a> Runner<'a> {
             .any(|failure| failure.peer == self.spec.floor)
     }
 
-    fn run(&mut self, peer: PeerName, repeat: u32) {
+    fn run(&mut self, peer: PeerName, repeat: u32, bar: &mut Runs) {
         let index = self
             .lanes
             .iter()
             .position(|lane| lane.contestant.name == peer);
         let Some(index) = index else { return };
         let lane = &mut self.lanes[index];
-        let number = lane.runs.len() + 1;
-        console::progress(&format!("{}: {peer}, run {number}", self.spec.name));
+        bar.begin(&format!("{}: {peer}", self.spec.name));
         match measure(&self.spec, lane.contestant, repeat) {
             Ok(run) => lane.runs.push(run),
             Err(error) => {

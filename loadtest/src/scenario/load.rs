@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::traffic::{Arrival, Traffic};
 use super::usage::{Meter, Usage};
+use crate::console::Bar;
 use crate::report::Figure;
 
 /// The start of a stretch.
@@ -39,6 +40,7 @@ pub(super) fn closed_loop(
     first: Vec<(usize, u32)>,
     mut next: impl FnMut(Arrival) -> (usize, u32),
 ) -> Result<()> {
+    let _bar = Bar::timing("traffic", duration);
     let end = Instant::now() + duration;
     let mut ready = first;
     while Instant::now() < end {
