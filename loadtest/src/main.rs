@@ -5,7 +5,7 @@
 //! with one line that names what went wrong, and exit code 1. Correctness beyond that is left to the `tests` crate.
 //!
 //! Read in this order: [`scenario`] (what is done), [`swarm`] and [`connection`] (how it is done fast enough), [`verify`] (what
-//! must arrive), [`peer`] (who is measured), [`process`] (where the numbers come from), [`figures`] (the comparison).
+//! must arrive), [`peer`] (who is measured), [`process`] (where the numbers come from), [`compare`] (peers side by side).
 
 mod scenario;
 
@@ -26,7 +26,7 @@ mod plain_server;
 
 mod process;
 
-mod figures;
+mod compare;
 mod report;
 
 mod console;
@@ -67,8 +67,8 @@ enum Command {
     Idle(scenario::idle::Args),
     /// Connections come and join: processor time per connection.
     Connect(scenario::connect::Args),
-    /// All of these, against Roomful and a plain broadcast server in turn: medians, ratios and spread.
-    Figures(figures::Args),
+    /// Roomful, the floors and other servers side by side: medians, ratios and how sure they are.
+    Compare(compare::Args),
     /// The healthy room beside a storm.
     #[command(hide = true)]
     Bystander(scenario::bystander::Args),
@@ -117,7 +117,7 @@ fn run(command: Command) -> Result<()> {
         Command::Mixed(args) => scenario::mixed::run(&args),
         Command::Idle(args) => scenario::idle::run(&args),
         Command::Connect(args) => scenario::connect::run(&args),
-        Command::Figures(args) => figures::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::PlainServer(args) => plain_server::run(&args),
         Command::FloorServer(args) => floor_server::run(&args),
     }

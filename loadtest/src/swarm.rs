@@ -186,7 +186,7 @@ impl Swarm {
         let room = format!("chat:load-{:016x}-{}", self.run, index / plan.room_members);
         let seat = Seat::new(index, room);
         let upgrade = self.peer.upgrade(&seat)?;
-        let greeting = self.peer.greeting(&seat);
+        let greeting = self.peer.greeting(&seat)?;
         self.pool.open(index, &upgrade, greeting)?;
         self.members.push(Member {
             seat,
