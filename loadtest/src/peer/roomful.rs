@@ -88,10 +88,7 @@ impl Peer for Roomful {
             ..Launch::new(program, &arguments)
         };
         if self.has_tokens {
-            // Without keys a server knows every namespace; with some, those of its configuration.
-            for setting in [token::key_setting(), "namespaces.chat={}".to_owned()] {
-                launch.arguments.extend(["--set".to_owned(), setting]);
-            }
+            launch.environment.push(token::server_key());
         }
         if let Some(workers) = workers {
             let shards = ["--shards".to_owned(), workers.to_string()];
