@@ -1,6 +1,6 @@
 //! One connection: a socket, its upgrade, and the messages on it.
 //!
-//! Belongs to the [`crate::swarm`], whose one thread reads every socket into one buffer. A connection holds bytes only while
+//! Belongs to the [`crate::pool`], whose one thread reads every socket into one buffer. A connection holds bytes only while
 //! something is incomplete. What a message means is left to the peer.
 
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -14,6 +14,8 @@ use roomful_protocol::websocket::{
 };
 use socket2::{Domain, Socket, Type};
 
+use crate::peer::{Answer, Upgrade};
+
 /// One WebSocket connection, from the client's side.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -22,6 +24,8 @@ pub(crate) struct Connection {
     phase: Phase,
     /// What the kernel wouldn't take yet.
     unsent: Vec<u8>,
+    /// What messages are sent as.
+    code: OpCode,
     /// The next frame's mask. Distinct is enough here: a mask protects intermediaries, and there are none on loopback.
     mask: u32,
 }
@@ -33,13 +37,14 @@ pub(crate) struct Opening<'a> {
     pub(crate) target: SocketAddr,
     /// Number of the connection in this run; loopback connections take turns among several source addresses.
     pub(crate) index: usize,
-    /// Path and query of the upgrade request.
-    pub(crate) path: &'a str,
-    /// Subprotocol that the server must choose.
-    pub(crate) subprotocol: Option<&'static str>,
+    /// What is asked for in the upgrade request.
+    pub(crate) upgrade: &'a Upgrade,
     /// Messages to send as soon as the upgrade is done.
     pub(crate) greeting: Vec<Vec<u8>>,
 }
+
+/// Takes a message, and what is to be sent in answer to it.
+type Reading<'a> = &'a mut dyn FnMut(&[u8], Answer<'_>) -> Result<()>;
 
 #[derive(Debug)]
 enum Phase {
@@ -81,14 +86,13 @@ impl Connection {
         let Opening {
             target,
             index,
-            path,
-            subprotocol,
+            upgrade,
             greeting,
         } = opening;
         let stream = connect(target, index)?;
         let phase = Phase::Upgrading {
             response: Vec::new(),
-            subprotocol,
+            subprotocol: upgrade.subprotocol,
             greeting,
         };
         let mask = u32::try_from(index)?.wrapping_mul(MASK_STEP);
@@ -97,9 +101,10 @@ impl Connection {
             reader: Reader::new(Role::Client),
             phase,
             unsent: Vec::new(),
+            code: upgrade.code,
             mask,
         };
-        connection.unsent = request(target, path, subprotocol).into_bytes();
+        connection.unsent = request(target, upgrade).into_bytes();
         connection.flush()?;
         Ok(connection)
     }
@@ -114,7 +119,7 @@ impl Connection {
     /// # Errors
     /// The connection is broken.
     pub(crate) fn send(&mut self, message: &[u8]) -> Result<()> {
-        frame_into(&mut self.mask, OpCode::Binary, message, &mut self.unsent);
+        frame_into(&mut self.mask, self.code, message, &mut self.unsent);
         self.flush()
     }
 
@@ -147,7 +152,7 @@ impl Connection {
         &mut self,
         buffer: &mut [u8],
         ending: bool,
-        listener: &mut dyn FnMut(&[u8]) -> Result<()>,
+        listener: Reading<'_>,
     ) -> Result<()> {
         loop {
             let read = match self.stream.read(buffer) {
@@ -168,14 +173,11 @@ impl Connection {
         }
     }
 
-    fn frames(
-        &mut self,
-        mut input: &mut [u8],
-        listener: &mut dyn FnMut(&[u8]) -> Result<()>,
-    ) -> Result<()> {
+    fn frames(&mut self, mut input: &mut [u8], listener: Reading<'_>) -> Result<()> {
         let Self {
             reader,
             unsent,
+            code,
             mask,
             ..
         } = self;
@@ -184,7 +186,11 @@ impl Connection {
             .context("the server broke RFC 6455")?
         {
             match event {
-                WebSocketEvent::Message { payload, .. } => listener(payload)?,
+                WebSocketEvent::Message { payload, .. } => {
+                    listener(payload, &mut |answer| {
+                        frame_into(mask, *code, answer, unsent);
+                    })?;
+                }
                 WebSocketEvent::Ping(payload) => frame_into(mask, OpCode::Pong, payload, unsent),
                 WebSocketEvent::Pong(_) => {}
                 WebSocketEvent::Close { code, reason } => {
@@ -202,11 +208,7 @@ impl Connection {
         }
     }
 
-    fn response(
-        &mut self,
-        input: &[u8],
-        listener: &mut dyn FnMut(&[u8]) -> Result<()>,
-    ) -> Result<()> {
+    fn response(&mut self, input: &[u8], listener: Reading<'_>) -> Result<()> {
         let Phase::Upgrading {
             response,
             subprotocol,
@@ -226,7 +228,7 @@ impl Connection {
         let mut frames = response.split_off(end + 4);
         check_response(&String::from_utf8_lossy(response), *subprotocol)?;
         for message in std::mem::take(greeting) {
-            frame_into(&mut self.mask, OpCode::Binary, &message, &mut self.unsent);
+            frame_into(&mut self.mask, self.code, &message, &mut self.unsent);
         }
         self.phase = Phase::Open;
         self.flush()?;
@@ -258,7 +260,10 @@ fn source(target: SocketAddr, index: usize) -> Option<Ipv4Addr> {
     (loopback && cfg!(target_os = "linux")).then(|| Ipv4Addr::new(127, 0, 0, last))
 }
 
-fn request(target: SocketAddr, path: &str, subprotocol: Option<&str>) -> String {
+fn request(target: SocketAddr, upgrade: &Upgrade) -> String {
+    let Upgrade {
+        path, subprotocol, ..
+    } = upgrade;
     let protocol = subprotocol.map_or_else(String::new, |name| {
         format!("Sec-WebSocket-Protocol: {name}\r\n")
     });

@@ -5,15 +5,20 @@
 //! with one line that names what went wrong, and exit code 1. Correctness beyond that is left to the `tests` crate.
 //!
 //! Read in this order: [`scenario`] (what is done), [`swarm`] and [`connection`] (how it is done fast enough), [`verify`] (what
-//! must arrive), [`peer`] (who is measured), [`process`] (where the numbers come from), [`figures`] (the comparison).
+//! must arrive), [`peer`] (who is measured), [`process`] (where the numbers come from), [`compare`] (peers side by side).
 
 mod scenario;
 
+mod pool;
 mod swarm;
+
+mod crowd;
 
 mod connection;
 
 mod verify;
+
+mod latency;
 
 mod floor_server;
 mod peer;
@@ -21,7 +26,7 @@ mod plain_server;
 
 mod process;
 
-mod figures;
+mod compare;
 mod report;
 
 mod console;
@@ -43,12 +48,30 @@ struct Cli {
 enum Command {
     /// One room, every publish goes to all its members: processor time per delivery, or latency at a fixed rate.
     Fanout(scenario::fanout::Args),
+    /// Many small rooms, some of them busy at any moment: processor time per delivery.
+    Rooms(scenario::rooms::Args),
+    /// Members alone in their rooms: the time from a publish to its own delivery.
+    Echo(scenario::echo::Args),
+    /// Some members of a room stop reading: what the others' latency is with them and without.
+    Slow(scenario::slow::Args),
+    /// Members that watch who is in their room while others come and go: frames per member, processor time per frame.
+    Presence(scenario::presence::Args),
+    /// All clients lose their connections and resume at once: time and processor time until they have caught up, and what a healthy
+    /// room notices.
+    Storm(scenario::storm::Args),
+    /// Clients resume from far behind: events per second, processor time per recovered event.
+    Recover(scenario::recover::Args),
+    /// Chat, editor, game and auction at the same time: latency of each, processor time per delivery.
+    Mixed(scenario::mixed::Args),
     /// Joined connections that do nothing: resident bytes per connection.
     Idle(scenario::idle::Args),
     /// Connections come and join: processor time per connection.
     Connect(scenario::connect::Args),
-    /// All of these, against Roomful and a plain broadcast server in turn: medians, ratios and spread.
-    Figures(figures::Args),
+    /// Roomful, the floors and other servers side by side: medians, ratios and how sure they are.
+    Compare(compare::Args),
+    /// The healthy room beside a storm.
+    #[command(hide = true)]
+    Bystander(scenario::bystander::Args),
     /// The plain broadcast server that the figures are compared with.
     #[command(hide = true)]
     PlainServer(plain_server::Args),
@@ -57,9 +80,20 @@ enum Command {
     FloorServer(floor_server::Args),
 }
 
+impl Command {
+    /// Servers have nothing to tidy up, and end by the signal itself.
+    const fn is_server(&self) -> bool {
+        matches!(self, Self::PlainServer(_) | Self::FloorServer(_))
+    }
+}
+
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(_) if console::interrupted() => {
+            console::error("interrupted; a part of a run is no result");
+            ExitCode::from(130)
+        }
         Err(error) => {
             console::error(&format!("{error:#}"));
             ExitCode::FAILURE
@@ -68,11 +102,22 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<()> {
+    if !command.is_server() {
+        console::catch_interrupts()?;
+    }
     match command {
         Command::Fanout(args) => scenario::fanout::run(&args),
+        Command::Rooms(args) => scenario::rooms::run(&args),
+        Command::Echo(args) => scenario::echo::run(&args),
+        Command::Slow(args) => scenario::slow::run(&args),
+        Command::Presence(args) => scenario::presence::run(&args),
+        Command::Storm(args) => scenario::storm::run(&args),
+        Command::Bystander(args) => scenario::bystander::run(&args),
+        Command::Recover(args) => scenario::recover::run(&args),
+        Command::Mixed(args) => scenario::mixed::run(&args),
         Command::Idle(args) => scenario::idle::run(&args),
         Command::Connect(args) => scenario::connect::run(&args),
-        Command::Figures(args) => figures::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::PlainServer(args) => plain_server::run(&args),
         Command::FloorServer(args) => floor_server::run(&args),
     }

@@ -1,13 +1,13 @@
 //! The plain broadcast server that Roomful is compared with: tokio-tungstenite the way it is usually written.
 //!
-//! A task and a bounded channel per connection, one room under a mutex, and each binary message goes to everybody in it, its
-//! sender included. It has small buffers (with tungstenite's default of 128 KiB it would cost several times as much), and no authentication,
-//! no rooms, no order across senders, no history and no limits.
+//! A task and a bounded channel per connection, a mutex for each room, and each binary message goes to everybody in the room that the
+//! path of the URL names, its sender included. It has small buffers (with tungstenite's default of 128 KiB it would cost several times as much), and no authentication,
+//! no order across senders, no history and no limits.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
@@ -16,9 +16,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::select;
 use tokio::sync::mpsc::{Sender, channel};
-use tokio_tungstenite::accept_async_with_config;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
 
 use crate::console;
 
@@ -33,7 +34,10 @@ pub(crate) struct Args {
     threads: Option<NonZeroUsize>,
 }
 
-/// Everybody's channel, by connection.
+/// The rooms, by the path that names them.
+type Rooms = Arc<Mutex<HashMap<String, Room>>>;
+
+/// The members' channels, by connection.
 type Room = Arc<Mutex<HashMap<u64, Sender<Bytes>>>>;
 
 /// Messages that wait for one connection, ten seconds' worth at the rate of the comparison. A member that lags further behind is
@@ -66,10 +70,10 @@ async fn serve(address: SocketAddr) -> Result<()> {
         .await
         .with_context(|| format!("can't listen on {address}"))?;
     console::progress(&format!("listening address={}", listener.local_addr()?));
-    let room = Room::default();
+    let rooms = Rooms::default();
     for id in 0_u64.. {
         let (stream, _) = listener.accept().await.context("accepting failed")?;
-        start(member(stream, id, Arc::clone(&room)));
+        start(member(stream, id, Arc::clone(&rooms)));
     }
     Ok(())
 }
@@ -83,16 +87,16 @@ fn start(member: impl Future<Output = Result<()>> + Send + 'static) {
     drop(tokio::spawn(member));
 }
 
-async fn member(stream: TcpStream, id: u64, room: Room) -> Result<()> {
+async fn member(stream: TcpStream, id: u64, rooms: Rooms) -> Result<()> {
     stream.set_nodelay(true)?;
     let config = WebSocketConfig::default()
         .read_buffer_size(1024)
         .write_buffer_size(0);
-    let mut socket = accept_async_with_config(stream, Some(config)).await?;
+    let mut name = String::new();
+    let mut socket = accept_named(stream, config, &mut name).await?;
+    let room = Arc::clone(lock(&rooms).entry(name).or_default());
     let (own, mut deliveries) = channel(CHANNEL_MESSAGES);
-    room.lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .insert(id, own);
+    lock(&room).insert(id, own);
     // The reply to joining, as the tester knows it.
     socket.send(Message::Binary(Bytes::new())).await?;
     loop {
@@ -108,13 +112,31 @@ async fn member(stream: TcpStream, id: u64, room: Room) -> Result<()> {
             },
         }
     }
-    room.lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .remove(&id);
+    lock(&room).remove(&id);
     Ok(())
 }
 
+/// Accepts the upgrade, and writes the path that it asked for.
+#[expect(
+    clippy::result_large_err,
+    reason = "the type of the library's callback"
+)]
+async fn accept_named(
+    stream: TcpStream,
+    config: WebSocketConfig,
+    name: &mut String,
+) -> Result<WebSocketStream<TcpStream>> {
+    let callback = |request: &Request, response: Response| {
+        request.uri().path().clone_into(name);
+        Ok(response)
+    };
+    Ok(accept_hdr_async_with_config(stream, callback, Some(config)).await?)
+}
+
 fn broadcast(room: &Room, message: &Bytes) {
-    let mut members = room.lock().unwrap_or_else(PoisonError::into_inner);
-    members.retain(|_, member| member.try_send(message.clone()).is_ok());
+    lock(room).retain(|_, member| member.try_send(message.clone()).is_ok());
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

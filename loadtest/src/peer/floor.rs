@@ -1,18 +1,34 @@
-//! The floor servers' protocol: the plain server's, with the room in the path of the URL.
+//! The floor servers.
 
-/// A floor server; see [`crate::floor_server`].
+use std::env;
+
+use anyhow::Result;
+
+use super::{LaunchArgs, Peer};
+use crate::process::Launch;
+
+/// A floor server; see [`crate::floor_server`]. It has one thread, however many it is offered.
 #[derive(Debug)]
-pub(crate) struct Floor {
-    /// Whether it sends the frames of a turn together.
-    pub(crate) coalesce: bool,
+pub(super) enum Floor {
+    /// One send for each delivery.
+    OneSend,
+    /// One send for the frames of a turn.
+    Coalescing,
 }
 
-impl Floor {
-    pub(super) const fn name(&self) -> &'static str {
-        if self.coalesce {
-            "floor, coalescing"
-        } else {
-            "floor, one send"
+impl Peer for Floor {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::OneSend => "floor, one send",
+            Self::Coalescing => "floor, coalescing",
         }
+    }
+
+    fn launch(&self, _: &LaunchArgs, _: Option<usize>) -> Result<Launch> {
+        let arguments: &[&str] = match self {
+            Self::OneSend => &["floor-server"],
+            Self::Coalescing => &["floor-server", "--coalesce"],
+        };
+        Ok(Launch::new(env::current_exe()?, arguments))
     }
 }

@@ -3,7 +3,9 @@
 //! Every connection does what the real clients do: it says hello and joins in one go, brings a producer, and publishes with op ids.
 
 use std::collections::hash_map::RandomState;
+use std::env;
 use std::hash::BuildHasher as _;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use roomful_protocol::codec::Encoding;
@@ -13,55 +15,125 @@ use roomful_protocol::frame::{
 use roomful_protocol::id::{INTEGER_MAX, ProducerId, RequestId, RoomAlias, RoomName, Sequence};
 use roomful_protocol::payload::Payload;
 use roomful_protocol::text::Text;
+use roomful_protocol::websocket::OpCode;
 
-use super::cursor::Cursor;
-use super::{Heard, Listener, Seat};
+use super::frames::{self, Frame, each_frame, encoded};
+use super::token;
+use super::{Ability, Answer, Heard, LaunchArgs, Listener, Peer, Seat, Upgrade};
+use crate::process::Launch;
 
 /// A Roomful server.
 #[derive(Debug)]
 pub(crate) struct Roomful {
     /// Producer of connection 0. Chosen anew for each run: a server that is still running may remember those of the last one.
     producer_first: u64,
+    /// Whether the server demands a token, and every connection brings one of its own.
+    has_tokens: bool,
 }
-
-/// Type codes, as the message's first element: `event` and `batch` are looked into here, the rest goes to the codec.
-const EVENT: u64 = 34;
-const BATCH: u64 = 45;
 
 const HELLO_REQUEST: u64 = 1;
 const JOIN_REQUEST: u64 = 2;
 
 impl Roomful {
-    pub(crate) fn new() -> Self {
+    /// Without keys: everybody may do everything.
+    pub(super) fn new() -> Self {
         Self {
             producer_first: RandomState::new().hash_one("producer") & (INTEGER_MAX >> 1),
+            has_tokens: false,
         }
     }
 
+    /// With a key, and a token for each connection.
+    pub(super) fn with_tokens() -> Self {
+        Self {
+            has_tokens: true,
+            ..Self::new()
+        }
+    }
+
+    fn producer(&self, connection: usize) -> ProducerId {
+        ProducerId(self.producer_first + connection as u64)
+    }
+}
+
+impl Peer for Roomful {
+    fn name(&self) -> &'static str {
+        if self.has_tokens {
+            "roomful, HS256 tokens"
+        } else {
+            "roomful"
+        }
+    }
+
+    fn abilities(&self) -> &'static [Ability] {
+        &[Ability::Offsets, Ability::Resume, Ability::Presence]
+    }
+
+    fn launch(&self, args: &LaunchArgs, workers: Option<usize>) -> Result<Launch> {
+        let program = program(args)?;
+        let config = args.config.to_str();
+        let config = config.context("the configuration's path is not UTF-8")?;
+        if !args.config.is_file() {
+            bail!("there is no configuration {config}; name one with --config");
+        }
+        // The address is told at the level info.
+        let fixed = "--listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --log info";
+        let arguments: Vec<&str> = ["serve", "--config", config]
+            .into_iter()
+            .chain(fixed.split(' '))
+            .collect();
+        let mut launch = Launch {
+            data_dir_flag: Some("--data-dir"),
+            config: Some(args.config.clone()),
+            ..Launch::new(program, &arguments)
+        };
+        if self.has_tokens {
+            launch.environment.push(token::server_key());
+        }
+        if let Some(workers) = workers {
+            let shards = ["--shards".to_owned(), workers.to_string()];
+            launch.arguments.extend(shards);
+        }
+        Ok(launch)
+    }
+
+    /// The room's placement key is in the URL, as the clients have it.
+    fn upgrade(&self, seat: &Seat) -> Result<Upgrade> {
+        let room = &seat.room;
+        let name =
+            RoomName::parse(room.as_bytes()).with_context(|| format!("the room name {room:?}"))?;
+        Ok(Upgrade {
+            path: format!("/v1/ws?k={}", name.placement_key()),
+            subprotocol: Some(Encoding::MessagePack.subprotocol()),
+            code: OpCode::Binary,
+        })
+    }
+
     /// `hello` and `join`.
-    pub(super) fn greeting(&self, connection: usize, room: &str) -> Vec<Vec<u8>> {
+    fn greeting(&self, seat: &Seat) -> Result<Vec<Vec<u8>>> {
+        let token = self.has_tokens.then(|| token::mint(seat.connection));
         let hello = Hello {
             request: RequestId(HELLO_REQUEST),
-            token: None,
+            token: token.transpose()?,
             resume: None,
             agent: Text::new("roomful-loadtest").ok(),
         };
         let join = Join {
             request: RequestId(JOIN_REQUEST),
-            room: RoomText::from(room),
+            room: RoomText::from(seat.room.as_str()),
             since: None,
             producer: Some(JoinProducer {
-                producer: self.producer(connection),
+                producer: self.producer(seat.connection),
                 next: Sequence(1),
             }),
             echo: true,
             watch: Watch::None,
             presence: None,
         };
-        vec![encoded(&hello.into()), encoded(&join.into())]
+        Ok(vec![encoded(&hello.into()), encoded(&join.into())])
     }
 
-    pub(super) fn publish(&self, seat: Seat, sequence: u32, payload: &[u8], out: &mut Vec<u8>) {
+    fn publish(&self, seat: &Seat, sequence: u32, payload: &[u8], out: &mut Vec<u8>) {
         let publish = Publish {
             request: RequestId(JOIN_REQUEST + u64::from(sequence)),
             room: RoomAlias(seat.alias),
@@ -74,85 +146,45 @@ impl Roomful {
         Encoding::MessagePack.encode(&ClientFrame::from(publish), out);
     }
 
-    fn producer(&self, connection: usize) -> ProducerId {
-        ProducerId(self.producer_first + connection as u64)
+    /// One frame, or a batch of them.
+    fn read(
+        &self,
+        seat: &mut Seat,
+        message: &[u8],
+        listener: Listener<'_>,
+        _: Answer<'_>,
+    ) -> Result<()> {
+        each_frame(message, &mut |frame| match frame {
+            Frame::Event { offset, payload } => listener(Heard::Delivery {
+                offset: Some(offset),
+                payload,
+            }),
+            Frame::Other(frame) => other(*frame, seat, listener),
+        })
     }
 }
 
-/// The room's placement key is in the URL, as the clients have it.
-pub(super) fn upgrade(room: &str) -> Result<(String, Option<&'static str>)> {
-    let name =
-        RoomName::parse(room.as_bytes()).with_context(|| format!("the room name {room:?}"))?;
-    Ok((
-        format!("/v1/ws?k={}", name.placement_key()),
-        Some(Encoding::MessagePack.subprotocol()),
-    ))
+/// The one that was named, or the one beside this program.
+fn program(args: &LaunchArgs) -> Result<PathBuf> {
+    let beside = || Ok::<_, anyhow::Error>(env::current_exe()?.with_file_name("roomful"));
+    let program = args.server.clone().map_or_else(beside, Ok)?;
+    if !program.is_file() {
+        bail!(
+            "there is no server at {}; build it with cargo build --release, or name one with --server",
+            program.display()
+        );
+    }
+    Ok(program)
 }
 
-/// Reads a message: one frame, or a batch of them.
-pub(super) fn read(message: &[u8], listener: Listener<'_>) -> Result<()> {
-    let mut cursor = Cursor::new(message);
-    frames(&mut cursor, listener).context("the server sent a bad frame")?;
-    if !cursor.is_at_end() {
-        bail!("the server sent bytes behind a frame");
-    }
-    Ok(())
-}
-
-fn frames(cursor: &mut Cursor<'_>, listener: Listener<'_>) -> Result<()> {
-    let mut inside = *cursor;
-    let fields = inside.array()?;
-    if inside.integer()? != BATCH {
-        return frame(cursor, listener);
-    }
-    for _ in 0..inside.array()? {
-        frame(&mut inside, listener)?;
-    }
-    inside.skip(fields.checked_sub(2).context("a batch without frames")?)?;
-    *cursor = inside;
-    Ok(())
-}
-
-fn frame(cursor: &mut Cursor<'_>, listener: Listener<'_>) -> Result<()> {
-    let mut inside = *cursor;
-    let fields = inside.array()?;
-    if inside.integer()? != EVENT {
-        return other(cursor.value()?, listener);
-    }
-    event(&mut inside, fields, listener)?;
-    *cursor = inside;
-    Ok(())
-}
-
-/// `[34, room, [offset, time, kind, user, op, [format, payload]]]`, each array with room for later fields.
-fn event(cursor: &mut Cursor<'_>, fields: usize, listener: Listener<'_>) -> Result<()> {
-    cursor.skip(1)?;
-    let entry_fields = cursor.array()?;
-    let offset = cursor.integer()?;
-    cursor.skip(4)?;
-    let payload_fields = cursor.array()?;
-    cursor.skip(1)?;
-    let payload = cursor.binary()?;
-    let later = [
-        fields.checked_sub(3),
-        entry_fields.checked_sub(6),
-        payload_fields.checked_sub(2),
-    ];
-    for count in later.into_iter().rev() {
-        cursor.skip(count.context("an event with too few fields")?)?;
-    }
-    listener(Heard::Delivery {
-        offset: Some(offset),
-        payload,
-    })
-}
-
-fn other(message: &[u8], listener: Listener<'_>) -> Result<()> {
-    match Encoding::MessagePack.decode_server(message)? {
-        ServerFrame::Joined(joined) => listener(Heard::Joined {
-            alias: joined.room.0,
-            head: Some(joined.position.offset.0),
-        }),
+fn other(frame: ServerFrame, seat: &mut Seat, listener: Listener<'_>) -> Result<()> {
+    match frame {
+        ServerFrame::Joined(joined) => {
+            seat.alias = joined.room.0;
+            listener(Heard::Joined {
+                head: Some(joined.position.offset.0),
+            })
+        }
         ServerFrame::Ok(ok) => match ok.reply {
             Reply::Published(published) if published.duplicate => {
                 bail!("doubled: a first publish was called a duplicate")
@@ -169,20 +201,6 @@ fn other(message: &[u8], listener: Listener<'_>) -> Result<()> {
             }
             reply => bail!("an unexpected reply: {reply:?}"),
         },
-        ServerFrame::Error(error) => bail!(
-            "the server refused a request: {} ({})",
-            error.code,
-            error.text
-        ),
-        ServerFrame::Left(left) => bail!(
-            "the server ended a membership: {} ({})",
-            left.code,
-            left.text
-        ),
-        ServerFrame::Goaway(_) => bail!("the server is stopping"),
-        ServerFrame::Advance(advance) => {
-            bail!("lost: the server stepped over offset {}", advance.offset)
-        }
         // Nothing of these is counted, and nothing is wrong with them.
         ServerFrame::Welcome(_)
         | ServerFrame::Signalled(_)
@@ -190,21 +208,20 @@ fn other(message: &[u8], listener: Listener<'_>) -> Result<()> {
         | ServerFrame::CaughtUp(_)
         | ServerFrame::TokenExpiring(_)
         | ServerFrame::Pong(_) => Ok(()),
-        ServerFrame::Event(_) | ServerFrame::ServerBatch(_) => bail!("a batch inside a batch"),
+        unwelcome @ (ServerFrame::Error(_)
+        | ServerFrame::Left(_)
+        | ServerFrame::Goaway(_)
+        | ServerFrame::Advance(_)
+        | ServerFrame::Event(_)
+        | ServerFrame::ServerBatch(_)) => Err(frames::fault(&unwelcome)),
     }
-}
-
-fn encoded(frame: &ClientFrame) -> Vec<u8> {
-    let mut message = Vec::new();
-    Encoding::MessagePack.encode(frame, &mut message);
-    message
 }
 
 #[cfg(test)]
 mod tests {
     use roomful_protocol::error::{ErrorCode, Retry};
     use roomful_protocol::frame::{
-        self as frames, Advance, Entry, EntryKind, Event, Ok as OkFrame, Published,
+        Advance, Entry, EntryKind, Error as ErrorFrame, Event, Ok as OkFrame, Published,
     };
     use roomful_protocol::id::{Epoch, Offset, UserId};
     use roomful_protocol::position::Position;
@@ -252,16 +269,19 @@ mod tests {
 
     fn heard(message: &[u8]) -> Result<Vec<String>> {
         let mut heard = Vec::new();
-        read(message, &mut |what| {
+        let mut listener = |what: Heard<'_>| {
             heard.push(match what {
-                Heard::Joined { alias, head } => format!("joined {alias} {head:?}"),
+                Heard::Joined { head } => format!("joined {head:?}"),
                 Heard::Delivery { offset, payload } => {
                     format!("delivery {offset:?} {}", payload.len())
                 }
                 Heard::Acknowledged { sequence } => format!("acknowledged {sequence}"),
             });
             Ok(())
-        })?;
+        };
+        let mut seat = Seat::new(0, "chat:lobby".to_owned());
+        let mut silent = |_: &[u8]| panic!("nothing is answered");
+        Roomful::new().read(&mut seat, message, &mut listener, &mut silent)?;
         Ok(heard)
     }
 
@@ -298,7 +318,7 @@ mod tests {
 
     #[test]
     fn what_goes_wrong_is_an_error_with_its_reason() {
-        let refused = frames::Error {
+        let refused = ErrorFrame {
             request: None,
             code: ErrorCode::RateLimited.into(),
             text: "too many publishes".to_owned(),
@@ -323,10 +343,11 @@ mod tests {
 
     #[test]
     fn the_url_carries_the_placement_key() {
-        assert_eq!(
-            upgrade("chat:lobby").unwrap().0,
-            "/v1/ws?k=1bc5c3481e8d9d9c"
-        );
-        assert!(upgrade("lobby").is_err());
+        let path = |room: &str| {
+            let upgrade = Roomful::new().upgrade(&Seat::new(0, room.to_owned()));
+            upgrade.map(|upgrade| upgrade.path)
+        };
+        assert_eq!(path("chat:lobby").unwrap(), "/v1/ws?k=1bc5c3481e8d9d9c");
+        assert!(path("lobby").is_err());
     }
 }

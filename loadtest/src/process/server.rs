@@ -19,15 +19,21 @@ use anyhow::{Context as _, Error, Result, bail};
 use super::cores::Cores;
 use super::tree;
 
-/// How a server is started. It must listen on a port of its own choice and log one line with `listening` and `address`.
+/// How a server is started. It must listen on a port of its own choice and log where.
 #[derive(Debug, Clone)]
 pub(crate) struct Launch {
     /// The binary.
     pub(crate) program: PathBuf,
     /// Its arguments.
     pub(crate) arguments: Vec<String>,
+    /// Variables that are set for it.
+    pub(crate) environment: Vec<(&'static str, String)>,
     /// The flag that gives it a directory of its own, which is removed when it has ended; `None` if it keeps nothing.
     pub(crate) data_dir_flag: Option<&'static str>,
+    /// Its configuration, which belongs to a report; `None` if it has no file of it.
+    pub(crate) config: Option<PathBuf>,
+    /// Finds the address in the line that says where it listens, and none in any other.
+    pub(crate) listening: fn(&str) -> Option<SocketAddr>,
     /// Where it runs; `None`: wherever the kernel likes.
     pub(crate) cores: Option<Cores>,
 }
@@ -59,6 +65,24 @@ enum Process {
 /// A server that hasn't said where it listens by then is given up. A start takes milliseconds.
 const START_MAX: Duration = Duration::from_secs(20);
 
+impl Launch {
+    /// A program that keeps nothing, has no file of settings, and logs `listening address=…`.
+    pub(crate) fn new(program: impl Into<PathBuf>, arguments: &[&str]) -> Self {
+        Self {
+            program: program.into(),
+            arguments: arguments
+                .iter()
+                .map(|argument| (*argument).to_owned())
+                .collect(),
+            environment: Vec::new(),
+            data_dir_flag: None,
+            config: None,
+            listening: listening_address,
+            cores: None,
+        }
+    }
+}
+
 impl Server {
     /// Starts a server and waits until it listens.
     ///
@@ -72,6 +96,7 @@ impl Server {
         let data_dir = launch.data_dir_flag.map(DataDir::new);
         command
             .args(&launch.arguments)
+            .envs(launch.environment.iter().map(|(name, value)| (name, value)))
             .args(data_dir.iter().flat_map(DataDir::arguments))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -79,7 +104,7 @@ impl Server {
         let mut child = command
             .spawn()
             .with_context(|| format!("can't start {}", launch.program.display()))?;
-        let (log, listening) = Log::of(&mut child);
+        let (log, listening) = Log::of(&mut child, launch.listening);
         let process = Process::Child { child, log };
         // Whatever goes wrong from here on, dropping it ends the child.
         let mut server = Self {
@@ -149,7 +174,7 @@ impl Server {
         match listening.recv_timeout(START_MAX) {
             Ok(address) => Ok(address),
             Err(RecvTimeoutError::Timeout) => {
-                bail!("logged no line with `listening` and `address` within {START_MAX:?}")
+                bail!("it has not said where it listens within {START_MAX:?}")
             }
             Err(RecvTimeoutError::Disconnected) => {
                 Err(self.explain(Error::msg("it closed its output")))
@@ -201,7 +226,10 @@ impl Log {
     const LINES_MAX: usize = 10;
 
     /// Follows a child's output; the receiver gets the address it listens on.
-    fn of(child: &mut Child) -> (Self, Receiver<SocketAddr>) {
+    fn of(
+        child: &mut Child,
+        address: fn(&str) -> Option<SocketAddr>,
+    ) -> (Self, Receiver<SocketAddr>) {
         let log = Self::default();
         let (found, listening) = channel();
         let outputs: [Option<Box<dyn Read + Send>>; 2] = [
@@ -210,14 +238,19 @@ impl Log {
         ];
         for output in outputs.into_iter().flatten() {
             let (log, found) = (log.clone(), found.clone());
-            thread::spawn(move || log.follow(output, &found));
+            thread::spawn(move || log.follow(output, address, &found));
         }
         (log, listening)
     }
 
-    fn follow(&self, output: impl Read, found: &Sender<SocketAddr>) {
+    fn follow(
+        &self,
+        output: impl Read,
+        address: fn(&str) -> Option<SocketAddr>,
+        found: &Sender<SocketAddr>,
+    ) {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
-            if let Some(address) = listening_address(&line) {
+            if let Some(address) = address(&line) {
                 // Nobody waits any more once the first address was taken.
                 found.send(address).ok();
             }
@@ -280,15 +313,7 @@ mod tests {
 
     #[test]
     fn a_server_that_ends_at_once_is_named_with_its_last_line() {
-        let launch = Launch {
-            program: "sh".into(),
-            arguments: vec![
-                "-c".to_owned(),
-                "echo no such option >&2; exit 3".to_owned(),
-            ],
-            data_dir_flag: None,
-            cores: None,
-        };
+        let launch = Launch::new("sh", &["-c", "echo no such option >&2; exit 3"]);
         let text = format!("{:#}", Server::start(&launch).unwrap_err());
         assert!(
             text.contains("died")
@@ -303,10 +328,8 @@ mod tests {
     fn a_servers_directory_goes_with_it() {
         let script = "mkdir \"$1\"; echo listening address=127.0.0.1:9; exec sleep 60";
         let launch = Launch {
-            program: "sh".into(),
-            arguments: vec!["-c".to_owned(), script.to_owned()],
             data_dir_flag: Some("--data-dir"),
-            cores: None,
+            ..Launch::new("sh", &["-c", script])
         };
         let server = Server::start(&launch).unwrap();
         let path = server.data_dir.as_ref().unwrap().path.clone();
@@ -317,15 +340,13 @@ mod tests {
 
     #[test]
     fn a_server_that_dies_later_explains_the_error() {
-        let launch = Launch {
-            program: "sh".into(),
-            arguments: vec![
-                "-c".to_owned(),
-                "echo listening address=127.0.0.1:9; sleep 0.1; exit 5".to_owned(),
+        let launch = Launch::new(
+            "sh",
+            &[
+                "-c",
+                "echo listening address=127.0.0.1:9; sleep 0.1; exit 5",
             ],
-            data_dir_flag: None,
-            cores: None,
-        };
+        );
         let mut server = Server::start(&launch).unwrap();
         assert_eq!(server.address().port(), 9);
         let text = format!("{:#}", server.explain(Error::msg("a connection was reset")));

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use tokio::time::Instant;
+
+use crate::console;
 
 /// A moment after which a scenario gives up.
 #[derive(Debug, Clone, Copy)]
@@ -21,9 +23,16 @@ impl Deadline {
         }
     }
 
+    /// How much time is left, if any.
+    pub(crate) fn left(&self) -> Option<Duration> {
+        let left = self.ends.checked_duration_since(Instant::now());
+        left.filter(|left| !left.is_zero())
+    }
+
     /// # Errors
-    /// The time is over; `standing` says how far it got.
+    /// The time is over, and `standing` says how far it got; or somebody wants the run to end.
     pub(crate) fn check(&self, standing: impl FnOnce() -> String) -> Result<()> {
+        ensure!(!console::interrupted(), "interrupted");
         if Instant::now() > self.ends {
             bail!(
                 "not done within {} s: {}",

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 
 use super::traffic::{Layout, Traffic};
 use super::{Deadline, Subject, TargetArgs, check_files};
+use crate::console::Bar;
 use crate::process::resident_bytes;
 use crate::report::{Figure, Measurement};
 use crate::swarm::{Plan, Swarm};
@@ -81,7 +82,10 @@ pub(crate) fn measure(subject: Subject, shape: Shape) -> Result<Measurement> {
 
     let before = resident_bytes(pid)?;
     let mut traffic = Traffic::open(swarm, plan, layout, deadline)?;
-    traffic.wait(Duration::try_from_secs_f64(shape.settle_s)?)?;
+    let settle = Duration::try_from_secs_f64(shape.settle_s)?;
+    let bar = Bar::timing("resting", settle);
+    traffic.wait(settle)?;
+    drop(bar);
     let after = resident_bytes(pid)?;
     traffic.call_the_roll()?;
 

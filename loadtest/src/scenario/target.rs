@@ -1,24 +1,22 @@
 //! Which server a scenario runs against, and how it is started.
 
-use std::env;
 use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs as _};
-use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::console;
-use crate::peer::{Floor, Peer, PeerName, Roomful, Tungstenite};
+use crate::peer::{LaunchArgs, Peer, PeerName};
+use crate::pool::Waiting;
 use crate::process::{Cores, Launch, Server, files_allowed};
 use crate::report::{self, Measurement};
-use crate::swarm::Waiting;
 
 /// Which server, for the scenarios' commands.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct TargetArgs {
     /// Which protocol to speak, and which server to start
-    #[arg(long, value_enum, default_value_t = PeerName::Roomful)]
+    #[arg(long, value_parser = PeerName::parser(), default_value_t = PeerName::ROOMFUL)]
     peer: PeerName,
     /// A server that is running already, for example ws://127.0.0.1:7400, instead of starting one; needs --pid
     #[arg(long, requires = "pid", value_name = "URL")]
@@ -37,29 +35,11 @@ pub(crate) struct TargetArgs {
     json: Option<PathBuf>,
 }
 
-/// How a Roomful server is started.
-#[derive(Debug, Clone, clap::Args)]
-pub(crate) struct LaunchArgs {
-    /// The roomful binary [default: the one beside this program]
-    #[arg(long, value_name = "FILE")]
-    server: Option<PathBuf>,
-    /// The server's configuration
-    #[arg(long, value_name = "FILE", default_value = "bench.toml")]
-    config: PathBuf,
-    /// Shards of the server, or threads of the plain one [default: 1 if pinned, else its own default]
-    #[arg(long)]
-    shards: Option<NonZeroUsize>,
-}
-
 /// A server that can be had as often as needed.
 #[derive(Debug, Clone)]
 pub(crate) enum Target {
     /// Start one for each measurement.
-    Start {
-        peer: PeerName,
-        launch: Launch,
-        config: Option<PathBuf>,
-    },
+    Start { peer: PeerName, launch: Launch },
     /// Use the one that is running.
     Running {
         peer: PeerName,
@@ -77,7 +57,9 @@ pub(crate) struct Subject {
     /// The root of its process tree.
     pub(crate) pid: u32,
     /// Its protocol.
-    pub(crate) peer: Peer,
+    pub(crate) peer: Box<dyn Peer>,
+    /// For another adapter of that protocol.
+    pub(crate) name: PeerName,
     /// How this program waits for it.
     pub(crate) waiting: Waiting,
 }
@@ -94,7 +76,7 @@ impl TargetArgs {
             .transpose()
             .context("can't pin")?;
         let (Some(url), Some(pid)) = (&self.url, self.pid) else {
-            return self.launch.target(self.peer, cores);
+            return Target::start(self.peer, &self.launch, cores);
         };
         Ok(Target::Running {
             peer: self.peer,
@@ -106,6 +88,25 @@ impl TargetArgs {
 }
 
 impl TargetArgs {
+    /// Whether a scenario that speaks Roomful's own frames can be measured.
+    ///
+    /// # Errors
+    /// Another peer is named.
+    pub(crate) fn need_roomful(&self, scenario: &str) -> Result<()> {
+        if self.peer != PeerName::ROOMFUL {
+            bail!(
+                "{scenario} speaks of sessions and presence in Roomful's own frames, which {} doesn't know",
+                self.peer.adapter().name()
+            );
+        }
+        Ok(())
+    }
+
+    /// Which peer they name.
+    pub(crate) const fn peer(&self) -> PeerName {
+        self.peer
+    }
+
     /// Prints a result, with the server it is of, and writes the file that was asked for.
     ///
     /// # Errors
@@ -125,81 +126,25 @@ impl TargetArgs {
     }
 }
 
-impl LaunchArgs {
-    /// A server that these arguments start.
+impl Target {
+    /// A server that is started for each measurement.
     ///
     /// # Errors
-    /// Its binary or configuration is not there.
-    pub(crate) fn target(&self, peer: PeerName, cores: Option<Cores>) -> Result<Target> {
-        let shards = self.shards.map(NonZeroUsize::get).or(cores.map(|_| 1));
-        let (program, mut arguments) = match peer {
-            PeerName::Roomful => (self.roomful()?, self.roomful_arguments()?),
-            PeerName::Plain => (env::current_exe()?, vec!["plain-server".to_owned()]),
-            PeerName::Floor => (env::current_exe()?, vec!["floor-server".to_owned()]),
-            PeerName::FloorCoalescing => (
-                env::current_exe()?,
-                vec!["floor-server".to_owned(), "--coalesce".to_owned()],
-            ),
-        };
-        let flag = match peer {
-            PeerName::Roomful => Some("--shards"),
-            PeerName::Plain => Some("--threads"),
-            PeerName::Floor | PeerName::FloorCoalescing => None,
-        };
-        if let (Some(flag), Some(shards)) = (flag, shards) {
-            arguments.extend([flag.to_owned(), shards.to_string()]);
-        }
-        let config = (peer == PeerName::Roomful).then(|| self.config.clone());
-        Ok(Target::Start {
-            peer,
-            launch: Launch {
-                program,
-                arguments,
-                data_dir_flag: (peer == PeerName::Roomful).then_some("--data-dir"),
-                cores,
-            },
-            config,
-        })
+    /// Something that starting it needs is not there.
+    pub(crate) fn start(peer: PeerName, args: &LaunchArgs, cores: Option<Cores>) -> Result<Self> {
+        let workers = args.workers(cores.is_some());
+        let mut launch = peer.adapter().launch(args, workers)?;
+        launch.cores = cores;
+        Ok(Self::Start { peer, launch })
     }
 
-    fn roomful(&self) -> Result<PathBuf> {
-        let beside = || Ok::<_, anyhow::Error>(env::current_exe()?.with_file_name("roomful"));
-        let program = self.server.clone().map_or_else(beside, Ok)?;
-        if !program.is_file() {
-            bail!(
-                "there is no server at {}; build it with cargo build --release, or name one with --server",
-                program.display()
-            );
-        }
-        Ok(program)
-    }
-
-    fn roomful_arguments(&self) -> Result<Vec<String>> {
-        let config = self
-            .config
-            .to_str()
-            .context("the configuration's path is not UTF-8")?;
-        read(&self.config)?;
-        // The address is told at the level info.
-        let fixed = "--listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --log info";
-        let arguments = ["serve", "--config", config]
-            .into_iter()
-            .chain(fixed.split(' '));
-        Ok(arguments.map(str::to_owned).collect())
-    }
-}
-
-impl Target {
     /// Measures the server: starts it if it has to be, and ends it afterwards.
     ///
     /// # Errors
     /// It can't be started, isn't running, or died meanwhile; or what the scenario returned.
-    pub(crate) fn measure(
-        &self,
-        scenario: impl FnOnce(Subject) -> Result<Measurement>,
-    ) -> Result<Measurement> {
+    pub(crate) fn measure<T>(&self, scenario: impl FnOnce(Subject) -> Result<T>) -> Result<T> {
         let (peer, mut server) = match self {
-            Self::Start { peer, launch, .. } => (*peer, Server::start(launch)?),
+            Self::Start { peer, launch } => (*peer, Server::start(launch)?),
             Self::Running {
                 peer, address, pid, ..
             } => (*peer, Server::attach(*address, *pid)?),
@@ -207,7 +152,8 @@ impl Target {
         let subject = Subject {
             address: server.address(),
             pid: server.pid(),
-            peer: speaker(peer),
+            peer: peer.adapter(),
+            name: peer,
             waiting: self.waiting(),
         };
         scenario(subject).map_err(|error| server.explain(error))
@@ -218,14 +164,15 @@ impl Target {
     /// # Errors
     /// It can't be read any more.
     pub(crate) fn settings(&self) -> Result<Vec<String>> {
-        let Self::Start {
-            config: Some(config),
-            ..
-        } = self
-        else {
+        let config = match self {
+            Self::Start { launch, .. } => launch.config.as_deref(),
+            Self::Running { .. } => None,
+        };
+        let Some(config) = config else {
             return Ok(Vec::new());
         };
-        let text = read(config)?;
+        let text = fs::read_to_string(config)
+            .with_context(|| format!("the server's configuration {}", config.display()))?;
         let bare = text
             .lines()
             .map(str::trim)
@@ -287,15 +234,6 @@ const fn waiting(cores: Option<Cores>) -> Waiting {
     }
 }
 
-fn speaker(peer: PeerName) -> Peer {
-    match peer {
-        PeerName::Roomful => Peer::Roomful(Roomful::new()),
-        PeerName::Plain => Peer::Plain(Tungstenite),
-        PeerName::Floor => Peer::Floor(Floor { coalesce: false }),
-        PeerName::FloorCoalescing => Peer::Floor(Floor { coalesce: true }),
-    }
-}
-
 fn address(url: &str) -> Result<SocketAddr> {
     let Some(rest) = url.strip_prefix("ws://") else {
         bail!("{url} is no ws:// URL; other schemes are not measured")
@@ -311,11 +249,6 @@ fn address(url: &str) -> Result<SocketAddr> {
         .with_context(|| format!("{authority} is no address"))?
         .next();
     found.with_context(|| format!("{authority} has no address"))
-}
-
-fn read(config: &Path) -> Result<String> {
-    fs::read_to_string(config)
-        .with_context(|| format!("the server's configuration {}", config.display()))
 }
 
 #[cfg(test)]

@@ -3,11 +3,11 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use tokio::time::Instant;
 
 use super::Deadline;
-use crate::peer::{Heard, Peer};
+use crate::peer::{Ability, Heard};
 use crate::swarm::{Plan, Swarm};
 use crate::verify::{Fault, Key, Pattern, Verifier};
 
@@ -21,6 +21,8 @@ pub(super) struct Traffic {
     deadline: Deadline,
     published: u64,
     delivered: u64,
+    /// Publishes that haven't arrived everywhere.
+    open: usize,
     /// When something last arrived.
     heard: Instant,
 }
@@ -47,8 +49,12 @@ pub(super) struct Layout {
 /// A delivery or a reply that was verified.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Arrival {
+    /// In which room.
+    pub(super) room: usize,
     /// Of which publish.
     pub(super) key: Key,
+    /// Whether it is a delivery and no reply.
+    pub(super) delivered: bool,
     /// Whether it is the publisher's own delivery.
     pub(super) own: bool,
     /// Whether the publish is now everywhere.
@@ -72,10 +78,6 @@ impl Traffic {
         layout: Layout,
         deadline: Deadline,
     ) -> Result<Self> {
-        let plan = Plan {
-            room_members: room_members(swarm.peer(), plan),
-            ..plan
-        };
         swarm.open(plan, &deadline)?;
         let starts = (0..plan.connections).step_by(plan.room_members);
         let room = |start| {
@@ -96,6 +98,7 @@ impl Traffic {
             deadline,
             published: 0,
             delivered: 0,
+            open: 0,
             heard,
         })
     }
@@ -112,6 +115,7 @@ impl Traffic {
         let state = &mut self.rooms[room];
         let key = state.verifier.publish(publisher);
         self.published += 1;
+        self.open += 1;
         self.swarm
             .publish(state.connection_of(publisher), self.pattern.write(key))?;
         Ok(key)
@@ -128,13 +132,15 @@ impl Traffic {
             room_members,
             pattern,
             delivered,
+            open,
             ..
         } = self;
         let mut count = 0;
         swarm.turn(wait, &mut |connection, heard| {
-            let room = &mut rooms[connection / *room_members];
+            let index = connection / *room_members;
+            let room = &mut rooms[index];
             count += 1;
-            let arrival = match heard {
+            let (key, complete) = match heard {
                 Heard::Delivery { offset, payload } => {
                     *delivered += 1;
                     room.delivery(connection, offset, pattern.read(payload)?)?
@@ -142,7 +148,15 @@ impl Traffic {
                 Heard::Acknowledged { sequence } => room.acknowledgement(connection, sequence)?,
                 Heard::Joined { .. } => return Ok(()),
             };
-            arrived(arrival);
+            *open -= usize::from(complete);
+            let is_delivery = matches!(heard, Heard::Delivery { .. });
+            arrived(Arrival {
+                room: index,
+                key,
+                delivered: is_delivery,
+                own: is_delivery && connection == room.connection_of(key.publisher),
+                complete,
+            });
             Ok(())
         })?;
         self.check_progress(count)
@@ -196,8 +210,25 @@ impl Traffic {
     }
 
     /// Whether nothing is outstanding.
-    pub(super) fn is_complete(&self) -> bool {
-        self.rooms.iter().all(|room| room.verifier.is_complete())
+    pub(super) const fn is_complete(&self) -> bool {
+        self.open == 0
+    }
+
+    /// How many rooms there are.
+    pub(super) const fn rooms(&self) -> usize {
+        self.rooms.len()
+    }
+
+    /// How many publishers the first room has; only the last may have fewer.
+    pub(super) fn publishers(&self) -> usize {
+        self.rooms
+            .first()
+            .map_or(0, |room| room.verifier.publishers())
+    }
+
+    /// How many publishes of a publisher there were.
+    pub(super) fn published_by(&self, room: usize, publisher: usize) -> u32 {
+        self.rooms[room].verifier.published_by(publisher)
     }
 
     /// Processor time that went into looking for work that wasn't there.
@@ -248,9 +279,12 @@ impl Room {
     fn new(swarm: &Swarm, members: Range<usize>, publishers: usize) -> Result<Self> {
         let count = members.len();
         let publishers = publishers.min(count);
-        let verifier = match swarm.head(members.clone())? {
-            Some(base) => Verifier::with_offsets(base, count, publishers),
-            None => Verifier::without_offsets(count, publishers),
+        let head = swarm.head(members.clone())?;
+        let verifier = if swarm.peer().has(Ability::Offsets) {
+            let base = head.context("the server gave no offset with the join")?;
+            Verifier::with_offsets(base, count, publishers)
+        } else {
+            Verifier::without_offsets(count, publishers)
         };
         Ok(Self {
             members,
@@ -263,24 +297,20 @@ impl Room {
         self.members.start + publisher as usize * self.stride
     }
 
+    /// Which publish it is of, and whether that is now everywhere.
     fn delivery(
         &mut self,
         connection: usize,
         offset: Option<u64>,
         key: Key,
-    ) -> Result<Arrival, Fault> {
-        let complete = self
-            .verifier
-            .deliver(connection - self.members.start, offset, key)?;
-        Ok(Arrival {
-            key,
-            own: connection == self.connection_of(key.publisher),
-            complete,
-        })
+    ) -> Result<(Key, bool), Fault> {
+        let member = connection - self.members.start;
+        let complete = self.verifier.deliver(member, offset, key)?;
+        Ok((key, complete))
     }
 
-    /// A reply names only the publisher's own count, so the publisher is found by its place.
-    fn acknowledgement(&mut self, connection: usize, sequence: u32) -> Result<Arrival> {
+    /// The same of a reply. It names only the publisher's own count, so the publisher is found by its place.
+    fn acknowledgement(&mut self, connection: usize, sequence: u32) -> Result<(Key, bool)> {
         let member = connection - self.members.start;
         let publisher = u32::try_from(member / self.stride)?;
         ensure!(
@@ -291,19 +321,6 @@ impl Room {
             publisher,
             sequence,
         };
-        Ok(Arrival {
-            key,
-            own: false,
-            complete: self.verifier.acknowledge(member, key)?,
-        })
-    }
-}
-
-/// A peer without rooms has everybody in one.
-fn room_members(peer: &Peer, plan: Plan) -> usize {
-    if peer.has_one_room() {
-        plan.connections
-    } else {
-        plan.room_members
+        Ok((key, self.verifier.acknowledge(member, key)?))
     }
 }

@@ -1,10 +1,10 @@
-//! What a scenario found, as lines for people and as JSON for programs.
-
-use std::fs;
-use std::path::Path;
+//! What one run of a scenario against one server found.
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
+
+use super::text::number;
+use crate::latency::{Curve, Latency, Names};
 
 /// One number with its unit.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -17,7 +17,7 @@ pub(crate) struct Figure {
     pub(crate) value: f64,
 }
 
-/// What one run of a scenario against one server found.
+/// The figures of one run, with the parameters they hold for.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Measurement {
     scenario: &'static str,
@@ -25,17 +25,8 @@ pub(crate) struct Measurement {
     /// The scenario's parameters, by name.
     settings: Vec<(&'static str, String)>,
     figures: Vec<Figure>,
-}
-
-/// The middle of several runs and how far they spread.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub(crate) struct Spread {
-    /// The middle value, or the mean of the middle two.
-    pub(crate) median: f64,
-    /// The smallest.
-    pub(crate) min: f64,
-    /// The largest.
-    pub(crate) max: f64,
+    /// The distributions behind the times among the figures.
+    curves: Vec<Curve>,
 }
 
 impl Figure {
@@ -57,12 +48,29 @@ impl Measurement {
             peer,
             settings,
             figures: Vec::new(),
+            curves: Vec::new(),
         }
     }
 
     /// Adds a figure.
     pub(crate) fn add(&mut self, figure: Figure) {
         self.figures.push(figure);
+    }
+
+    /// Adds p50, p99 and p99.9 of something, and its curve.
+    ///
+    /// # Errors
+    /// It has no times.
+    pub(crate) fn add_latency(
+        &mut self,
+        latency: &Latency,
+        of: &'static str,
+        names: Names,
+    ) -> Result<()> {
+        let figures = latency.figures(names);
+        self.figures.extend(figures.with_context(|| of.to_owned())?);
+        self.curves.push(latency.curve(of));
+        Ok(())
     }
 
     /// A figure by its name.
@@ -97,87 +105,9 @@ impl Measurement {
     }
 }
 
-impl Spread {
-    /// Of at least one value; of none it is not a number.
-    pub(crate) fn of(values: &[f64]) -> Self {
-        let mut sorted = values.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        let at = |index: usize| sorted.get(index).copied().unwrap_or(f64::NAN);
-        let last = sorted.len().saturating_sub(1);
-        Self {
-            median: f64::midpoint(at(last / 2), at(last.div_ceil(2))),
-            min: at(0),
-            max: at(last),
-        }
-    }
-}
-
-/// Three significant digits where a number is small, none after the point where it is large.
-pub(crate) fn number(value: f64) -> String {
-    match value.abs() {
-        small if small < 1.0 => format!("{value:.3}"),
-        small if small < 10.0 => format!("{value:.2}"),
-        medium if medium < 100.0 => format!("{value:.1}"),
-        _ => format!("{value:.0}"),
-    }
-}
-
-/// Writes a result as JSON.
-///
-/// # Errors
-/// The file can't be written.
-pub(crate) fn write_json(file: &Path, result: &impl Serialize) -> Result<()> {
-    let mut text =
-        serde_json::to_string_pretty(result).context("the result can't be written as JSON")?;
-    text.push('\n');
-    fs::write(file, text).with_context(|| format!("can't write {}", file.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_median_is_the_middle_and_the_ends_are_the_spread() {
-        assert_eq!(
-            Spread::of(&[3.0, 1.0, 2.0]),
-            Spread {
-                median: 2.0,
-                min: 1.0,
-                max: 3.0
-            }
-        );
-        assert_eq!(
-            Spread::of(&[4.0, 1.0, 2.0, 3.0]),
-            Spread {
-                median: 2.5,
-                min: 1.0,
-                max: 4.0
-            }
-        );
-        assert_eq!(
-            Spread::of(&[7.0]),
-            Spread {
-                median: 7.0,
-                min: 7.0,
-                max: 7.0
-            }
-        );
-        assert!(Spread::of(&[]).median.is_nan());
-    }
-
-    #[test]
-    fn numbers_have_the_digits_that_mean_something() {
-        for (value, text) in [
-            (0.1704, "0.170"),
-            (2.7, "2.70"),
-            (26.14, "26.1"),
-            (1_234.5, "1234"),
-            (0.0, "0.000"),
-        ] {
-            assert_eq!(number(value), text);
-        }
-    }
 
     #[test]
     fn a_figure_is_found_by_its_name_or_its_lack_is_an_error() {
