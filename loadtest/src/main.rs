@@ -5,7 +5,7 @@
 //! with one line that names what went wrong, and exit code 1. Correctness beyond that is left to the `tests` crate.
 //!
 //! Read in this order: [`scenario`] (what is done), [`swarm`] and [`connection`] (how it is done fast enough), [`verify`] (what
-//! must arrive), [`peer`] (who is measured), [`process`] (where the numbers come from), [`figures`] (the comparison).
+//! must arrive), [`peer`] (who is measured), [`process`] (where the numbers come from), [`compare`] (peers side by side).
 
 mod scenario;
 
@@ -15,13 +15,15 @@ mod connection;
 
 mod verify;
 
+mod latency;
+
 mod floor_server;
 mod peer;
 mod plain_server;
 
 mod process;
 
-mod figures;
+mod compare;
 mod report;
 
 mod console;
@@ -45,12 +47,16 @@ enum Command {
     Fanout(scenario::fanout::Args),
     /// Many small rooms, some of them busy at any moment: processor time per delivery.
     Rooms(scenario::rooms::Args),
+    /// Members alone in their rooms: the time from a publish to its own delivery.
+    Echo(scenario::echo::Args),
+    /// Some members of a room stop reading: what the others' latency is with them and without.
+    Slow(scenario::slow::Args),
     /// Joined connections that do nothing: resident bytes per connection.
     Idle(scenario::idle::Args),
     /// Connections come and join: processor time per connection.
     Connect(scenario::connect::Args),
-    /// All of these, against Roomful and a plain broadcast server in turn: medians, ratios and spread.
-    Figures(figures::Args),
+    /// Roomful, the floors and other servers side by side: medians, ratios and how sure they are.
+    Compare(compare::Args),
     /// The plain broadcast server that the figures are compared with.
     #[command(hide = true)]
     PlainServer(plain_server::Args),
@@ -87,9 +93,11 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Fanout(args) => scenario::fanout::run(&args),
         Command::Rooms(args) => scenario::rooms::run(&args),
+        Command::Echo(args) => scenario::echo::run(&args),
+        Command::Slow(args) => scenario::slow::run(&args),
         Command::Idle(args) => scenario::idle::run(&args),
         Command::Connect(args) => scenario::connect::run(&args),
-        Command::Figures(args) => figures::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::PlainServer(args) => plain_server::run(&args),
         Command::FloorServer(args) => floor_server::run(&args),
     }

@@ -124,6 +124,17 @@ impl Swarm {
         })
     }
 
+    /// None either, for more members of the same rooms: they come on connections of their own, and are turned on their own.
+    ///
+    /// # Errors
+    /// The kernel gives no poll.
+    pub(crate) fn beside(&self, peer: Box<dyn Peer>) -> Result<Self> {
+        Ok(Self {
+            run: self.run,
+            ..Self::new(peer, self.target, Waiting::Sleep)?
+        })
+    }
+
     /// Connects everybody and waits until all have joined.
     ///
     /// # Errors
@@ -276,7 +287,7 @@ impl Swarm {
             target: self.target,
             index,
             upgrade: &upgrade,
-            greeting: self.peer.greeting(&seat),
+            greeting: self.peer.greeting(&seat)?,
         };
         let mut connection =
             Connection::open(opening).with_context(|| format!("connection {index}"))?;

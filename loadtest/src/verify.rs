@@ -184,6 +184,16 @@ impl Verifier {
         }
     }
 
+    /// How many publishers there are.
+    pub(crate) const fn publishers(&self) -> usize {
+        self.publishers.len()
+    }
+
+    /// How many publishes of a publisher there were.
+    pub(crate) fn published_by(&self, publisher: usize) -> u32 {
+        self.publishers[publisher].sent
+    }
+
     /// Takes a delivery; whether its publish is complete with it.
     ///
     /// # Errors
@@ -345,18 +355,24 @@ fn agreed(
     }
 }
 
-/// The payloads of a run: the key, and filling that shows damage.
+/// The payloads of a run: the key, and filling that shows damage. All of it is printable ASCII that neither JSON nor any other
+/// text has to escape, since some peers carry nothing else.
 #[derive(Debug, Clone)]
 pub(crate) struct Pattern(Vec<u8>);
 
+/// Digits of the key, six bits each: more publishers than a process may have connections, and more publishes than fit into any run.
+const PUBLISHER_DIGITS: usize = 3;
+const SEQUENCE_DIGITS: usize = 5;
+
 impl Pattern {
     /// Shortest payload, in bytes: the key has to fit.
-    pub(crate) const BYTES_MIN: usize = 8;
+    pub(crate) const BYTES_MIN: usize = PUBLISHER_DIGITS + SEQUENCE_DIGITS;
 
     /// Payloads of a length, at least [`Pattern::BYTES_MIN`].
     pub(crate) fn new(bytes: usize) -> Self {
         Self(
-            (0..=u8::MAX)
+            (0..64)
+                .map(digit)
                 .cycle()
                 .take(bytes.max(Self::BYTES_MIN))
                 .collect(),
@@ -379,8 +395,9 @@ impl Pattern {
 
     /// The payload of a publish.
     pub(crate) fn write(&mut self, key: Key) -> &[u8] {
-        self.0[..4].copy_from_slice(&key.publisher.to_le_bytes());
-        self.0[4..8].copy_from_slice(&key.sequence.to_le_bytes());
+        let (publisher, rest) = self.0.split_at_mut(PUBLISHER_DIGITS);
+        write_digits(key.publisher, publisher);
+        write_digits(key.sequence, &mut rest[..SEQUENCE_DIGITS]);
         &self.0
     }
 
@@ -392,19 +409,47 @@ impl Pattern {
         let damaged = Fault::Damaged {
             bytes: payload.len(),
         };
-        let (Some((publisher, rest)), Some((_, own))) =
-            (payload.split_first_chunk(), self.0.split_first_chunk::<8>())
-        else {
-            return Err(damaged);
-        };
-        match rest.split_first_chunk() {
-            Some((sequence, filling)) if filling == own => Ok(Key {
-                publisher: u32::from_le_bytes(*publisher),
-                sequence: u32::from_le_bytes(*sequence),
+        let (key, filling) = payload
+            .split_at_checked(Self::BYTES_MIN)
+            .ok_or_else(|| damaged.clone())?;
+        let (publisher, sequence) = key.split_at(PUBLISHER_DIGITS);
+        match (read_digits(publisher), read_digits(sequence)) {
+            (Some(publisher), Some(sequence)) if *filling == self.0[Self::BYTES_MIN..] => Ok(Key {
+                publisher,
+                sequence,
             }),
-            Some(_) | None => Err(damaged),
+            _ => Err(damaged),
         }
     }
+}
+
+/// The lowest six bits as `#` to `c`, without the backslash between them.
+const fn digit(value: u8) -> u8 {
+    let character = b'#' + (value & 0x3f);
+    if character < b'\\' {
+        character
+    } else {
+        character + 1
+    }
+}
+
+/// The lowest digit first.
+fn write_digits(mut value: u32, out: &mut [u8]) {
+    for character in out {
+        *character = digit(value.to_le_bytes()[0]);
+        value >>= 6;
+    }
+}
+
+fn read_digits(digits: &[u8]) -> Option<u32> {
+    digits.iter().rev().try_fold(0, |value, character| {
+        let digit = match character {
+            b'#'..=b'[' => character - b'#',
+            b']'..=b'c' => character - b'#' - 1,
+            _ => return None,
+        };
+        Some(value << 6 | u32::from(digit))
+    })
 }
 
 impl std::fmt::Display for Numbers {
@@ -617,6 +662,12 @@ mod tests {
         let mut payload = pattern.write(key(3, 77)).to_vec();
         assert_eq!(payload.len(), 64);
         assert_eq!(pattern.read(&payload), Ok(key(3, 77)));
+        for far in [key((1 << 18) - 1, (1 << 30) - 1), key(0, 1), key(64, 4096)] {
+            let payload = pattern.write(far).to_vec();
+            let escaped = |byte: &u8| !(b' '..=b'~').contains(byte) || b"\"\\".contains(byte);
+            assert!(!payload.iter().any(escaped), "{payload:?}");
+            assert_eq!(pattern.read(&payload), Ok(far));
+        }
         assert_eq!(
             pattern.read(&payload[..63]),
             Err(Fault::Damaged { bytes: 63 })

@@ -1,10 +1,10 @@
-//! The floor servers: they speak as the plain server does.
+//! The floor servers.
 
 use std::env;
 
 use anyhow::Result;
 
-use super::{Answer, LaunchArgs, Listener, Peer, Seat, Upgrade, plain};
+use super::{LaunchArgs, Peer};
 use crate::process::Launch;
 
 /// A floor server; see [`crate::floor_server`]. It has one thread, however many it is offered.
@@ -30,27 +30,5 @@ impl Peer for Floor {
             Self::Coalescing => &["floor-server", "--coalesce"],
         };
         Ok(Launch::new(env::current_exe()?, arguments))
-    }
-
-    fn upgrade(&self, seat: &Seat) -> Result<Upgrade> {
-        Ok(plain::upgrade(seat))
-    }
-
-    fn greeting(&self, _: &Seat) -> Vec<Vec<u8>> {
-        Vec::new()
-    }
-
-    fn publish(&self, _: &Seat, _: u32, payload: &[u8], out: &mut Vec<u8>) {
-        out.extend_from_slice(payload);
-    }
-
-    fn read(
-        &self,
-        _: &mut Seat,
-        message: &[u8],
-        listener: Listener<'_>,
-        _: Answer<'_>,
-    ) -> Result<()> {
-        plain::read(message, listener)
     }
 }

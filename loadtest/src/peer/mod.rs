@@ -5,11 +5,21 @@
 
 mod launch;
 mod name;
+mod simple;
 
+mod bun;
+mod centrifugo;
 mod cursor;
 mod floor;
+mod nats;
 mod plain;
 mod roomful;
+mod socket_io;
+mod token;
+mod ws;
+
+#[cfg(test)]
+mod testing;
 
 use std::fmt::Debug;
 
@@ -18,9 +28,14 @@ use roomful_protocol::websocket::OpCode;
 
 use crate::process::Launch;
 
+use bun::Bun;
+use centrifugo::Centrifugo;
 use floor::Floor;
+use nats::Nats;
 use plain::Plain;
 use roomful::Roomful;
+use socket_io::SocketIo;
+use ws::Ws;
 
 pub(crate) use launch::LaunchArgs;
 pub(crate) use name::PeerName;
@@ -28,15 +43,22 @@ pub(crate) use name::PeerName;
 /// Every peer, by the name that `--peer` takes. Each run has an adapter of its own.
 const PEERS: &[(&str, Make)] = &[
     ("roomful", || Box::new(Roomful::new())),
+    ("roomful-token", || Box::new(Roomful::with_tokens())),
     ("floor", || Box::new(Floor::OneSend)),
     ("floor-coalescing", || Box::new(Floor::Coalescing)),
+    ("bun", || Box::new(Bun)),
     ("plain", || Box::new(Plain)),
+    ("ws", || Box::new(Ws)),
+    ("socket-io", || Box::new(SocketIo)),
+    ("nats", || Box::new(Nats)),
+    ("centrifugo", || Box::new(Centrifugo)),
 ];
 
 /// Makes an adapter.
 type Make = fn() -> Box<dyn Peer>;
 
-/// A kind of server: how it is started, and its protocol from the client's side.
+/// A kind of server: how it is started, and its protocol from the client's side. What a peer doesn't say about its protocol is as
+/// [`simple`] has it.
 pub(crate) trait Peer: Debug {
     /// The name in reports.
     fn name(&self) -> &'static str;
@@ -56,13 +78,22 @@ pub(crate) trait Peer: Debug {
     ///
     /// # Errors
     /// The room can't have that name.
-    fn upgrade(&self, seat: &Seat) -> Result<Upgrade>;
+    fn upgrade(&self, seat: &Seat) -> Result<Upgrade> {
+        Ok(simple::upgrade(seat))
+    }
 
     /// The messages that put a connection into its room and need no answer in between.
-    fn greeting(&self, seat: &Seat) -> Vec<Vec<u8>>;
+    ///
+    /// # Errors
+    /// They can't be made.
+    fn greeting(&self, _seat: &Seat) -> Result<Vec<Vec<u8>>> {
+        Ok(Vec::new())
+    }
 
     /// Appends the message of a publish; `sequence` counts the connection's publishes, from 1.
-    fn publish(&self, seat: &Seat, sequence: u32, payload: &[u8], out: &mut Vec<u8>);
+    fn publish(&self, _seat: &Seat, _sequence: u32, payload: &[u8], out: &mut Vec<u8>) {
+        out.extend_from_slice(payload);
+    }
 
     /// Reads a message. This is on the path of every delivery, so it must look at no more than verification needs, and allocate
     /// nothing for a delivery.
@@ -71,11 +102,13 @@ pub(crate) trait Peer: Debug {
     /// It is malformed, or says that something went wrong; or what the listener returned.
     fn read(
         &self,
-        seat: &mut Seat,
+        _seat: &mut Seat,
         message: &[u8],
         listener: Listener<'_>,
-        answer: Answer<'_>,
-    ) -> Result<()>;
+        _answer: Answer<'_>,
+    ) -> Result<()> {
+        simple::read(message, listener)
+    }
 }
 
 /// What not every server does. A scenario that needs it asks before it begins.
@@ -105,6 +138,8 @@ pub(crate) struct Seat {
     pub(crate) room: String,
     /// What the server calls the room, where it gives it a number.
     pub(crate) alias: u64,
+    /// The beginning of something whose end hasn't arrived, where a message may hold a part.
+    pub(crate) held: Vec<u8>,
 }
 
 /// What is asked for in an upgrade request.
@@ -153,6 +188,7 @@ impl Seat {
             connection,
             room,
             alias: 0,
+            held: Vec::new(),
         }
     }
 }

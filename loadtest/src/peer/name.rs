@@ -3,18 +3,36 @@
 use std::fmt;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser, ValueParser};
+use serde::Serialize;
 
 use super::{PEERS, Peer};
 
 /// One of the registered peers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
 pub(crate) struct PeerName(&'static str);
 
 impl PeerName {
     /// The server that this is all about.
     pub(crate) const ROOMFUL: Self = Self("roomful");
+    /// The same, with a token that it has to check.
+    pub(crate) const ROOMFUL_TOKEN: Self = Self("roomful-token");
+    /// The floor with one send a delivery.
+    pub(crate) const FLOOR: Self = Self("floor");
+    /// The floor with one send for the frames of a turn.
+    pub(crate) const FLOOR_COALESCING: Self = Self("floor-coalescing");
     /// The broadcast server as it is usually written.
     pub(crate) const PLAIN: Self = Self("plain");
+    /// Bun's built-in WebSocket.
+    pub(crate) const BUN: Self = Self("bun");
+
+    /// Those that the goals are about: they run most often.
+    pub(crate) const PAIRED: [Self; 4] = [
+        Self::ROOMFUL,
+        Self::ROOMFUL_TOKEN,
+        Self::FLOOR,
+        Self::FLOOR_COALESCING,
+    ];
 
     /// Every peer, in the order of the register.
     pub(crate) fn all() -> impl Iterator<Item = Self> + Clone {
@@ -54,7 +72,8 @@ mod tests {
     #[test]
     fn every_name_has_an_adapter_and_the_known_ones_are_registered() {
         let titles: Vec<&str> = PeerName::all().map(|name| name.adapter().name()).collect();
-        for name in [PeerName::ROOMFUL, PeerName::PLAIN] {
+        let known = [PeerName::PLAIN, PeerName::BUN];
+        for name in PeerName::PAIRED.into_iter().chain(known) {
             assert!(titles.contains(&name.adapter().name()), "{name}");
         }
     }

@@ -18,6 +18,7 @@ use roomful_protocol::text::Text;
 use roomful_protocol::websocket::OpCode;
 
 use super::cursor::Cursor;
+use super::token;
 use super::{Ability, Answer, Heard, LaunchArgs, Listener, Peer, Seat, Upgrade};
 use crate::process::Launch;
 
@@ -26,6 +27,8 @@ use crate::process::Launch;
 pub(crate) struct Roomful {
     /// Producer of connection 0. Chosen anew for each run: a server that is still running may remember those of the last one.
     producer_first: u64,
+    /// Whether the server demands a token, and every connection brings one of its own.
+    has_tokens: bool,
 }
 
 /// Type codes, as the message's first element: `event` and `batch` are looked into here, the rest goes to the codec.
@@ -36,9 +39,19 @@ const HELLO_REQUEST: u64 = 1;
 const JOIN_REQUEST: u64 = 2;
 
 impl Roomful {
-    pub(crate) fn new() -> Self {
+    /// Without keys: everybody may do everything.
+    pub(super) fn new() -> Self {
         Self {
             producer_first: RandomState::new().hash_one("producer") & (INTEGER_MAX >> 1),
+            has_tokens: false,
+        }
+    }
+
+    /// With a key, and a token for each connection.
+    pub(super) fn with_tokens() -> Self {
+        Self {
+            has_tokens: true,
+            ..Self::new()
         }
     }
 
@@ -49,7 +62,11 @@ impl Roomful {
 
 impl Peer for Roomful {
     fn name(&self) -> &'static str {
-        "roomful"
+        if self.has_tokens {
+            "roomful, HS256 tokens"
+        } else {
+            "roomful"
+        }
     }
 
     fn abilities(&self) -> &'static [Ability] {
@@ -74,6 +91,12 @@ impl Peer for Roomful {
             config: Some(args.config.clone()),
             ..Launch::new(program, &arguments)
         };
+        if self.has_tokens {
+            // Without keys a server knows every namespace; with some, those of its configuration.
+            for setting in [token::key_setting(), "namespaces.chat={}".to_owned()] {
+                launch.arguments.extend(["--set".to_owned(), setting]);
+            }
+        }
         if let Some(workers) = workers {
             let shards = ["--shards".to_owned(), workers.to_string()];
             launch.arguments.extend(shards);
@@ -94,10 +117,11 @@ impl Peer for Roomful {
     }
 
     /// `hello` and `join`.
-    fn greeting(&self, seat: &Seat) -> Vec<Vec<u8>> {
+    fn greeting(&self, seat: &Seat) -> Result<Vec<Vec<u8>>> {
+        let token = self.has_tokens.then(|| token::mint(seat.connection));
         let hello = Hello {
             request: RequestId(HELLO_REQUEST),
-            token: None,
+            token: token.transpose()?,
             resume: None,
             agent: Text::new("roomful-loadtest").ok(),
         };
@@ -113,7 +137,7 @@ impl Peer for Roomful {
             watch: Watch::None,
             presence: None,
         };
-        vec![encoded(&hello.into()), encoded(&join.into())]
+        Ok(vec![encoded(&hello.into()), encoded(&join.into())])
     }
 
     fn publish(&self, seat: &Seat, sequence: u32, payload: &[u8], out: &mut Vec<u8>) {

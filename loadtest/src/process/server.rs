@@ -26,6 +26,8 @@ pub(crate) struct Launch {
     pub(crate) program: PathBuf,
     /// Its arguments.
     pub(crate) arguments: Vec<String>,
+    /// Variables that are set for it.
+    pub(crate) environment: Vec<(&'static str, String)>,
     /// The flag that gives it a directory of its own, which is removed when it has ended; `None` if it keeps nothing.
     pub(crate) data_dir_flag: Option<&'static str>,
     /// Its configuration, which belongs to a report; `None` if it has no file of it.
@@ -72,6 +74,7 @@ impl Launch {
                 .iter()
                 .map(|argument| (*argument).to_owned())
                 .collect(),
+            environment: Vec::new(),
             data_dir_flag: None,
             config: None,
             listening: listening_address,
@@ -93,6 +96,7 @@ impl Server {
         let data_dir = launch.data_dir_flag.map(DataDir::new);
         command
             .args(&launch.arguments)
+            .envs(launch.environment.iter().map(|(name, value)| (name, value)))
             .args(data_dir.iter().flat_map(DataDir::arguments))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use super::text::number;
+use crate::latency::{Curve, Latency, Names};
 
 /// One number with its unit.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -24,6 +25,8 @@ pub(crate) struct Measurement {
     /// The scenario's parameters, by name.
     settings: Vec<(&'static str, String)>,
     figures: Vec<Figure>,
+    /// The distributions behind the times among the figures.
+    curves: Vec<Curve>,
 }
 
 impl Figure {
@@ -45,12 +48,29 @@ impl Measurement {
             peer,
             settings,
             figures: Vec::new(),
+            curves: Vec::new(),
         }
     }
 
     /// Adds a figure.
     pub(crate) fn add(&mut self, figure: Figure) {
         self.figures.push(figure);
+    }
+
+    /// Adds p50, p99 and p99.9 of something, and its curve.
+    ///
+    /// # Errors
+    /// It has no times.
+    pub(crate) fn add_latency(
+        &mut self,
+        latency: &Latency,
+        of: &'static str,
+        names: Names,
+    ) -> Result<()> {
+        let figures = latency.figures(names);
+        self.figures.extend(figures.with_context(|| of.to_owned())?);
+        self.curves.push(latency.curve(of));
+        Ok(())
     }
 
     /// A figure by its name.

@@ -5,17 +5,16 @@
 //! rate, whatever comes back; the figure is the time from the moment a publish was due to its own delivery, so that a server that falls
 //! behind can't hide it.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use tokio::time::Instant;
 
 use super::load::{Load, closed_loop};
+use super::pace::{Pace, Timed};
 use super::traffic::{Arrival, Layout, Traffic};
 use super::{Deadline, Subject, TargetArgs, check_files};
-use crate::console::Bar;
-use crate::report::{Figure, Measurement};
+use crate::latency::{Latency, Names, quantiles};
+use crate::report::Measurement;
 use crate::swarm::{Plan, Swarm};
 use crate::verify::Pattern;
 
@@ -55,8 +54,7 @@ pub(crate) struct Shape {
 }
 
 /// Names of the figures.
-pub(crate) const OWN_P50: &str = "publish to own delivery, p50";
-pub(crate) const OWN_P99: &str = "publish to own delivery, p99";
+pub(crate) const OWN: Names = quantiles!("publish to own delivery");
 
 /// Members that publish in the paced mode: enough that the figure is of no particular place in the server's list of members.
 const PACED_PUBLISHERS: usize = 50;
@@ -90,20 +88,15 @@ pub(crate) fn measure(subject: Subject, shape: Shape) -> Result<Measurement> {
         room_members: shape.members,
         joining_max: 64,
     };
-    let mut run = Run {
-        traffic: Traffic::open(swarm, plan, shape.layout(), deadline)?,
-        shape,
-    };
-    run.stretch(shape.warmup_s, &mut Vec::new())?;
-    let mut own = Vec::new();
-    let load = Load::start(pid, &run.traffic)?;
-    run.stretch(shape.duration_s, &mut own)?;
-    let done = load.stop(&run.traffic)?;
+    let mut traffic = Traffic::open(swarm, plan, shape.layout(), deadline)?;
+    shape.stretch(&mut traffic, shape.warmup_s, &mut Latency::new())?;
+    let mut own = Latency::new();
+    let load = Load::start(pid, &traffic)?;
+    shape.stretch(&mut traffic, shape.duration_s, &mut own)?;
+    let done = load.stop(&traffic)?;
     measurement.add(done.per_delivery());
     if shape.rate.is_some() {
-        own.sort_unstable();
-        measurement.add(Figure::new(OWN_P50, "µs", percentile_us(&own, 50)));
-        measurement.add(Figure::new(OWN_P99, "µs", percentile_us(&own, 99)));
+        measurement.add_latency(&own, "publish to own delivery", OWN)?;
     }
     done.figures()
         .into_iter()
@@ -152,149 +145,22 @@ impl Shape {
     }
 }
 
-/// A room under load.
-#[derive(Debug)]
-struct Run {
-    traffic: Traffic,
-    shape: Shape,
-}
-
-impl Run {
+impl Shape {
     /// Publishes for so long, waits for everything to arrive, and lets the server come to rest.
-    fn stretch(&mut self, seconds: f64, own: &mut Vec<Duration>) -> Result<()> {
+    fn stretch(self, traffic: &mut Traffic, seconds: f64, own: &mut Latency) -> Result<()> {
         let duration = Duration::try_from_secs_f64(seconds)?;
-        match self.shape.rate {
-            Some(rate) => self.paced(rate, duration, own)?,
+        match self.rate {
+            Some(rate) => {
+                Pace::new(traffic, rate.into(), Timed::Own).run(traffic, duration, own)?;
+            }
             None => {
-                let publishers = 0..u32::try_from(self.shape.in_flight)?;
+                let publishers = 0..u32::try_from(self.in_flight)?;
                 let first = publishers.map(|publisher| (0, publisher)).collect();
                 // The same member goes on.
                 let next = |arrival: Arrival| (arrival.room, arrival.key.publisher);
-                closed_loop(&mut self.traffic, duration, first, next)?;
+                closed_loop(traffic, duration, first, next)?;
             }
         }
-        self.traffic.rest()
-    }
-
-    fn paced(&mut self, rate: u32, duration: Duration, own: &mut Vec<Duration>) -> Result<()> {
-        let _bar = Bar::timing("traffic", duration);
-        let mut schedule = Schedule::new(rate, self.shape.layout().publishers);
-        while schedule.next_due() < schedule.start + duration {
-            self.wait_until(&mut schedule, own)?;
-            self.traffic.publish(0, schedule.take())?;
-        }
-        self.traffic
-            .drain(&mut |arrival| schedule.arrived(arrival, own))
-    }
-
-    /// Reads until the next publish is due. The kernel rounds waits up to a millisecond, so the last ones are spent looking.
-    fn wait_until(&mut self, schedule: &mut Schedule, own: &mut Vec<Duration>) -> Result<()> {
-        while let Some(left) = schedule
-            .next_due()
-            .checked_duration_since(Instant::now())
-            .filter(|left| !left.is_zero())
-        {
-            let wait = left.saturating_sub(Duration::from_millis(2));
-            self.traffic
-                .turn(wait, &mut |arrival| schedule.arrived(arrival, own))?;
-        }
-        Ok(())
-    }
-}
-
-/// When which publish is due.
-#[derive(Debug)]
-struct Schedule {
-    start: Instant,
-    interval: Duration,
-    /// Publishes so far.
-    count: u32,
-    /// When those that haven't come back to their publisher were due, by publisher. They come back in order.
-    open: Vec<VecDeque<Instant>>,
-}
-
-impl Schedule {
-    fn new(rate: u32, publishers: usize) -> Self {
-        let interval = Duration::from_secs(1) / rate;
-        Self {
-            start: Instant::now(),
-            interval,
-            count: 0,
-            open: vec![VecDeque::new(); publishers],
-        }
-    }
-
-    fn next_due(&self) -> Instant {
-        self.start + self.interval * self.count
-    }
-
-    /// Whose turn it is, with the publish that is due next.
-    fn take(&mut self) -> u32 {
-        let due = self.next_due();
-        let publisher = self.count as usize % self.open.len();
-        self.open[publisher].push_back(due);
-        self.count += 1;
-        u32::try_from(publisher).expect("there are at most PACED_PUBLISHERS publishers")
-    }
-
-    fn arrived(&mut self, arrival: Arrival, times: &mut Vec<Duration>) {
-        if arrival.own {
-            let due = self.open[arrival.key.publisher as usize].pop_front();
-            times.extend(due.map(|due| due.elapsed()));
-        }
-    }
-}
-
-/// The smallest value that `percent` of all don't exceed; `sorted` is in ascending order.
-fn percentile_us(sorted: &[Duration], percent: usize) -> f64 {
-    let rank = (sorted.len() * percent).div_ceil(100).max(1);
-    sorted
-        .get(rank - 1)
-        .map_or(f64::NAN, |duration| duration.as_secs_f64() * 1e6)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::verify::Key;
-
-    #[test]
-    fn percentiles_are_values_that_occurred() {
-        let times: Vec<Duration> = (1..=200).map(Duration::from_micros).collect();
-        assert_eq!(percentile_us(&times, 50).round(), 100.0);
-        assert_eq!(percentile_us(&times, 99).round(), 198.0);
-        assert_eq!(percentile_us(&times[..1], 99).round(), 1.0);
-        assert!(percentile_us(&[], 50).is_nan());
-    }
-
-    /// The time counts from the moment a publish was due, even if it left late, and each publisher's come back in order.
-    #[test]
-    fn publishers_take_turns_and_their_own_deliveries_are_timed() {
-        let mut schedule = Schedule::new(100, 2);
-        assert_eq!(
-            [schedule.take(), schedule.take(), schedule.take()],
-            [0, 1, 0]
-        );
-        assert_eq!(
-            schedule.next_due() - schedule.start,
-            Duration::from_millis(30)
-        );
-        let mut times = Vec::new();
-        let arrival = |own| Arrival {
-            room: 0,
-            key: Key {
-                publisher: 0,
-                sequence: 1,
-            },
-            own,
-            complete: false,
-        };
-        schedule.arrived(arrival(false), &mut times);
-        assert!(times.is_empty());
-        schedule.start -= Duration::from_secs(1);
-        schedule.open[0][0] -= Duration::from_secs(1);
-        schedule.arrived(arrival(true), &mut times);
-        assert!(times[0] >= Duration::from_secs(1), "{times:?}");
-        assert_eq!(schedule.open[0].len(), 1);
+        traffic.rest()
     }
 }

@@ -4,12 +4,15 @@
 //! all verify that everything they published has arrived; a scenario that can't prove this has no result.
 
 pub(crate) mod connect;
+pub(crate) mod echo;
 pub(crate) mod fanout;
 pub(crate) mod idle;
 pub(crate) mod rooms;
+pub(crate) mod slow;
 
 mod deadline;
 mod load;
+mod pace;
 mod target;
 mod traffic;
 mod usage;

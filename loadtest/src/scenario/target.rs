@@ -58,6 +58,8 @@ pub(crate) struct Subject {
     pub(crate) pid: u32,
     /// Its protocol.
     pub(crate) peer: Box<dyn Peer>,
+    /// For another adapter of that protocol.
+    pub(crate) name: PeerName,
     /// How this program waits for it.
     pub(crate) waiting: Waiting,
 }
@@ -86,6 +88,11 @@ impl TargetArgs {
 }
 
 impl TargetArgs {
+    /// Which peer they name.
+    pub(crate) const fn peer(&self) -> PeerName {
+        self.peer
+    }
+
     /// Prints a result, with the server it is of, and writes the file that was asked for.
     ///
     /// # Errors
@@ -121,10 +128,7 @@ impl Target {
     ///
     /// # Errors
     /// It can't be started, isn't running, or died meanwhile; or what the scenario returned.
-    pub(crate) fn measure(
-        &self,
-        scenario: impl FnOnce(Subject) -> Result<Measurement>,
-    ) -> Result<Measurement> {
+    pub(crate) fn measure<T>(&self, scenario: impl FnOnce(Subject) -> Result<T>) -> Result<T> {
         let (peer, mut server) = match self {
             Self::Start { peer, launch } => (*peer, Server::start(launch)?),
             Self::Running {
@@ -135,6 +139,7 @@ impl Target {
             address: server.address(),
             pid: server.pid(),
             peer: peer.adapter(),
+            name: peer,
             waiting: self.waiting(),
         };
         scenario(subject).map_err(|error| server.explain(error))

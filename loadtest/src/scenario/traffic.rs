@@ -53,6 +53,8 @@ pub(super) struct Arrival {
     pub(super) room: usize,
     /// Of which publish.
     pub(super) key: Key,
+    /// Whether it is a delivery and no reply.
+    pub(super) delivered: bool,
     /// Whether it is the publisher's own delivery.
     pub(super) own: bool,
     /// Whether the publish is now everywhere.
@@ -147,11 +149,12 @@ impl Traffic {
                 Heard::Joined { .. } => return Ok(()),
             };
             *open -= usize::from(complete);
+            let is_delivery = matches!(heard, Heard::Delivery { .. });
             arrived(Arrival {
                 room: index,
                 key,
-                own: matches!(heard, Heard::Delivery { .. })
-                    && connection == room.connection_of(key.publisher),
+                delivered: is_delivery,
+                own: is_delivery && connection == room.connection_of(key.publisher),
                 complete,
             });
             Ok(())
@@ -209,6 +212,23 @@ impl Traffic {
     /// Whether nothing is outstanding.
     pub(super) const fn is_complete(&self) -> bool {
         self.open == 0
+    }
+
+    /// How many rooms there are.
+    pub(super) const fn rooms(&self) -> usize {
+        self.rooms.len()
+    }
+
+    /// How many publishers the first room has; only the last may have fewer.
+    pub(super) fn publishers(&self) -> usize {
+        self.rooms
+            .first()
+            .map_or(0, |room| room.verifier.publishers())
+    }
+
+    /// How many publishes of a publisher there were.
+    pub(super) fn published_by(&self, room: usize, publisher: usize) -> u32 {
+        self.rooms[room].verifier.published_by(publisher)
     }
 
     /// Processor time that went into looking for work that wasn't there.

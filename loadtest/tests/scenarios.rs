@@ -1,0 +1,89 @@
+//! Every scenario against the server that was built beside this program, at a scale of seconds: each ends with its figures.
+//!
+//! `cargo build -p roomful-server` makes the server.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't be set up has failed")]
+
+use std::path::PathBuf;
+use std::process::{self, Command};
+
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_roomful-loadtest");
+
+/// Runs a scenario and gives its result, which must hold these figures.
+#[track_caller]
+fn result(scenario: &str, arguments: &[&str], figures: &[&str]) -> Value {
+    let name = format!("roomful-loadtest-{}-{scenario}.json", process::id());
+    let json = std::env::temp_dir().join(name);
+    let output = Command::new(PROGRAM)
+        .arg(scenario)
+        .args(arguments)
+        .arg("--config")
+        .arg(config())
+        .arg("--json")
+        .arg(&json)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let result: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    std::fs::remove_file(json).unwrap();
+    assert_eq!(result["scenario"], scenario);
+    for name in figures {
+        let value = figure(&result, name);
+        assert!(value.is_finite() && value >= 0.0, "{name}: {value}");
+    }
+    result
+}
+
+#[track_caller]
+fn figure(result: &Value, name: &str) -> f64 {
+    let figures = result["figures"].as_array().unwrap();
+    let found = figures.iter().find(|figure| figure["name"] == name);
+    let value = found.and_then(|figure| figure["value"].as_f64());
+    value
+        .ok_or_else(|| format!("no figure {name:?} in {result}"))
+        .unwrap()
+}
+
+fn config() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../bench.toml")
+}
+
+#[test]
+fn fanout_and_rooms_have_a_cost() {
+    let cost = "server CPU per delivery";
+    let short = "--duration-s=0.5";
+    result("fanout", &["--members=50", short], &[cost]);
+    result(
+        "rooms",
+        &["--rooms=20", "--members=5", "--in-flight=8", short],
+        &[cost],
+    );
+}
+
+#[test]
+fn echo_has_a_round_trip_and_its_curve() {
+    let arguments = ["--rooms=10", "--rate=200", "--duration-s=0.5"];
+    let result = result(
+        "echo",
+        &arguments,
+        &["round trip, p50", "round trip, p99.9"],
+    );
+    let points = result["curves"][0]["points"].as_array().unwrap();
+    assert!(points.len() > 5, "{result}");
+}
+
+#[test]
+fn slow_compares_pairs_and_the_stalled_catch_up() {
+    let arguments = [
+        "--members=40",
+        "--stalled=10",
+        "--stall-s=1",
+        "--pairs=1",
+        "--warmup-s=0.3",
+        "--duration-s=1.2",
+    ];
+    let result = result("slow", &arguments, &["p99 with stalled readers / without"]);
+    assert!(figure(&result, "p99 with stalled readers / without") > 0.0);
+}
