@@ -5,6 +5,7 @@
 //! whole that isn't: a run that fails is named in its row, and the command fails.
 
 mod comparison;
+mod page;
 mod quick;
 mod rows;
 mod runner;
@@ -58,6 +59,12 @@ pub(crate) struct Args {
     /// Where to write the result as JSON, besides printing it
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Where to write it as a page with plots, which needs nothing but itself
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Where to write the ratios to the floor as one SVG drawing
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
 }
 
 /// A quick comparison begins no round that would end after this; the minute includes the start of the program and a slow last round.
@@ -108,6 +115,12 @@ fn tell(args: &Args, comparison: &Comparison) -> Result<()> {
     lines.iter().for_each(|line| console::result(line));
     if let Some(file) = &args.json {
         report::write_json(file, comparison)?;
+    }
+    if let Some(file) = &args.html {
+        page::page(comparison).write(file)?;
+    }
+    if let Some(file) = &args.plot {
+        report::write_plot(file, &page::ratios(comparison))?;
     }
     let failures = comparison.failures();
     ensure!(

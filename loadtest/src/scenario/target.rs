@@ -33,6 +33,9 @@ pub(crate) struct TargetArgs {
     /// Where to write the result as JSON, besides printing it
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Where to write it as a page, which needs nothing but itself
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 /// A server that can be had as often as needed.
@@ -93,22 +96,28 @@ impl TargetArgs {
         self.peer
     }
 
-    /// Prints a result, with the server it is of, and writes the file that was asked for.
+    /// Prints a result, with the server it is of, and writes the files that were asked for.
     ///
     /// # Errors
-    /// The file can't be written.
+    /// A file can't be written.
     pub(crate) fn report(&self, target: &Target, measurement: &Measurement) -> Result<()> {
-        console::result(&format!("server: {}", target.description()));
-        for setting in target.settings()? {
-            console::result(&format!("  {setting}"));
+        let mut server = vec![format!("server: {}", target.description())];
+        server.extend(
+            target
+                .settings()?
+                .iter()
+                .map(|setting| format!("  {setting}")),
+        );
+        let lines = measurement.lines();
+        let all = server.iter().chain(&lines);
+        all.for_each(|line| console::result(line));
+        if let Some(file) = &self.json {
+            report::write_json(file, measurement)?;
         }
-        measurement
-            .lines()
-            .iter()
-            .for_each(|line| console::result(line));
-        self.json
-            .as_deref()
-            .map_or(Ok(()), |file| report::write_json(file, measurement))
+        if let Some(file) = &self.html {
+            report::html::page_of(measurement, server).write(file)?;
+        }
+        Ok(())
     }
 }
 
