@@ -11,28 +11,34 @@ use crate::scenario::{PER_DELIVERY, idle};
 
 /// The page.
 pub(super) fn page(comparison: &Comparison) -> Page {
-    let left_out = comparison
-        .left_out
-        .iter()
-        .map(|left_out| format!("Left out: {} ({})", left_out.peer, left_out.reason));
     let failures = comparison
         .failures()
         .into_iter()
         .map(|failure| format!("INCOMPLETE: {failure}"));
-    let tiles = comparison
-        .rows
-        .iter()
+    let headlines = comparison.rows.iter();
+    let tiles = headlines
+        .filter(|row| HEADLINES.contains(&row.name))
         .filter_map(|row| tile(comparison, row));
     Page {
         title: "What a delivery costs".to_owned(),
         lead: "Servers side by side on one machine, in one run, each with the same traffic. Processor time is the kernel's \
                own accounting of the server's process; every figure is of a run in which each delivery arrived once and in order."
             .to_owned(),
-        alarms: failures.chain(left_out).collect(),
+        alarms: failures.collect(),
         tiles: tiles.collect(),
         sections: sections(comparison),
     }
 }
+
+/// Rows that get a large number, each for its kind; the others are in the tables.
+const HEADLINES: [&str; 6] = [
+    "fanout-1000-w1",
+    "fanout-1000-w32",
+    "rooms-1000x10",
+    "connect",
+    "idle",
+    "latency-1000",
+];
 
 /// All ratios to the floor in one drawing.
 pub(super) fn ratios(comparison: &Comparison) -> Plot {
@@ -40,16 +46,21 @@ pub(super) fn ratios(comparison: &Comparison) -> Plot {
         .rows
         .iter()
         .filter_map(|row| lane(comparison, row));
-    let names = comparison.peers.iter().map(|column| column.name);
+    let lanes: Vec<Lane> = lanes.collect();
+    let whiskers = || lanes.iter().flat_map(|lane| &lane.whiskers);
+    let mut legend: Vec<(Mark, String)> = Vec::new();
+    for column in &comparison.peers {
+        let mark = mark(comparison, column.name);
+        if whiskers().any(|whisker| whisker.mark == mark) {
+            legend.push((mark, column.name.to_string()));
+        }
+    }
     Plot::Whiskers(Whiskers {
         about: "Ratios to the floor, with their intervals".to_owned(),
         axis: "times the floor server's, logarithmic; dashed: the goal".to_owned(),
         reference: "the floor".to_owned(),
-        lanes: lanes.collect(),
-        legend: names
-            .filter(|name| !FLOORS.contains(name))
-            .map(|name| (mark(comparison, name), name.to_string()))
-            .collect(),
+        lanes,
+        legend,
     })
 }
 
@@ -119,21 +130,21 @@ fn tile(comparison: &Comparison, row: &Row) -> Option<Tile> {
     let of_floor = cell
         .times_floor
         .filter(|_| !matches!(row.goal, Some(Goal::Value(_))))
-        .map(|times| format!("{} × the floor", ratio_text(times)));
+        .map(|times| format!("{:.2} × the floor ({})", times.median, interval_text(times)));
     let goal = row.goal.map(|goal| {
-        let reached = if goal.is_reached(cell) {
-            "reached"
+        let (sign, reached) = if goal.is_reached(cell) {
+            ('✓', "reached")
         } else {
-            "not reached"
+            ('✗', "not reached")
         };
-        format!("goal {goal}: {reached}")
+        format!("{sign} goal {goal} {reached}")
     });
     let told: Vec<String> = of_floor.into_iter().chain(goal).collect();
     Some(Tile {
-        label: row.title.to_owned(),
+        label: capital(row.title),
         value: number(cell.value.median),
         unit: row.unit.to_owned(),
-        told: told.join("; "),
+        told: told.join("\n"),
     })
 }
 
@@ -153,11 +164,19 @@ fn lane(comparison: &Comparison, row: &Row) -> Option<Lane> {
             ends: ends(times),
         })
     };
+    let (title, subtitle) = row.title.split_once(": ").unwrap_or((row.title, ""));
     Some(Lane {
-        title: row.name.to_owned(),
+        title: capital(title),
+        subtitle: subtitle.to_owned(),
         goal,
         whiskers: row.cells.iter().filter_map(whisker).collect(),
     })
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|first| first.to_uppercase().to_string());
+    first.unwrap_or_default() + letters.as_str()
 }
 
 /// The interval, or with too few runs for one the ends.
@@ -258,7 +277,8 @@ fn latencies(comparison: &Comparison) -> Vec<Section> {
             .collect();
         let (title, _) = row.title.rsplit_once(", p50").unwrap_or((row.title, ""));
         let note = "From the moment a message was due, so that a server that falls behind can't hide it. The run with the middle median of each server.";
-        (!series.is_empty()).then(|| plot_section(title, note, latency_plot(title, series)))
+        (!series.is_empty())
+            .then(|| plot_section(&capital(title), note, latency_plot(title, series)))
     };
     comparison.rows.iter().filter_map(section).collect()
 }
@@ -329,12 +349,10 @@ fn table(comparison: &Comparison, text: fn(&Row, &Cell) -> html::Cell) -> Table 
     };
     let row = |row: &Row| {
         let cells = comparison.peers.iter().map(|column| cell(row, column.name));
-        let unit = if row.unit.is_empty() {
-            String::new()
-        } else {
-            format!(" ({})", row.unit)
-        };
-        (format!("{}{unit}", row.title), cells.collect())
+        (
+            format!("{} ({})", capital(row.title), row.unit),
+            cells.collect(),
+        )
     };
     Table {
         head: ["row".to_owned()].into_iter().chain(names).collect(),
@@ -364,14 +382,11 @@ fn value_cell(_: &Row, cell: &Cell) -> html::Cell {
     }
 }
 
-fn ratio_text(times: Spread) -> String {
-    format!("{:.2} ({})", times.median, interval_text(times))
-}
-
 fn interval_text(times: Spread) -> String {
     match times.interval {
         Some(interval) => format!("{:.2}–{:.2}", interval.low, interval.high),
-        None => format!("[{:.2}–{:.2}]", times.min, times.max),
+        None if times.count > 1 => format!("[{:.2}–{:.2}]", times.min, times.max),
+        None => "one run".to_owned(),
     }
 }
 
@@ -393,11 +408,16 @@ fn conditions(comparison: &Comparison) -> [Section; 1] {
             number(check.max)
         )
     });
+    let left_out = comparison
+        .left_out
+        .iter()
+        .map(|left_out| format!("left out: {} ({})", left_out.peer, left_out.reason));
     let lines = comparison
         .conditions
         .iter()
         .cloned()
         .chain(token)
+        .chain(left_out)
         .chain([String::new()])
         .chain(servers);
     [Section {

@@ -23,6 +23,8 @@ pub(crate) struct Whiskers {
 #[derive(Debug, Clone)]
 pub(crate) struct Lane {
     pub(crate) title: String,
+    /// Below it, smaller.
+    pub(crate) subtitle: String,
     /// What the subject is to reach at most.
     pub(crate) goal: Option<f64>,
     /// The subject stands above, the others share a line below.
@@ -46,9 +48,9 @@ const BOTTOM: f64 = 46.0;
 impl Whiskers {
     pub(super) fn svg(&self, size: Size) -> String {
         // On a phone a title stands above its lane.
-        let (left, lane_height, dots_at) = match size {
-            Size::Wide => (250.0, 40.0, 14.0),
-            Size::Narrow => (8.0, 58.0, 32.0),
+        let (left, lane_height, lines_at) = match size {
+            Size::Wide => (250.0, 46.0, 0.0),
+            Size::Narrow => (8.0, 76.0, 40.0),
         };
         let right = size.width() - 14.0;
         let mut drawing = Drawing::new();
@@ -61,15 +63,16 @@ impl Whiskers {
                 drawing.band("band", at(0.0, y), at(size.width(), y + lane_height));
             }
         }
+        for index in 0..self.lanes.len() {
+            let y = top + lane_height * index as f64;
+            grid(&mut drawing, &x, [y + lines_at, y + lane_height]);
+        }
         self.axis(&mut drawing, &x, [top, bottom, right]);
         for (index, lane) in self.lanes.iter().enumerate() {
             let y = top + lane_height * index as f64;
-            let baseline = match size {
-                Size::Wide => y + lane_height / 2.0 + 4.5,
-                Size::Narrow => y + 16.0,
-            };
-            drawing.text("lane", at(8.0, baseline), Anchor::Start, &lane.title);
-            lane.draw(&mut drawing, &x, y + dots_at);
+            drawing.text("lane", at(8.0, y + 19.0), Anchor::Start, &lane.title);
+            drawing.text("tick", at(8.0, y + 36.0), Anchor::Start, &lane.subtitle);
+            lane.draw(&mut drawing, &x, y + lines_at + 16.0);
         }
         drawing.finish(size, bottom + BOTTOM, &self.about)
     }
@@ -91,19 +94,12 @@ impl Whiskers {
 
     fn axis(&self, drawing: &mut Drawing, x: &Placed, [top, bottom, right]: [f64; 3]) {
         for tick in &x.ticks {
-            let place = x.place(*tick);
-            drawing.line("grid", at(place, top), at(place, bottom));
             let text = format!("{} ×", tick_text(Scale::Log, *tick));
-            drawing.text("tick", at(place, bottom + 18.0), Anchor::Middle, &text);
+            let place = at(x.place(*tick), bottom + 18.0);
+            drawing.text("tick", place, Anchor::Middle, &text);
         }
-        let one = x.place(1.0);
-        drawing.line("reference", at(one, top - 6.0), at(one, bottom));
-        drawing.text(
-            "tick",
-            at(one - 4.0, top - 10.0),
-            Anchor::Start,
-            &self.reference,
-        );
+        let one = at(x.place(1.0), top - 7.0);
+        drawing.text("tick", one, Anchor::Middle, &self.reference);
         drawing.text("title", at(right, bottom + 38.0), Anchor::End, &self.axis);
     }
 
@@ -122,6 +118,16 @@ impl Whiskers {
         }
         y
     }
+}
+
+/// Not behind titles, which stand above their dots on a phone.
+fn grid(drawing: &mut Drawing, x: &Placed, [top, bottom]: [f64; 2]) {
+    for tick in &x.ticks {
+        let place = x.place(*tick);
+        drawing.line("grid", at(place, top), at(place, bottom));
+    }
+    let one = x.place(1.0);
+    drawing.line("reference", at(one, top), at(one, bottom));
 }
 
 impl Lane {
@@ -180,6 +186,7 @@ mod tests {
             reference: "the floor".to_owned(),
             lanes: vec![Lane {
                 title: "a row".to_owned(),
+                subtitle: "of something".to_owned(),
                 goal: Some(1.15),
                 whiskers: vec![whisker(Mark::SUBJECT, 1.1), whisker(Mark::other(0), 4.0)],
             }],
