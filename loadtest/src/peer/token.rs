@@ -13,9 +13,10 @@ const SECRET: &str = "a secret that is shared by the load test alone";
 /// Longer than any run.
 const LIFETIME: Duration = Duration::from_secs(3600);
 
-/// The server's setting of the key.
-pub(super) fn key_setting() -> String {
-    format!("auth.keys=[{{ algorithm = \"HS256\", secret = \"{SECRET}\" }}]")
+/// The variable that gives the server the key.
+pub(super) fn server_key() -> (&'static str, String) {
+    let keys = format!("[{{ algorithm = \"HS256\", secret = \"{SECRET}\" }}]");
+    ("ROOMFUL_AUTH__KEYS", keys)
 }
 
 /// A token for one connection, each with a user of its own, so that none is known from another.

@@ -1,4 +1,4 @@
-//! Setting up what the tests need beyond cargo, git and a C compiler.
+//! Setting up what the tests and the load test need beyond cargo, git and a C compiler.
 //!
 //! System packages come from Debian's apt-get, everything else goes into the target directory. A tool that is there is left alone, so a second run sets up nothing.
 //! What can't be set up is named, all of it at once.
@@ -6,10 +6,13 @@
 mod deny;
 mod node;
 mod packages;
+mod peers;
 mod python;
 mod stamp;
 
 use anyhow::{Result, bail};
+
+pub(crate) use peers::set_up as set_up_peers;
 
 use crate::console;
 use crate::context::Context;

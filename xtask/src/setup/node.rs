@@ -1,5 +1,7 @@
 //! Node: the system's where it is new enough, else one of our own from npm, in the target directory.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result, bail};
 
 use super::{packages, stamp};
@@ -19,20 +21,36 @@ const PROJECTS: [&str; 2] = ["clients/typescript", "tests/node"];
 /// # Errors
 /// What is missing can't be installed.
 pub(super) fn set_up(context: &Context) -> Result<()> {
+    set_up_program(context)?;
+    for project in PROJECTS {
+        set_up_packages(context, &context.root.join(project))?;
+    }
+    Ok(())
+}
+
+/// Sets up Node and npm alone.
+///
+/// # Errors
+/// What is missing can't be installed.
+pub(super) fn set_up_program(context: &Context) -> Result<()> {
     if !run::succeeds("npm", &["--version"]) {
         packages::install(context, "nodejs npm")?;
     }
     if !is_new_enough("node") {
         own_node(context)?;
     }
-    for project in PROJECTS {
-        let lock = context.root.join(project).join("package-lock.json");
-        let mark = context.root.join(project).join("node_modules/.set-up");
-        stamp::when_changed(&lock, &mark, || {
-            run::line(context, &format!("{project}: npm ci --no-audit --no-fund"))
-        })?;
-    }
     Ok(())
+}
+
+/// Installs the packages that a directory's lock file pins.
+///
+/// # Errors
+/// They can't be installed.
+pub(super) fn set_up_packages(context: &Context, project: &Path) -> Result<()> {
+    let lock = project.join("package-lock.json");
+    let mark = project.join("node_modules/.set-up");
+    let line = format!("{}: npm ci --no-audit --no-fund", project.display());
+    stamp::when_changed(&lock, &mark, || run::line(context, &line))
 }
 
 fn is_new_enough(node: &str) -> bool {
