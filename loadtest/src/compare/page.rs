@@ -130,14 +130,13 @@ fn tile(comparison: &Comparison, row: &Row) -> Option<Tile> {
     let of_floor = cell
         .times_floor
         .filter(|_| !matches!(row.goal, Some(Goal::Value(_))))
-        .map(|times| format!("{:.2} × the floor ({})", times.median, interval_text(times)));
+        .map(|times| format!("{:.2} × the floor {}", times.median, interval_text(times)));
     let goal = row.goal.map(|goal| {
-        let (sign, reached) = if goal.is_reached(cell) {
-            ('✓', "reached")
+        if goal.is_reached(cell) {
+            format!("✓ within the goal, {goal}")
         } else {
-            ('✗', "not reached")
-        };
-        format!("{sign} goal {goal} {reached}")
+            format!("✗ beyond the goal, {goal}")
+        }
     });
     let told: Vec<String> = of_floor.into_iter().chain(goal).collect();
     Some(Tile {
@@ -384,7 +383,7 @@ fn value_cell(_: &Row, cell: &Cell) -> html::Cell {
 
 fn interval_text(times: Spread) -> String {
     match times.interval {
-        Some(interval) => format!("{:.2}–{:.2}", interval.low, interval.high),
+        Some(interval) => format!("({:.2}–{:.2})", interval.low, interval.high),
         None if times.count > 1 => format!("[{:.2}–{:.2}]", times.min, times.max),
         None => "one run".to_owned(),
     }

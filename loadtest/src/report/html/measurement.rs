@@ -17,7 +17,11 @@ pub(crate) fn page(measurement: &Measurement, server: Vec<String>) -> Page {
         unit: figure.unit.to_owned(),
         told: String::new(),
     });
-    let mut sections: Vec<Section> = measurement.curves().iter().map(curve).collect();
+    let mut sections: Vec<Section> = measurement
+        .curves()
+        .iter()
+        .map(|of| curve(measurement.peer(), of))
+        .collect();
     sections.push(Section {
         title: "How the server was run".to_owned(),
         note: String::new(),
@@ -32,7 +36,7 @@ pub(crate) fn page(measurement: &Measurement, server: Vec<String>) -> Page {
     }
 }
 
-fn curve(curve: &Curve) -> Section {
+fn curve(peer: &str, curve: &Curve) -> Section {
     Section {
         title: curve.name.to_owned(),
         note: format!(

@@ -109,7 +109,9 @@ impl Plot {
 
     fn file(&self) -> String {
         let svg = self.svg(Size::Wide);
-        let style = format!(">\n<style>\n{STYLE}</style>\n");
+        // Of its own too: around it may be a page in the other mode.
+        let paper = "<rect class=\"paper\" width=\"100%\" height=\"100%\"/>";
+        let style = format!(">\n<style>\n{STYLE}</style>\n{paper}\n");
         svg.replacen(">\n", &style, 1)
     }
 }
