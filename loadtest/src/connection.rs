@@ -1,6 +1,6 @@
 //! One connection: a socket, its upgrade, and the messages on it.
 //!
-//! Belongs to the [`crate::swarm`], whose one thread reads every socket into one buffer. A connection holds bytes only while
+//! Belongs to the [`crate::pool`], whose one thread reads every socket into one buffer. A connection holds bytes only while
 //! something is incomplete. What a message means is left to the peer.
 
 use std::io::{ErrorKind, Read as _, Write as _};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use hdrhistogram::Histogram;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::report::Figure;
 
@@ -42,7 +42,7 @@ pub(crate) struct Curve {
 }
 
 /// That share of all took at most so long.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Point {
     /// From 0 to 1.
     pub(crate) quantile: f64,
@@ -116,6 +116,23 @@ impl Latency {
             points: points.collect(),
         }
     }
+
+    /// The times as pairs of a value in nanoseconds and how often it occurred, for another process.
+    pub(crate) fn counts(&self) -> Vec<(u64, u64)> {
+        let values = self.0.iter_recorded();
+        values
+            .map(|step| (step.value_iterated_to(), step.count_at_value()))
+            .collect()
+    }
+
+    /// What another process has counted.
+    pub(crate) fn of_counts(counts: &[(u64, u64)]) -> Self {
+        let mut latency = Self::new();
+        for (value, count) in counts {
+            latency.0.saturating_record_n(*value, *count);
+        }
+        latency
+    }
 }
 
 #[cfg(test)]
@@ -148,6 +165,17 @@ mod tests {
         let ascends =
             |pair: &[Point]| pair[0].quantile <= pair[1].quantile && pair[0].us <= pair[1].us;
         assert!(curve.points.windows(2).all(ascends), "{curve:?}");
+    }
+
+    #[test]
+    fn another_process_tells_the_same() {
+        let latency = up_to(2000);
+        let told = Latency::of_counts(&latency.counts());
+        assert_eq!(told.count(), 2000);
+        assert_eq!(
+            told.us_at(0.99).unwrap().to_bits(),
+            latency.us_at(0.99).unwrap().to_bits()
+        );
     }
 
     #[test]

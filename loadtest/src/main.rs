@@ -9,7 +9,10 @@
 
 mod scenario;
 
+mod pool;
 mod swarm;
+
+mod crowd;
 
 mod connection;
 
@@ -51,12 +54,24 @@ enum Command {
     Echo(scenario::echo::Args),
     /// Some members of a room stop reading: what the others' latency is with them and without.
     Slow(scenario::slow::Args),
+    /// Members that watch who is in their room while others come and go: frames per member, processor time per frame.
+    Presence(scenario::presence::Args),
+    /// All clients lose their connections and resume at once: time and processor time until they have caught up, and what a healthy
+    /// room notices.
+    Storm(scenario::storm::Args),
+    /// Clients resume from far behind: events per second, processor time per recovered event.
+    Recover(scenario::recover::Args),
+    /// Chat, editor, game and auction at the same time: latency of each, processor time per delivery.
+    Mixed(scenario::mixed::Args),
     /// Joined connections that do nothing: resident bytes per connection.
     Idle(scenario::idle::Args),
     /// Connections come and join: processor time per connection.
     Connect(scenario::connect::Args),
     /// Roomful, the floors and other servers side by side: medians, ratios and how sure they are.
     Compare(compare::Args),
+    /// The healthy room beside a storm.
+    #[command(hide = true)]
+    Bystander(scenario::bystander::Args),
     /// The plain broadcast server that the figures are compared with.
     #[command(hide = true)]
     PlainServer(plain_server::Args),
@@ -95,6 +110,11 @@ fn run(command: Command) -> Result<()> {
         Command::Rooms(args) => scenario::rooms::run(&args),
         Command::Echo(args) => scenario::echo::run(&args),
         Command::Slow(args) => scenario::slow::run(&args),
+        Command::Presence(args) => scenario::presence::run(&args),
+        Command::Storm(args) => scenario::storm::run(&args),
+        Command::Bystander(args) => scenario::bystander::run(&args),
+        Command::Recover(args) => scenario::recover::run(&args),
+        Command::Mixed(args) => scenario::mixed::run(&args),
         Command::Idle(args) => scenario::idle::run(&args),
         Command::Connect(args) => scenario::connect::run(&args),
         Command::Compare(args) => compare::run(&args),

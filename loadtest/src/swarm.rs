@@ -1,56 +1,32 @@
 //! All connections of a run, driven by one thread.
 //!
-//! Scenarios own one and turn it: each turn waits for readiness, reads what has arrived and reports it. Readiness comes from
-//! the kernel once per arrival, all sockets read into one buffer, and nothing is allocated or woken for a delivery, so that the server is the
-//! limit and not this. Any error of any connection ends the run.
+//! Scenarios own one and turn it: each turn waits for readiness, reads what has arrived and reports it, in terms that every peer has.
+//! Each connection is in one room for as long as it lives; scenarios that come, go and come back have a [`crate::crowd`]. Any error of any
+//! connection ends the run.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
-use std::hint;
-use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
-use mio::{Events, Interest, Poll, Token};
-use tokio::time::Instant;
+use anyhow::{Result, bail};
 
-use crate::connection::{Connection, Opening};
 use crate::console::Bar;
 use crate::peer::{Heard, Peer, Seat};
+use crate::pool::{Pool, Waiting};
 use crate::scenario::Deadline;
 
 /// The connections, in the order in which they were opened.
 #[derive(Debug)]
 pub(crate) struct Swarm {
     peer: Box<dyn Peer>,
-    target: SocketAddr,
-    waiting: Waiting,
-    /// Time that was spent spinning: in pauses, and in looks that found nothing.
-    spun: Duration,
+    pool: Pool,
     /// Part of all room names, so that no two runs meet in a room.
     run: u64,
-    poll: Poll,
-    events: Events,
     members: Vec<Member>,
     joined: usize,
-    /// What sockets are read into. Larger than what a server writes at once, so that one read empties a socket.
-    buffer: Vec<u8>,
     /// Where a message is put together before it is framed.
     message: Vec<u8>,
-}
-
-/// How readiness is waited for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Waiting {
-    /// Sleep until the kernel wakes this thread. On loopback the waking is done by whoever sends, so the server pays for it with each
-    /// delivery that finds this thread asleep, which no server on a network does.
-    Sleep,
-    /// Ask again and again, but not more often than this. Needs a core of its own.
-    Spin {
-        /// From one look to the next. A look costs as much as reading a delivery, so looking for each alone doubles the work.
-        every: Duration,
-    },
 }
 
 /// How many connections, and where they go.
@@ -66,7 +42,6 @@ pub(crate) struct Plan {
 
 #[derive(Debug)]
 struct Member {
-    connection: Connection,
     seat: Seat,
     /// Publishes so far.
     published: u32,
@@ -81,28 +56,6 @@ struct JoinedAt {
     head: Option<u64>,
 }
 
-const BUFFER_BYTES: usize = 256 * 1024;
-
-/// Readiness taken from the kernel at a time.
-const EVENTS: usize = 1024;
-
-impl Waiting {
-    /// Spinning at a rate at which a look finds several deliveries; ten of them take a server some 30 µs.
-    pub(crate) const SPIN: Self = Self::Spin {
-        every: Duration::from_micros(20),
-    };
-
-    /// The same without pauses, where it matters when something arrives.
-    pub(crate) const fn eager(self) -> Self {
-        match self {
-            Self::Sleep => Self::Sleep,
-            Self::Spin { .. } => Self::Spin {
-                every: Duration::ZERO,
-            },
-        }
-    }
-}
-
 impl Swarm {
     /// No connections yet.
     ///
@@ -111,15 +64,10 @@ impl Swarm {
     pub(crate) fn new(peer: Box<dyn Peer>, target: SocketAddr, waiting: Waiting) -> Result<Self> {
         Ok(Self {
             peer,
-            target,
-            waiting,
-            spun: Duration::ZERO,
+            pool: Pool::new(target, waiting)?,
             run: RandomState::new().hash_one("run"),
-            poll: Poll::new().context("no poll")?,
-            events: Events::with_capacity(EVENTS),
             members: Vec::new(),
             joined: 0,
-            buffer: vec![0; BUFFER_BYTES],
             message: Vec::new(),
         })
     }
@@ -131,7 +79,7 @@ impl Swarm {
     pub(crate) fn beside(&self, peer: Box<dyn Peer>) -> Result<Self> {
         Ok(Self {
             run: self.run,
-            ..Self::new(peer, self.target, Waiting::Sleep)?
+            ..Self::new(peer, self.pool.target(), Waiting::Sleep)?
         })
     }
 
@@ -170,19 +118,15 @@ impl Swarm {
         wait: Duration,
         listener: &mut dyn FnMut(usize, Heard<'_>) -> Result<()>,
     ) -> Result<()> {
-        self.wait(wait)?;
         let Self {
             peer,
-            events,
+            pool,
             members,
             joined,
-            buffer,
             ..
         } = self;
-        for event in events.iter() {
-            let Token(index) = event.token();
+        pool.turn(wait, &mut |index, message, answer| {
             let Member {
-                connection,
                 seat,
                 joined: joined_at,
                 ..
@@ -194,20 +138,13 @@ impl Swarm {
                 }
                 Heard::Delivery { .. } | Heard::Acknowledged { .. } => listener(index, heard),
             };
-            let mut receive = || {
-                connection.flush()?;
-                connection.receive(buffer, event.is_read_closed(), &mut |message, answer| {
-                    peer.read(seat, message, &mut hear, answer)
-                })
-            };
-            receive().with_context(|| format!("connection {index}"))?;
-        }
-        Ok(())
+            peer.read(seat, message, &mut hear, answer)
+        })
     }
 
     /// Processor time that went into looking for work that wasn't there.
     pub(crate) const fn spun(&self) -> Duration {
-        self.spun
+        self.pool.spun()
     }
 
     /// Publishes from a connection.
@@ -220,10 +157,7 @@ impl Swarm {
         self.message.clear();
         self.peer
             .publish(&member.seat, member.published, payload, &mut self.message);
-        member
-            .connection
-            .send(&self.message)
-            .with_context(|| format!("connection {connection}"))
+        self.pool.send(connection, &self.message)
     }
 
     /// Where the members of a room stood when they had joined: all at the same offset, or at none if the server doesn't number.
@@ -247,57 +181,14 @@ impl Swarm {
         &*self.peer
     }
 
-    /// Leaves `events` empty if nothing became ready.
-    fn wait(&mut self, wait: Duration) -> Result<()> {
-        match self.waiting {
-            Waiting::Sleep => self.poll(wait),
-            Waiting::Spin { every } => {
-                let start = Instant::now();
-                while start.elapsed() < every {
-                    hint::spin_loop();
-                }
-                let paused = start.elapsed();
-                self.poll(Duration::ZERO)?;
-                self.spun += if self.events.is_empty() {
-                    start.elapsed()
-                } else {
-                    paused
-                };
-                Ok(())
-            }
-        }
-    }
-
-    fn poll(&mut self, timeout: Duration) -> Result<()> {
-        match self.poll.poll(&mut self.events, Some(timeout)) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {
-                self.events.clear();
-                Ok(())
-            }
-            outcome => outcome.context("waiting for readiness failed"),
-        }
-    }
-
     fn connect(&mut self, plan: Plan) -> Result<()> {
         let index = self.members.len();
         let room = format!("chat:load-{:016x}-{}", self.run, index / plan.room_members);
         let seat = Seat::new(index, room);
         let upgrade = self.peer.upgrade(&seat)?;
-        let opening = Opening {
-            target: self.target,
-            index,
-            upgrade: &upgrade,
-            greeting: self.peer.greeting(&seat)?,
-        };
-        let mut connection =
-            Connection::open(opening).with_context(|| format!("connection {index}"))?;
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        self.poll
-            .registry()
-            .register(connection.stream(), Token(index), interest)
-            .context("registering a socket")?;
+        let greeting = self.peer.greeting(&seat)?;
+        self.pool.open(index, &upgrade, greeting)?;
         self.members.push(Member {
-            connection,
             seat,
             published: 0,
             joined: None,

@@ -87,3 +87,54 @@ fn slow_compares_pairs_and_the_stalled_catch_up() {
     let result = result("slow", &arguments, &["p99 with stalled readers / without"]);
     assert!(figure(&result, "p99 with stalled readers / without") > 0.0);
 }
+
+#[test]
+fn presence_tells_everybody_who_is_there() {
+    let arguments = ["--members=60", "--rate=20", "--duration-s=1.5"];
+    let frames = "delta frames per member and second";
+    let result = result("presence", &arguments, &["server CPU per delta frame"]);
+    // Changes are gathered for 100 ms, so there are at most ten frames a second, and one in which the counting begins.
+    let per_second = figure(&result, frames);
+    assert!(per_second > 1.0 && per_second < 11.0, "{result}");
+    assert!(figure(&result, "joins") >= 20.0, "{result}");
+}
+
+#[test]
+fn a_storm_passes_and_everybody_has_caught_up() {
+    let arguments = [
+        "--connections=120",
+        "--room-members=50",
+        "--behind=40",
+        "--calm-s=0.5",
+    ];
+    let figures = [
+        "until all have caught up",
+        "healthy room's p99, in the storm / before",
+        "healthy room in the storm, p99.9",
+    ];
+    let result = result("storm", &arguments, &figures);
+    assert!((figure(&result, "events caught up") - 4800.0).abs() < 0.5);
+}
+
+#[test]
+fn recovery_from_far_behind_brings_every_event() {
+    let arguments = ["--connections=5", "--behind=3000"];
+    let result = result("recover", &arguments, &["server CPU per recovered event"]);
+    assert!((figure(&result, "events") - 15_000.0).abs() < 0.5);
+    assert!(figure(&result, "messages") < 15_000.0);
+}
+
+#[test]
+fn shapes_are_mixed_and_timed_apart() {
+    let arguments = ["--scale=0.05", "--warmup-s=0.2", "--duration-s=1"];
+    let figures = [
+        "server CPU per delivery",
+        "chat, p99",
+        "editor, p99",
+        "game, p99",
+        "auction, p99",
+    ];
+    let result = result("mixed", &arguments, &figures);
+    assert_eq!(result["curves"].as_array().unwrap().len(), 4);
+    assert!(figure(&result, "signals delivered") > 0.0);
+}

@@ -11,6 +11,7 @@ mod bun;
 mod centrifugo;
 mod cursor;
 mod floor;
+pub(crate) mod frames;
 mod nats;
 mod plain;
 mod roomful;

@@ -17,7 +17,7 @@ use roomful_protocol::payload::Payload;
 use roomful_protocol::text::Text;
 use roomful_protocol::websocket::OpCode;
 
-use super::cursor::Cursor;
+use super::frames::{self, Frame, each_frame, encoded};
 use super::token;
 use super::{Ability, Answer, Heard, LaunchArgs, Listener, Peer, Seat, Upgrade};
 use crate::process::Launch;
@@ -30,10 +30,6 @@ pub(crate) struct Roomful {
     /// Whether the server demands a token, and every connection brings one of its own.
     has_tokens: bool,
 }
-
-/// Type codes, as the message's first element: `event` and `batch` are looked into here, the rest goes to the codec.
-const EVENT: u64 = 34;
-const BATCH: u64 = 45;
 
 const HELLO_REQUEST: u64 = 1;
 const JOIN_REQUEST: u64 = 2;
@@ -158,12 +154,13 @@ impl Peer for Roomful {
         listener: Listener<'_>,
         _: Answer<'_>,
     ) -> Result<()> {
-        let mut cursor = Cursor::new(message);
-        frames(&mut cursor, seat, listener).context("the server sent a bad frame")?;
-        if !cursor.is_at_end() {
-            bail!("the server sent bytes behind a frame");
-        }
-        Ok(())
+        each_frame(message, &mut |frame| match frame {
+            Frame::Event { offset, payload } => listener(Heard::Delivery {
+                offset: Some(offset),
+                payload,
+            }),
+            Frame::Other(frame) => other(*frame, seat, listener),
+        })
     }
 }
 
@@ -180,56 +177,8 @@ fn program(args: &LaunchArgs) -> Result<PathBuf> {
     Ok(program)
 }
 
-fn frames(cursor: &mut Cursor<'_>, seat: &mut Seat, listener: Listener<'_>) -> Result<()> {
-    let mut inside = *cursor;
-    let fields = inside.array()?;
-    if inside.integer()? != BATCH {
-        return frame(cursor, seat, listener);
-    }
-    for _ in 0..inside.array()? {
-        frame(&mut inside, seat, listener)?;
-    }
-    inside.skip(fields.checked_sub(2).context("a batch without frames")?)?;
-    *cursor = inside;
-    Ok(())
-}
-
-fn frame(cursor: &mut Cursor<'_>, seat: &mut Seat, listener: Listener<'_>) -> Result<()> {
-    let mut inside = *cursor;
-    let fields = inside.array()?;
-    if inside.integer()? != EVENT {
-        return other(cursor.value()?, seat, listener);
-    }
-    event(&mut inside, fields, listener)?;
-    *cursor = inside;
-    Ok(())
-}
-
-/// `[34, room, [offset, time, kind, user, op, [format, payload]]]`, each array with room for later fields.
-fn event(cursor: &mut Cursor<'_>, fields: usize, listener: Listener<'_>) -> Result<()> {
-    cursor.skip(1)?;
-    let entry_fields = cursor.array()?;
-    let offset = cursor.integer()?;
-    cursor.skip(4)?;
-    let payload_fields = cursor.array()?;
-    cursor.skip(1)?;
-    let payload = cursor.binary()?;
-    let later = [
-        fields.checked_sub(3),
-        entry_fields.checked_sub(6),
-        payload_fields.checked_sub(2),
-    ];
-    for count in later.into_iter().rev() {
-        cursor.skip(count.context("an event with too few fields")?)?;
-    }
-    listener(Heard::Delivery {
-        offset: Some(offset),
-        payload,
-    })
-}
-
-fn other(message: &[u8], seat: &mut Seat, listener: Listener<'_>) -> Result<()> {
-    match Encoding::MessagePack.decode_server(message)? {
+fn other(frame: ServerFrame, seat: &mut Seat, listener: Listener<'_>) -> Result<()> {
+    match frame {
         ServerFrame::Joined(joined) => {
             seat.alias = joined.room.0;
             listener(Heard::Joined {
@@ -252,20 +201,6 @@ fn other(message: &[u8], seat: &mut Seat, listener: Listener<'_>) -> Result<()> 
             }
             reply => bail!("an unexpected reply: {reply:?}"),
         },
-        ServerFrame::Error(error) => bail!(
-            "the server refused a request: {} ({})",
-            error.code,
-            error.text
-        ),
-        ServerFrame::Left(left) => bail!(
-            "the server ended a membership: {} ({})",
-            left.code,
-            left.text
-        ),
-        ServerFrame::Goaway(_) => bail!("the server is stopping"),
-        ServerFrame::Advance(advance) => {
-            bail!("lost: the server stepped over offset {}", advance.offset)
-        }
         // Nothing of these is counted, and nothing is wrong with them.
         ServerFrame::Welcome(_)
         | ServerFrame::Signalled(_)
@@ -273,21 +208,20 @@ fn other(message: &[u8], seat: &mut Seat, listener: Listener<'_>) -> Result<()> 
         | ServerFrame::CaughtUp(_)
         | ServerFrame::TokenExpiring(_)
         | ServerFrame::Pong(_) => Ok(()),
-        ServerFrame::Event(_) | ServerFrame::ServerBatch(_) => bail!("a batch inside a batch"),
+        unwelcome @ (ServerFrame::Error(_)
+        | ServerFrame::Left(_)
+        | ServerFrame::Goaway(_)
+        | ServerFrame::Advance(_)
+        | ServerFrame::Event(_)
+        | ServerFrame::ServerBatch(_)) => Err(frames::fault(&unwelcome)),
     }
-}
-
-fn encoded(frame: &ClientFrame) -> Vec<u8> {
-    let mut message = Vec::new();
-    Encoding::MessagePack.encode(frame, &mut message);
-    message
 }
 
 #[cfg(test)]
 mod tests {
     use roomful_protocol::error::{ErrorCode, Retry};
     use roomful_protocol::frame::{
-        self as frames, Advance, Entry, EntryKind, Event, Ok as OkFrame, Published,
+        Advance, Entry, EntryKind, Error as ErrorFrame, Event, Ok as OkFrame, Published,
     };
     use roomful_protocol::id::{Epoch, Offset, UserId};
     use roomful_protocol::position::Position;
@@ -384,7 +318,7 @@ mod tests {
 
     #[test]
     fn what_goes_wrong_is_an_error_with_its_reason() {
-        let refused = frames::Error {
+        let refused = ErrorFrame {
             request: None,
             code: ErrorCode::RateLimited.into(),
             text: "too many publishes".to_owned(),

@@ -23,6 +23,12 @@ impl Deadline {
         }
     }
 
+    /// How much time is left, if any.
+    pub(crate) fn left(&self) -> Option<Duration> {
+        let left = self.ends.checked_duration_since(Instant::now());
+        left.filter(|left| !left.is_zero())
+    }
+
     /// # Errors
     /// The time is over, and `standing` says how far it got; or somebody wants the run to end.
     pub(crate) fn check(&self, standing: impl FnOnce() -> String) -> Result<()> {

@@ -3,12 +3,17 @@
 //! Each has its arguments, a `measure` that the comparison calls too, and a `run` for the command. All are bounded in time and
 //! all verify that everything they published has arrived; a scenario that can't prove this has no result.
 
+pub(crate) mod bystander;
 pub(crate) mod connect;
 pub(crate) mod echo;
 pub(crate) mod fanout;
 pub(crate) mod idle;
+pub(crate) mod mixed;
+pub(crate) mod presence;
+pub(crate) mod recover;
 pub(crate) mod rooms;
 pub(crate) mod slow;
+pub(crate) mod storm;
 
 mod deadline;
 mod load;

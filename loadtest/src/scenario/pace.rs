@@ -110,7 +110,7 @@ impl Pace {
         duration: Duration,
         latency: &mut Latency,
     ) -> Result<()> {
-        self.run_beside(traffic, duration, latency, &mut || Ok(()))
+        self.run_beside(traffic, duration, latency, &mut |_| Ok(()))
     }
 
     /// The same, with something else that has its turn whenever the traffic has.
@@ -122,23 +122,35 @@ impl Pace {
         traffic: &mut Traffic,
         duration: Duration,
         latency: &mut Latency,
-        other: &mut dyn FnMut() -> Result<()>,
+        other: &mut dyn FnMut(&mut Latency) -> Result<()>,
     ) -> Result<()> {
         let _bar = Bar::timing("traffic", duration);
         let end = self.schedule.start + duration;
-        while self.schedule.next_due() < end {
+        self.run_while(traffic, latency, &mut |schedule, latency| {
+            other(latency)?;
+            Ok(schedule.next_due() < end)
+        })
+    }
+
+    /// Publishes for as long as it is told to, then waits until all has arrived.
+    ///
+    /// # Errors
+    /// Those of [`Traffic::turn`], and of the one that tells.
+    pub(super) fn run_while(
+        &mut self,
+        traffic: &mut Traffic,
+        latency: &mut Latency,
+        goes_on: &mut dyn FnMut(&Schedule, &mut Latency) -> Result<bool>,
+    ) -> Result<()> {
+        while goes_on(&self.schedule, latency)? {
+            let left = self.schedule.left();
             // Also while behind, so that what has arrived is taken.
-            loop {
-                let left = self.schedule.left();
-                let wait = left.map_or(Duration::ZERO, wait_for);
-                traffic.turn(wait, &mut |arrival| self.arrived(arrival, latency))?;
-                other()?;
-                if left.is_none() {
-                    break;
-                }
+            let wait = left.map_or(Duration::ZERO, wait_for);
+            traffic.turn(wait, &mut |arrival| self.arrived(arrival, latency))?;
+            if left.is_none() {
+                let (room, publisher) = self.take();
+                traffic.publish(room, publisher)?;
             }
-            let (room, publisher) = self.take();
-            traffic.publish(room, publisher)?;
         }
         traffic.drain(&mut |arrival| self.arrived(arrival, latency))
     }

@@ -230,7 +230,7 @@ impl Shape {
     ) -> Result<()> {
         let duration = Duration::try_from_secs_f64(seconds)?;
         let mut pace = Pace::new(traffic, self.rate.into(), Timed::All);
-        pace.run_beside(traffic, duration, latency, &mut || stalled.turn())?;
+        pace.run_beside(traffic, duration, latency, &mut |_| stalled.turn())?;
         traffic.rest()
     }
 }

@@ -8,9 +8,9 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::console;
 use crate::peer::{LaunchArgs, Peer, PeerName};
+use crate::pool::Waiting;
 use crate::process::{Cores, Launch, Server, files_allowed};
 use crate::report::{self, Measurement};
-use crate::swarm::Waiting;
 
 /// Which server, for the scenarios' commands.
 #[derive(Debug, Clone, clap::Args)]
@@ -88,6 +88,20 @@ impl TargetArgs {
 }
 
 impl TargetArgs {
+    /// Whether a scenario that speaks Roomful's own frames can be measured.
+    ///
+    /// # Errors
+    /// Another peer is named.
+    pub(crate) fn need_roomful(&self, scenario: &str) -> Result<()> {
+        if self.peer != PeerName::ROOMFUL {
+            bail!(
+                "{scenario} speaks of sessions and presence in Roomful's own frames, which {} doesn't know",
+                self.peer.adapter().name()
+            );
+        }
+        Ok(())
+    }
+
     /// Which peer they name.
     pub(crate) const fn peer(&self) -> PeerName {
         self.peer
