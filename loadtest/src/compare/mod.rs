@@ -320,3 +320,21 @@ fn disturbances(comparison: &Comparison) -> Vec<String> {
     });
     told.to_vec()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_tester_is_told() {
+        let told = disturbances(&comparison::example());
+        assert!(
+            told[0].contains("tester busy: at most 95.0%") && told[0].contains("suffer"),
+            "{told:?}"
+        );
+        assert!(
+            told[1].contains("0.000%") && !told[1].contains("suffer"),
+            "{told:?}"
+        );
+    }
+}
