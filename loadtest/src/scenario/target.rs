@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -203,12 +203,21 @@ impl Target {
                 let placed = launch
                     .cores
                     .map_or_else(String::new, |cores| format!(", on core {}", cores.server));
-                let name = launch
-                    .program
-                    .file_name()
-                    .unwrap_or_default()
-                    .to_string_lossy();
-                format!("{name} {}{placed}", launch.arguments.join(" "))
+                // Where files lie is one machine's matter.
+                let bare = |path: &str| {
+                    let name = Path::new(path).file_name().unwrap_or_default();
+                    name.to_string_lossy().into_owned()
+                };
+                let words = launch.arguments.iter().map(|word| {
+                    if word.starts_with('/') {
+                        bare(word)
+                    } else {
+                        word.clone()
+                    }
+                });
+                let name = bare(&launch.program.to_string_lossy());
+                let words: Vec<String> = [name].into_iter().chain(words).collect();
+                format!("{}{placed}", words.join(" "))
             }
             Self::Running { address, pid, .. } => format!("process {pid} at {address}"),
         }
