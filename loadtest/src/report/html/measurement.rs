@@ -45,7 +45,7 @@ fn curve(peer: &str, curve: &Curve) -> Section {
         ),
         body: Body::Plot(Box::new(latency_plot(
             curve.name,
-            vec![latency_series(curve.name.to_owned(), Mark::SUBJECT, curve)],
+            vec![latency_series(peer.to_owned(), Mark::SUBJECT, curve)],
         ))),
     }
 }
