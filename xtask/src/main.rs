@@ -5,6 +5,7 @@
 
 mod console;
 mod context;
+mod guard;
 mod pages;
 mod run;
 mod setup;
@@ -24,7 +25,7 @@ const USAGE: &str = "\
 usage: cargo xtask <command>
 
   test [--without TOOLS] [STAGE…]  set up what the tests need, then run them all, or the named stages alone
-                                   TOOLS: browsers,node,python,deny; what needs them is left out
+                                   TOOLS: browsers,node,python,deny,valgrind; what needs them is left out
   chaos [--seconds N]              the test that cuts connections, N seconds (60) a round instead of a few
   peers                            set up the servers that the load test compares with, in the target directory
   pages                            build server/assets from clients/typescript

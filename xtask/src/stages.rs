@@ -22,6 +22,8 @@ pub(crate) enum Action {
     Lines(&'static [&'static str]),
     /// Command lines with warnings of rustdoc as errors.
     Docs(&'static [&'static str]),
+    /// [`crate::guard::check`].
+    Guard,
     /// [`crate::tidy::check`].
     Tidy,
     /// [`crate::pages::check`].
@@ -131,5 +133,11 @@ pub(crate) const STAGES: &[Stage] = &[
             BUILD,
             "{target}/debug/with-server node tests/node/browser.mjs {url} {target}/screenshots",
         ]),
+    },
+    Stage {
+        name: "guard",
+        about: "a publish, a delivery and an idle connection cost no more than their bounds",
+        needs: &[Tool::Valgrind],
+        action: Action::Guard,
     },
 ];

@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::setup::{self, Tool};
 use crate::stages::{Action, STAGES, Stage};
 use crate::summary::Counts;
-use crate::{console, pages, run, tidy};
+use crate::{console, guard, pages, run, tidy};
 
 const EXIT_NOT_SET_UP: u8 = 3;
 
@@ -76,7 +76,7 @@ pub(crate) fn run(context: &Context, selection: &Selection) -> Result<ExitCode> 
     if let Err(error) = setup::require(context, &tools) {
         console::say(&format!("not set up: {error:#}"));
         console::say(
-            "the list of what is missing stands above; `--without browsers,node,python,deny` leaves out what needs it",
+            "the list of what is missing stands above; `--without browsers,node,python,deny,valgrind` leaves out what needs it",
         );
         return Ok(ExitCode::from(EXIT_NOT_SET_UP));
     }
@@ -126,6 +126,7 @@ fn perform(context: &Context, action: &Action) -> (Counts, Result<()>) {
             Counts::default(),
             tidy::check(context).map(|report| console::say(&report)),
         ),
+        Action::Guard => guard::check(context),
         Action::Pages => (Counts::default(), pages::check(context)),
     }
 }

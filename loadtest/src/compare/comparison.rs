@@ -163,6 +163,73 @@ pub(crate) fn pairs(one: &[Run], other: &[Run]) -> (Vec<f64>, Vec<f64>) {
     one.iter().filter_map(pair).unzip()
 }
 
+/// Two peers and two rows, the second without a cell for the second peer, for the tests of the reports.
+#[cfg(test)]
+pub(super) fn example() -> Comparison {
+    use crate::report::Figure;
+    use crate::scenario::TESTER_BUSY;
+
+    let cell = |peer, values: &[f64], ratios: &[f64]| {
+        let run = |(repeat, value): (u32, &f64)| {
+            let mut measurement = Measurement::new("fanout", "x", Vec::new());
+            measurement.add(Figure::new(TESTER_BUSY, "% of a core", 95.0));
+            Run {
+                repeat,
+                value: *value,
+                measurement,
+            }
+        };
+        Cell {
+            peer,
+            value: Spread::of(values),
+            times_floor: (!ratios.is_empty()).then(|| Spread::of(ratios)),
+            runs: (0..).zip(values).map(run).collect(),
+        }
+    };
+    let row = |name, goal, cells, failures| Row {
+        name,
+        title: "title",
+        figure: "figure",
+        unit: "µs",
+        floor: PeerName::FLOOR,
+        goal: Some(goal),
+        cells,
+        failures,
+    };
+    let column = |name| Column {
+        name,
+        title: "title",
+        server: "server".to_owned(),
+        settings: vec!["setting = 1".to_owned()],
+    };
+    let ratios = [1.0, 1.1, 1.1, 1.2, 1.2, 1.2, 1.3, 1.3, 9.0];
+    let whole = vec![
+        cell(PeerName::ROOMFUL, &[3.0, 2.0, 4.0], &ratios),
+        cell(PeerName::FLOOR, &[2.0, 2.0, 2.0], &[1.0, 1.0, 1.0]),
+        cell(PeerName::PLAIN, &[6.0, 8.0, 4.0], &[3.0, 4.0, 2.0]),
+    ];
+    let part = vec![cell(PeerName::ROOMFUL, &[3.0], &[])];
+    let failure = Failure {
+        peer: PeerName::PLAIN,
+        reason: "the server died".to_owned(),
+    };
+    Comparison {
+        conditions: vec!["how".to_owned()],
+        peers: [PeerName::ROOMFUL, PeerName::FLOOR, PeerName::PLAIN]
+            .map(column)
+            .into(),
+        left_out: vec![LeftOut {
+            peer: PeerName::BUN,
+            reason: "not set up".to_owned(),
+        }],
+        rows: vec![
+            row("whole", Goal::TimesFloor(1.15), whole, Vec::new()),
+            row("part", Goal::Value(2.0), part, vec![failure]),
+        ],
+        token_check: Some(Spread::of(&[2.5])),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

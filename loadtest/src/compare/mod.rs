@@ -5,6 +5,7 @@
 //! whole that isn't: a run that fails is named in its row, and the command fails.
 
 mod comparison;
+mod page;
 mod quick;
 mod rows;
 mod runner;
@@ -58,10 +59,16 @@ pub(crate) struct Args {
     /// Where to write the result as JSON, besides printing it
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Where to write it as a page with plots, which needs nothing but itself
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Where to write the ratios to the floor as one SVG drawing
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
 }
 
-/// A quick comparison begins no round that would end after this; the minute includes the start of the program and a slow last round.
-const QUICK_MAX: Duration = Duration::from_secs(52);
+/// A quick comparison begins nothing that is likely to end after this; what is left of the minute is for what takes longer than it did before.
+const QUICK_MAX: Duration = Duration::from_secs(53);
 
 /// Above this share of a core, the tester or others on the machine may have had a part in a figure.
 const TESTER_BUSY_MAX: f64 = 90.0;
@@ -108,6 +115,12 @@ fn tell(args: &Args, comparison: &Comparison) -> Result<()> {
     lines.iter().for_each(|line| console::result(line));
     if let Some(file) = &args.json {
         report::write_json(file, comparison)?;
+    }
+    if let Some(file) = &args.html {
+        page::page(comparison).write(file)?;
+    }
+    if let Some(file) = &args.plot {
+        report::write_plot(file, &page::ratios(comparison))?;
     }
     let failures = comparison.failures();
     ensure!(
@@ -235,25 +248,30 @@ fn wholly(specs: &[Spec], contestants: &[Contestant], repeats: u32) -> Vec<Row> 
     runners.into_iter().map(Runner::finish).collect()
 }
 
-/// Round by round, as many as fit: several short runs of each row, so that no single moment decides. Everybody runs in each.
+/// Round by round, several short runs of each row, so that no single moment decides. Everybody runs in each; after the first round a row has
+/// another one if that fits.
 fn quickly(specs: &[Spec], contestants: &[Contestant], ends: Instant) -> Vec<Row> {
-    let mut runners = runners(specs, contestants);
-    let mut longest = Duration::ZERO;
+    let mut runners: Vec<(Runner<'_>, Duration)> = runners(specs, contestants)
+        .into_iter()
+        .map(|runner| (runner, Duration::ZERO))
+        .collect();
     for round in 0.. {
-        let begin = Instant::now();
-        let due = |runner: &Runner<'_>| round == 0 || !runner.spec().is_steady();
-        let runs = runners.iter().filter(|runner| due(runner));
-        let mut bar = Runs::new(runs.map(Runner::peers).sum());
-        for runner in runners.iter_mut().filter(|runner| due(runner)) {
-            runner.repeat(round, 1, &mut bar);
+        let mut has_run = false;
+        for (runner, longest) in &mut runners {
+            let begin = Instant::now();
+            let fits = !runner.spec().is_steady() && begin + *longest < ends;
+            if (round == 0 || fits) && !console::interrupted() {
+                runner.repeat(round, 1, &mut Runs::new(runner.peers()));
+                *longest = begin.elapsed().max(*longest);
+                has_run = true;
+            }
         }
-        drop(bar);
-        longest = longest.max(begin.elapsed());
-        if Instant::now() + longest > ends || console::interrupted() {
+        if !has_run {
             break;
         }
     }
-    runners.into_iter().map(Runner::finish).collect()
+    let rows = runners.into_iter();
+    rows.map(|(runner, _)| runner.finish()).collect()
 }
 
 fn runners<'a>(specs: &[Spec], contestants: &'a [Contestant]) -> Vec<Runner<'a>> {
@@ -314,4 +332,22 @@ fn disturbances(comparison: &Comparison) -> Vec<String> {
         format!("{name}: at most {}% of a core{warning}", number(share))
     });
     told.to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_tester_is_told() {
+        let told = disturbances(&comparison::example());
+        assert!(
+            told[0].contains("tester busy: at most 95.0%") && told[0].contains("suffer"),
+            "{told:?}"
+        );
+        assert!(
+            told[1].contains("0.000%") && !told[1].contains("suffer"),
+            "{told:?}"
+        );
+    }
 }

@@ -53,3 +53,24 @@ fn line(row: &Row, subject: PeerName) -> Option<String> {
         ratio(best)
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::comparison::example;
+    use super::*;
+
+    #[test]
+    fn a_line_has_the_ratios_to_the_floor_and_to_the_best_peer_and_a_failed_row_has_none() {
+        let lines = lines(&example());
+        let bare: Vec<&String> = lines.iter().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(bare, ["whole 3.00 µs 1.20 0.50"]);
+        assert_eq!(
+            lines[0],
+            "# INCOMPLETE: part against plain failed: the server died"
+        );
+        assert!(
+            lines.contains(&"# left out: bun (not set up)".to_owned()),
+            "{lines:#?}"
+        );
+    }
+}

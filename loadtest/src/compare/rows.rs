@@ -139,9 +139,9 @@ impl Extent {
         })
     }
 
-    fn idle(self) -> Scenario {
+    fn idle(self, connections: usize) -> Scenario {
         Scenario::Idle(idle::Shape {
-            connections: self.count(self.idle, 1),
+            connections: self.count(connections, 1),
             room_members: 1000,
             settle_s: self.seconds(self.settle_s),
             timeout_s: Self::TIMEOUT_S,
@@ -180,6 +180,16 @@ pub(super) fn all(extent: Extent) -> Vec<Spec> {
         is_quick: false,
         both_floors: false,
         scenario: extent.paced(members),
+    };
+    let memory = |name, title, connections: Option<usize>| Spec {
+        name,
+        title,
+        figure: idle::PER_CONNECTION,
+        floor: PeerName::FLOOR,
+        goal: Goal::Value(3072.0),
+        is_quick: connections.is_none(),
+        both_floors: false,
+        scenario: extent.idle(connections.unwrap_or(extent.idle)),
     };
     let quick = true;
     vec![
@@ -249,16 +259,17 @@ pub(super) fn all(extent: Extent) -> Vec<Spec> {
             both_floors: false,
             scenario: extent.connect(),
         },
-        Spec {
-            name: "idle",
-            title: "resident bytes per idle joined connection",
-            figure: idle::PER_CONNECTION,
-            floor: PeerName::FLOOR,
-            goal: Goal::Value(3072.0),
-            is_quick: quick,
-            both_floors: false,
-            scenario: extent.idle(),
-        },
+        memory(
+            "idle-5000",
+            "resident bytes per idle joined connection, 5,000 of them",
+            Some(5_000),
+        ),
+        memory(
+            "idle-10000",
+            "resident bytes per idle joined connection, 10,000 of them",
+            Some(10_000),
+        ),
+        memory("idle", "resident bytes per idle joined connection", None),
         latency(
             "latency-100",
             "room of 100, 100 publishes/s: own message back, p50",

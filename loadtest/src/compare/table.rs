@@ -13,11 +13,16 @@ pub(super) fn lines(comparison: &Comparison) -> Vec<String> {
         .left_out
         .iter()
         .map(|left_out| format!("left out: {} ({})", left_out.peer, left_out.reason));
-    let servers = comparison.peers.iter().flat_map(|column| {
-        let settings = column.settings.iter().map(|setting| format!("  {setting}"));
+    let servers = (0..).zip(&comparison.peers).flat_map(|(index, column)| {
+        // Columns with the same configuration show it once.
+        let before = comparison.peers.iter().take(index);
+        let is_new = before
+            .into_iter()
+            .all(|other| other.settings != column.settings);
+        let settings = column.settings.iter().filter(move |_| is_new);
         [format!("{}: {}", column.name, column.server)]
             .into_iter()
-            .chain(settings)
+            .chain(settings.map(|setting| format!("  {setting}")))
     });
     let token = comparison
         .token_check
@@ -136,4 +141,61 @@ fn line(cells: &[String], widths: &[usize]) -> String {
         .map(|(cell, width)| format!("{cell:<width$}"))
         .collect();
     format!("| {} |", padded.join(" | "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::comparison::example;
+    use super::*;
+
+    #[test]
+    fn the_tables_are_markdown_with_even_columns() {
+        let lines = lines(&example());
+        let rows: Vec<&String> = lines.iter().filter(|line| line.starts_with('|')).collect();
+        assert_eq!(rows.len(), 8, "{lines:#?}");
+        for table in rows.chunks(4) {
+            let widths: Vec<usize> = table.iter().map(|line| line.chars().count()).collect();
+            assert!(
+                widths.windows(2).all(|pair| pair[0] == pair[1]),
+                "{table:#?}"
+            );
+        }
+        let cells: Vec<&str> = rows[2].split('|').map(str::trim).collect();
+        let expected = [
+            "whole",
+            "µs",
+            "floor",
+            "≤ 1.15 × reached",
+            "1.20 (1.10–1.30)",
+            "–",
+            "3.00 [2.00–4.00]",
+        ];
+        assert_eq!(cells[1..8], expected);
+        assert!(rows[6].contains("| 3.00 (2.00–4.00) "), "{}", rows[6]);
+    }
+
+    #[test]
+    fn what_is_missing_or_failed_is_told() {
+        let lines = lines(&example());
+        assert_eq!(
+            lines[0],
+            "INCOMPLETE: part against plain failed: the server died"
+        );
+        for told in [
+            "left out: bun (not set up)",
+            "a token check adds 2.50 (2.50–2.50) µs to a connect",
+        ] {
+            assert!(lines.iter().any(|line| line == told), "{told}: {lines:#?}");
+        }
+        let part = lines
+            .iter()
+            .find(|line| line.starts_with("| part"))
+            .unwrap();
+        assert!(
+            part.contains("not reached") && part.contains("| failed"),
+            "{part}"
+        );
+        let settings = lines.iter().filter(|line| line.contains("setting = 1"));
+        assert_eq!(settings.count(), 1);
+    }
 }

@@ -73,6 +73,41 @@ impl Measurement {
         Ok(())
     }
 
+    /// What was done.
+    pub(crate) const fn scenario(&self) -> &'static str {
+        self.scenario
+    }
+
+    /// Against whom.
+    pub(crate) const fn peer(&self) -> &'static str {
+        self.peer
+    }
+
+    /// A parameter of the scenario.
+    pub(crate) fn setting(&self, name: &str) -> Option<&str> {
+        let found = self.settings.iter().find(|(of, _)| *of == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// All parameters in one line.
+    pub(crate) fn settings(&self) -> String {
+        let settings = self
+            .settings
+            .iter()
+            .map(|(name, value)| format!("{name} {value}"));
+        settings.collect::<Vec<_>>().join(", ")
+    }
+
+    /// All figures, in the order they were added.
+    pub(crate) fn figures(&self) -> &[Figure] {
+        &self.figures
+    }
+
+    /// The distributions behind the times.
+    pub(crate) fn curves(&self) -> &[Curve] {
+        &self.curves
+    }
+
     /// A figure by its name.
     ///
     /// # Errors
@@ -84,12 +119,7 @@ impl Measurement {
 
     /// The scenario with its parameters, then a line a figure.
     pub(crate) fn lines(&self) -> Vec<String> {
-        let settings: Vec<String> = self
-            .settings
-            .iter()
-            .map(|(name, value)| format!("{name} {value}"))
-            .collect();
-        let head = format!("{}, {}: {}", self.scenario, self.peer, settings.join(", "));
+        let head = format!("{}, {}: {}", self.scenario, self.peer, self.settings());
         let figures = self.figures.iter().map(|figure| {
             // What has no unit was counted.
             let value = if figure.unit.is_empty() {

@@ -6,10 +6,13 @@
 mod measurement;
 mod spread;
 
+pub(crate) mod html;
 mod json;
+pub(crate) mod plot;
 mod text;
 
 pub(crate) use json::write as write_json;
 pub(crate) use measurement::{Figure, Measurement};
+pub(crate) use plot::write as write_plot;
 pub(crate) use spread::{Spread, ratios};
 pub(crate) use text::number;

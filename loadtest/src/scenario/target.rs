@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -33,6 +33,9 @@ pub(crate) struct TargetArgs {
     /// Where to write the result as JSON, besides printing it
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Where to write it as a page, which needs nothing but itself
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 /// A server that can be had as often as needed.
@@ -107,22 +110,28 @@ impl TargetArgs {
         self.peer
     }
 
-    /// Prints a result, with the server it is of, and writes the file that was asked for.
+    /// Prints a result, with the server it is of, and writes the files that were asked for.
     ///
     /// # Errors
-    /// The file can't be written.
+    /// A file can't be written.
     pub(crate) fn report(&self, target: &Target, measurement: &Measurement) -> Result<()> {
-        console::result(&format!("server: {}", target.description()));
-        for setting in target.settings()? {
-            console::result(&format!("  {setting}"));
+        let mut server = vec![format!("server: {}", target.description())];
+        server.extend(
+            target
+                .settings()?
+                .iter()
+                .map(|setting| format!("  {setting}")),
+        );
+        let lines = measurement.lines();
+        let all = server.iter().chain(&lines);
+        all.for_each(|line| console::result(line));
+        if let Some(file) = &self.json {
+            report::write_json(file, measurement)?;
         }
-        measurement
-            .lines()
-            .iter()
-            .for_each(|line| console::result(line));
-        self.json
-            .as_deref()
-            .map_or(Ok(()), |file| report::write_json(file, measurement))
+        if let Some(file) = &self.html {
+            report::html::page_of(measurement, server).write(file)?;
+        }
+        Ok(())
     }
 }
 
@@ -194,12 +203,21 @@ impl Target {
                 let placed = launch
                     .cores
                     .map_or_else(String::new, |cores| format!(", on core {}", cores.server));
-                let name = launch
-                    .program
-                    .file_name()
-                    .unwrap_or_default()
-                    .to_string_lossy();
-                format!("{name} {}{placed}", launch.arguments.join(" "))
+                // Where files lie is one machine's matter.
+                let bare = |path: &str| {
+                    let name = Path::new(path).file_name().unwrap_or_default();
+                    name.to_string_lossy().into_owned()
+                };
+                let words = launch.arguments.iter().map(|word| {
+                    if word.starts_with('/') {
+                        bare(word)
+                    } else {
+                        word.clone()
+                    }
+                });
+                let name = bare(&launch.program.to_string_lossy());
+                let words: Vec<String> = [name].into_iter().chain(words).collect();
+                format!("{}{placed}", words.join(" "))
             }
             Self::Running { address, pid, .. } => format!("process {pid} at {address}"),
         }

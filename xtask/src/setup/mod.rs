@@ -28,10 +28,18 @@ pub(crate) enum Tool {
     Python,
     /// A headless Chromium and fonts for it.
     Browsers,
+    /// Counts instructions.
+    Valgrind,
 }
 
 impl Tool {
-    const ALL: [Self; 4] = [Self::Deny, Self::Node, Self::Python, Self::Browsers];
+    const ALL: [Self; 5] = [
+        Self::Deny,
+        Self::Node,
+        Self::Python,
+        Self::Browsers,
+        Self::Valgrind,
+    ];
 
     /// The tool of a name.
     ///
@@ -40,7 +48,7 @@ impl Tool {
     pub(crate) fn parse(name: &str) -> Result<Self> {
         let found = Self::ALL.into_iter().find(|tool| tool.name() == name);
         found.map_or_else(
-            || bail!("{name:?} cannot be left out; browsers, node, python and deny can"),
+            || bail!("{name:?} cannot be left out; browsers, node, python, deny and valgrind can"),
             Ok,
         )
     }
@@ -51,6 +59,7 @@ impl Tool {
             Self::Node => "node",
             Self::Python => "python",
             Self::Browsers => "browsers",
+            Self::Valgrind => "valgrind",
         }
     }
 
@@ -60,6 +69,7 @@ impl Tool {
             Self::Node => node::set_up(context),
             Self::Python => python::set_up(context),
             Self::Browsers => packages::set_up_browsers(context),
+            Self::Valgrind => packages::set_up_valgrind(context),
         }
     }
 }

@@ -53,3 +53,19 @@ pub(super) fn set_up_browsers(context: &Context) -> Result<()> {
     }
     Ok(())
 }
+
+/// Finds or installs valgrind.
+///
+/// # Errors
+/// It can't be installed.
+pub(super) fn set_up_valgrind(context: &Context) -> Result<()> {
+    const WORKS: [&str; 3] = ["--tool=none", "-q", "/bin/true"];
+    if run::succeeds("valgrind", &WORKS) {
+        return Ok(());
+    }
+    install(context, "valgrind")?;
+    if !run::succeeds("valgrind", &WORKS) {
+        bail!("valgrind is installed but does not run a program here");
+    }
+    Ok(())
+}
