@@ -94,6 +94,12 @@ impl Server {
             None => Command::new(&launch.program),
         };
         let data_dir = launch.data_dir_flag.map(DataDir::new);
+        // What is measured is what the report says, not what this program's surroundings happen to configure.
+        for (name, _) in env::vars_os() {
+            if name.to_string_lossy().starts_with("ROOMFUL_") {
+                command.env_remove(name);
+            }
+        }
         command
             .args(&launch.arguments)
             .envs(launch.environment.iter().map(|(name, value)| (name, value)))
