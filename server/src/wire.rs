@@ -17,7 +17,7 @@ use crate::shard::message::{Batch, Delta, Signals};
 
 /// Appends one frame as one message.
 pub fn message_into(encoding: Encoding, frame: &ServerFrame, out: &mut Vec<u8>) {
-    let mut payload = Vec::with_capacity(128);
+    let mut payload = Vec::with_capacity(FRAME_BYTES);
     encoding.encode(frame, &mut payload);
     frame_into(op_code(encoding), &payload, out);
 }
@@ -54,7 +54,7 @@ pub fn control(code: OpCode, payload: &[u8]) -> Bytes {
 pub fn batch(batch: &Batch, encoding: Encoding) -> &Bytes {
     batch.wire.get(encoding, || {
         let frames = batch.entries.iter().map(|entry| event(batch.room, entry));
-        messages(encoding, frames)
+        messages(encoding, frames, encoded_bytes(batch))
     })
 }
 
@@ -79,7 +79,7 @@ pub fn batch_without_own(
             _ => frames.push(event(batch.room, entry)),
         }
     }
-    messages(encoding, frames.into_iter())
+    messages(encoding, frames.into_iter(), encoded_bytes(batch))
 }
 
 /// All signals of a turn.
@@ -125,9 +125,10 @@ fn event(room: RoomAlias, entry: &Arc<Entry>) -> ServerFrame {
 }
 
 /// Frames as messages of at most [`BATCH_FRAMES_MAX`] frames and about [`MESSAGE_BYTES_MAX`] bytes.
-fn messages(encoding: Encoding, frames: impl Iterator<Item = ServerFrame>) -> Bytes {
-    let mut out = Vec::new();
-    let mut encoded = Vec::new();
+/// `bytes` is about what they take, so that the buffers seldom grow.
+fn messages(encoding: Encoding, frames: impl Iterator<Item = ServerFrame>, bytes: usize) -> Bytes {
+    let mut out = Vec::with_capacity(bytes);
+    let mut encoded = Vec::with_capacity(bytes.min(MESSAGE_BYTES_MAX + FRAME_BYTES));
     let mut ends = Vec::new();
     for frame in frames {
         encoding.encode(&frame, &mut encoded);
@@ -138,6 +139,10 @@ fn messages(encoding: Encoding, frames: impl Iterator<Item = ServerFrame>) -> By
     }
     flush(encoding, &mut encoded, &mut ends, &mut out);
     out.into()
+}
+
+fn encoded_bytes(batch: &Batch) -> usize {
+    batch.payload_bytes() + batch.entries.len() * FRAME_BYTES
 }
 
 fn flush(encoding: Encoding, encoded: &mut Vec<u8>, ends: &mut Vec<usize>, out: &mut Vec<u8>) {
@@ -165,6 +170,9 @@ fn op_code(encoding: Encoding) -> OpCode {
         Encoding::Json => OpCode::Text,
     }
 }
+
+/// Enough for most frames beside their payload.
+const FRAME_BYTES: usize = 128;
 
 /// Where a batch message ends: large enough to save headers, small enough not to stall a small client.
 const MESSAGE_BYTES_MAX: usize = 32 * 1024;

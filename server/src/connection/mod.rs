@@ -14,19 +14,32 @@ use crate::shard::message::{Attachment, ConnectionId};
 use outbox::Outbox;
 pub use rate::{Bucket, Rate};
 
-/// One connection.
+/// The way out to a connection: what fan-out touches of it, in one cache line.
 #[derive(Debug)]
-pub struct Connection {
+#[repr(align(64))]
+pub struct Outlet {
     /// Its slot and use.
     pub id: ConnectionId,
     /// How its frames are written.
     pub encoding: Encoding,
-    /// How far it has come.
-    pub phase: Phase,
     /// Messages of this turn that leave with its first write, or at its end.
     pub staged: Vec<u8>,
     /// What could not be written. While there is one, nothing is written past it.
     pub outbox: Option<Box<Outbox>>,
+    /// Everything else.
+    pub connection: Box<Connection>,
+}
+
+const _: () = assert!(
+    size_of::<Option<Outlet>>() == 64,
+    "fan-out touches one cache line a connection"
+);
+
+/// One connection, without its way out.
+#[derive(Debug)]
+pub struct Connection {
+    /// How far it has come.
+    pub phase: Phase,
     /// When something was heard last, on the monotonic clock.
     pub heard_ms: u64,
     /// Whether the client has been pinged since.
@@ -109,13 +122,9 @@ pub struct Membership {
 impl Connection {
     /// A connection that has said nothing.
     #[must_use]
-    pub fn new(id: ConnectionId, encoding: Encoding, now_ms: u64, rates: &Rates) -> Self {
+    pub fn new(now_ms: u64, rates: &Rates) -> Self {
         Self {
-            id,
-            encoding,
             phase: Phase::Hello { bytes: 0 },
-            staged: Vec::new(),
-            outbox: None,
             heard_ms: now_ms,
             pinged: false,
             progress_ms: now_ms,

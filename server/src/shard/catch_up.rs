@@ -30,10 +30,7 @@ impl Shard {
         id: ConnectionId,
         host: &mut dyn Host,
     ) {
-        if self
-            .connection(id)
-            .is_none_or(|connection| connection.outbox.is_some())
-        {
+        if self.outlet(id).is_none_or(|outlet| outlet.outbox.is_some()) {
             return;
         }
         let shard = self.id;
@@ -96,9 +93,7 @@ impl Shard {
 
     /// Whether a chunk would overfill what waits for a connection already.
     pub(super) fn is_log_lane_full(&self, id: ConnectionId, batch: &Batch) -> bool {
-        let outbox = self
-            .connection(id)
-            .and_then(|connection| connection.outbox.as_ref());
+        let outbox = self.outlet(id).and_then(|outlet| outlet.outbox.as_ref());
         outbox.is_some_and(|outbox| {
             outbox.log_bytes() + batch.payload_bytes() > self.settings.log_lane_bytes_max()
         })
@@ -139,11 +134,11 @@ impl Shard {
         }
         let caught_up = live && std::mem::take(&mut subscriber.recovering);
         let (id, mute) = (subscriber.connection, subscriber.mute);
-        let Some(connection) = self.connection(id) else {
+        let Some(outlet) = self.outlet(id) else {
             return;
         };
-        let encoding = connection.encoding;
-        let own = Own::of(mute, connection);
+        let encoding = outlet.encoding;
+        let own = Own::of(mute, &outlet.connection);
         if !batch.entries.is_empty() {
             self.counters.deliveries.add(batch.entries.len() as u64);
             let bytes = match own {
@@ -171,10 +166,10 @@ impl Shard {
         host: &mut dyn Host,
     ) {
         let counters = Arc::clone(&self.counters);
-        let Some(connection) = self.connection_mut(id) else {
+        let Some(outlet) = self.outlet_mut(id) else {
             return;
         };
-        match &mut connection.outbox {
+        match &mut outlet.outbox {
             Some(outbox) => {
                 let before = outbox.sizes();
                 outbox.push_log(room, bytes);
@@ -193,11 +188,12 @@ impl Shard {
         now: Now,
         host: &mut dyn Host,
     ) {
-        let Some(connection) = self.connection(id) else {
+        let Some(outlet) = self.outlet(id) else {
             return;
         };
-        let (encoding, blocked) = (connection.encoding, connection.outbox.is_some());
-        let Some(membership) = connection
+        let (encoding, blocked) = (outlet.encoding, outlet.outbox.is_some());
+        let Some(membership) = outlet
+            .connection
             .open()
             .and_then(|open| open.membership(room))
             .copied()
@@ -236,18 +232,19 @@ impl Shard {
         host: &mut dyn Host,
     ) {
         let (settings, counters) = (Arc::clone(&self.settings), Arc::clone(&self.counters));
-        let Some(connection) = self.connection_mut(id) else {
+        let Some(outlet) = self.outlet_mut(id) else {
             return;
         };
-        if connection
+        if outlet
+            .connection
             .open()
             .and_then(|open| open.membership(signal.room))
             .is_none()
         {
             return;
         }
-        let bytes = wire::message(connection.encoding, &signal.clone().into());
-        match &mut connection.outbox {
+        let bytes = wire::message(outlet.encoding, &signal.clone().into());
+        match &mut outlet.outbox {
             Some(outbox) => {
                 let before = outbox.sizes();
                 queue_signal(outbox, signal, bytes, &settings, &counters);

@@ -17,8 +17,8 @@ use super::message::{Batch, ConnectionId, Delta, Signals, Turn, Wire};
 use super::write::{Written, track, write_now};
 use super::{Flush, Host, Shard, ShardSettings};
 use crate::clock::Now;
-use crate::connection::Connection;
 use crate::connection::outbox::{Outbox, SignalFate};
+use crate::connection::{Connection, Outlet};
 use crate::metrics::ShardCounters;
 use crate::wire;
 
@@ -92,7 +92,7 @@ impl Shard {
                 .iter()
                 .filter(|(shard, _)| *shard == self.id);
             for (_, publisher) in own {
-                if handing.hand_first(*publisher, hub, &mut self.connections, now, host)
+                if handing.hand_first(*publisher, hub, &mut self.outlets, now, host)
                     == Written::Blocked
                 {
                     blocked.push(*publisher);
@@ -112,11 +112,11 @@ impl Shard {
                 continue;
             };
             let slot = subscriber.connection.slot as usize;
-            let Some(Some(connection)) = self.connections.get_mut(slot) else {
+            let Some(Some(outlet)) = self.outlets.get_mut(slot) else {
                 continue;
             };
-            if handing.hand_to(subscriber, connection, now, host) == Written::Blocked {
-                blocked.push(connection.id);
+            if handing.hand_to(subscriber, outlet, now, host) == Written::Blocked {
+                blocked.push(outlet.id);
             }
             if handing.gap {
                 behind.push((index, subscriber.connection));
@@ -156,17 +156,18 @@ impl Handing<'_> {
         &self,
         publisher: ConnectionId,
         hub: &mut Hub,
-        connections: &mut [Option<Box<Connection>>],
+        outlets: &mut [Option<Outlet>],
         now: Now,
         host: &mut dyn Host,
     ) -> Written {
-        let connection = connections
+        let outlet = outlets
             .get_mut(publisher.slot as usize)
             .and_then(Option::as_mut);
-        let Some(connection) = connection.filter(|connection| connection.id == publisher) else {
+        let Some(outlet) = outlet.filter(|outlet| outlet.id == publisher) else {
             return Written::All;
         };
-        let membership = connection
+        let membership = outlet
+            .connection
             .open()
             .and_then(|open| open.membership(hub.alias));
         let Some(subscriber) = membership
@@ -178,7 +179,7 @@ impl Handing<'_> {
         if !matches!(subscriber.place, Place::Live(from) if from <= self.number) {
             return Written::All;
         }
-        let written = self.hand_to(subscriber, connection, now, host);
+        let written = self.hand_to(subscriber, outlet, now, host);
         if matches!(subscriber.place, Place::Live(_)) {
             subscriber.place = Place::Live(self.number + 1);
         }
@@ -188,7 +189,7 @@ impl Handing<'_> {
     fn hand_to(
         &self,
         subscriber: &mut Subscriber,
-        connection: &mut Connection,
+        outlet: &mut Outlet,
         now: Now,
         host: &mut dyn Host,
     ) -> Written {
@@ -211,16 +212,16 @@ impl Handing<'_> {
             .as_deref()
             .filter(|delta| wants(subscriber, delta));
         let signals = self.turn.signals.as_deref();
-        if connection.outbox.is_some() {
-            self.queue(subscriber, connection, log, delta, signals);
+        if outlet.outbox.is_some() {
+            self.queue(subscriber, outlet, log, delta, signals);
             return Written::All;
         }
-        let log = log.map(|batch| self.log_bytes(batch, subscriber, connection));
+        let log = log.map(|batch| self.log_bytes(batch, subscriber, outlet));
         let delta = delta.map(|delta| {
             self.counters.presence_deltas.add(1);
-            presence_bytes(subscriber, delta, connection)
+            presence_bytes(subscriber, delta, outlet)
         });
-        let signals = signals.map(|signals| signal_bytes(signals, subscriber, connection));
+        let signals = signals.map(|signals| signal_bytes(signals, subscriber, outlet));
         let parts: [Option<&Bytes>; 3] = [log.as_ref(), delta, signals.as_ref()];
         let mut present = parts
             .iter()
@@ -230,17 +231,13 @@ impl Handing<'_> {
         // Most turns bring one thing, and then one plain write is all there is to do.
         match (present.next(), present.next(), present.next()) {
             (None, ..) => Written::All,
-            (Some(only), None, _) => write_now(connection, &[only], now, host, self.counters),
+            (Some(only), None, _) => write_now(outlet, &[only], now, host, self.counters),
             (Some(first), Some(second), None) => {
-                write_now(connection, &[first, second], now, host, self.counters)
+                write_now(outlet, &[first, second], now, host, self.counters)
             }
-            (Some(first), Some(second), Some(third)) => write_now(
-                connection,
-                &[first, second, third],
-                now,
-                host,
-                self.counters,
-            ),
+            (Some(first), Some(second), Some(third)) => {
+                write_now(outlet, &[first, second, third], now, host, self.counters)
+            }
         }
     }
 
@@ -257,13 +254,13 @@ impl Handing<'_> {
         }
     }
 
-    fn log_bytes(&self, batch: &Batch, subscriber: &Subscriber, connection: &Connection) -> Bytes {
+    fn log_bytes(&self, batch: &Batch, subscriber: &Subscriber, outlet: &Outlet) -> Bytes {
         self.counters.deliveries.add(batch.entries.len() as u64);
-        match Own::of(subscriber.mute, connection) {
+        match Own::of(subscriber.mute, &outlet.connection) {
             Some(own) if batch.entries.iter().any(|entry| own.is(entry)) => {
-                wire::batch_without_own(batch, connection.encoding, |entry| own.is(entry))
+                wire::batch_without_own(batch, outlet.encoding, |entry| own.is(entry))
             }
-            _ => wire::batch(batch, connection.encoding).clone(),
+            _ => wire::batch(batch, outlet.encoding).clone(),
         }
     }
 
@@ -271,14 +268,14 @@ impl Handing<'_> {
     fn queue(
         &self,
         subscriber: &mut Subscriber,
-        connection: &mut Connection,
+        outlet: &mut Outlet,
         log: Option<&Batch>,
         delta: Option<&Delta>,
         signals: Option<&Signals>,
     ) {
-        let encoding = connection.encoding;
-        let log = log.map(|batch| (batch.after, self.log_bytes(batch, subscriber, connection)));
-        let Some(outbox) = &mut connection.outbox else {
+        let encoding = outlet.encoding;
+        let log = log.map(|batch| (batch.after, self.log_bytes(batch, subscriber, outlet)));
+        let Some(outbox) = &mut outlet.outbox else {
             return;
         };
         let before = outbox.sizes();
@@ -334,25 +331,21 @@ fn wants(subscriber: &Subscriber, delta: &Delta) -> bool {
     watches && subscriber.missed_presence.is_none()
 }
 
-fn presence_bytes<'a>(
-    subscriber: &Subscriber,
-    delta: &'a Delta,
-    connection: &Connection,
-) -> &'a Bytes {
+fn presence_bytes<'a>(subscriber: &Subscriber, delta: &'a Delta, outlet: &Outlet) -> &'a Bytes {
     match subscriber.watch {
-        Watch::None | Watch::Occupancy => wire::occupancy(delta, connection.encoding),
-        Watch::Members => wire::delta(delta, connection.encoding),
+        Watch::None | Watch::Occupancy => wire::occupancy(delta, outlet.encoding),
+        Watch::Members => wire::delta(delta, outlet.encoding),
     }
 }
 
 /// All signals of the turn, without the member's own.
-fn signal_bytes(signals: &Signals, subscriber: &Subscriber, connection: &Connection) -> Bytes {
+fn signal_bytes(signals: &Signals, subscriber: &Subscriber, outlet: &Outlet) -> Bytes {
     if signals
         .signals
         .iter()
         .all(|signal| signal.from != subscriber.member)
     {
-        return wire::signals(signals, connection.encoding).clone();
+        return wire::signals(signals, outlet.encoding).clone();
     }
     let others = signals
         .signals
@@ -365,7 +358,7 @@ fn signal_bytes(signals: &Signals, subscriber: &Subscriber, connection: &Connect
             signals: others,
             wire: Wire::default(),
         },
-        connection.encoding,
+        outlet.encoding,
     )
     .clone()
 }

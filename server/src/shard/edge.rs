@@ -18,7 +18,7 @@ use super::message::{ConnectionId, Message, Origin, Refusal, Request};
 use super::{Host, Shard, Timer};
 use crate::auth::Verb;
 use crate::clock::Now;
-use crate::connection::{Connection, Membership, Open, Phase};
+use crate::connection::{Connection, Membership, Open, Outlet, Phase};
 use crate::wire;
 
 /// A request was refused: what its `error` says.
@@ -33,11 +33,17 @@ impl Shard {
         host: &mut dyn Host,
     ) {
         let slot = id.slot as usize;
-        if self.connections.len() <= slot {
-            self.connections.resize_with(slot + 1, || None);
+        if self.outlets.len() <= slot {
+            self.outlets.resize_with(slot + 1, || None);
         }
-        let connection = Connection::new(id, encoding, now.monotonic_ms, &self.settings.rates);
-        self.connections[slot] = Some(Box::new(connection));
+        let connection = Connection::new(now.monotonic_ms, &self.settings.rates);
+        self.outlets[slot] = Some(Outlet {
+            id,
+            encoding,
+            staged: Vec::new(),
+            outbox: None,
+            connection: Box::new(connection),
+        });
         self.counters.connections.add(1);
         self.counters.connections_opened.add(1);
         if self.draining {
@@ -72,10 +78,16 @@ impl Shard {
         self.heard(id, now);
         self.counters.messages_received.add(1);
         let settings = Arc::clone(&self.settings);
-        let Some(connection) = self.connection_mut(id) else {
+        let Some(Outlet {
+            encoding,
+            connection,
+            ..
+        }) = self.outlet_mut(id)
+        else {
             return;
         };
-        if text != (connection.encoding == Encoding::Json) {
+        let encoding = *encoding;
+        if text != (encoding == Encoding::Json) {
             return self.close(id, CloseCode::UnsupportedData, now, host);
         }
         if let Phase::Hello { bytes } | Phase::Authenticating { bytes, .. } = &mut connection.phase
@@ -85,7 +97,7 @@ impl Shard {
                 return self.close(id, CloseCode::HelloTimeout, now, host);
             }
         }
-        match connection.encoding.decode_client(payload) {
+        match encoding.decode_client(payload) {
             Ok(frame) => self.frame(id, frame, now, host),
             Err(error) => self.bad_frame(id, error, now, host),
         }

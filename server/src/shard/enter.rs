@@ -355,8 +355,8 @@ impl Shard {
     pub(super) fn forget_waiting(&mut self, id: ConnectionId, room: RoomAlias) {
         let counters = Arc::clone(&self.counters);
         if let Some(outbox) = self
-            .connection_mut(id)
-            .and_then(|connection| connection.outbox.as_mut())
+            .outlet_mut(id)
+            .and_then(|outlet| outlet.outbox.as_mut())
         {
             let before = outbox.sizes();
             outbox.forget_room(room);

@@ -35,7 +35,7 @@ use roomful_protocol::websocket::OpCode;
 
 use crate::auth::{AuthError, Identity};
 use crate::clock::Now;
-use crate::connection::{Connection, Rates};
+use crate::connection::{Connection, Outlet, Rates};
 use crate::directory::Directory;
 use crate::journal::{Completion, Journal, Ticket};
 use crate::metrics::ShardCounters;
@@ -57,7 +57,7 @@ pub struct Shard {
     journal: Box<dyn Journal>,
     counters: Arc<ShardCounters>,
     /// By slot.
-    connections: Vec<Option<Box<Connection>>>,
+    outlets: Vec<Option<Outlet>>,
     hubs: HashMap<RoomAlias, Hub>,
     rooms: HashMap<RoomAlias, Room>,
     rooms_by_id: HashMap<RoomId, RoomAlias>,
@@ -279,7 +279,7 @@ impl Shard {
             sessions: shared.sessions,
             journal,
             counters,
-            connections: Vec::new(),
+            outlets: Vec::new(),
             hubs: HashMap::new(),
             rooms: HashMap::new(),
             rooms_by_id: HashMap::new(),
@@ -434,13 +434,21 @@ impl Shard {
     }
 
     fn connection(&self, id: ConnectionId) -> Option<&Connection> {
-        let connection = self.connections.get(id.slot as usize)?.as_deref()?;
-        (connection.id == id).then_some(connection)
+        Some(&self.outlet(id)?.connection)
     }
 
     fn connection_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        let connection = self.connections.get_mut(id.slot as usize)?.as_deref_mut()?;
-        (connection.id == id).then_some(connection)
+        Some(&mut self.outlet_mut(id)?.connection)
+    }
+
+    fn outlet(&self, id: ConnectionId) -> Option<&Outlet> {
+        let outlet = self.outlets.get(id.slot as usize)?.as_ref()?;
+        (outlet.id == id).then_some(outlet)
+    }
+
+    fn outlet_mut(&mut self, id: ConnectionId) -> Option<&mut Outlet> {
+        let outlet = self.outlets.get_mut(id.slot as usize)?.as_mut()?;
+        (outlet.id == id).then_some(outlet)
     }
 }
 

@@ -17,22 +17,22 @@ use super::message::{ConnectionId, Message, Request};
 use super::{Host, Shard, ShardSettings, Timer};
 use crate::clock::Now;
 use crate::connection::outbox::{Outbox, Sizes};
-use crate::connection::{Connection, Phase};
+use crate::connection::{Outlet, Phase};
 use crate::metrics::ShardCounters;
 use crate::wire;
 
 impl Shard {
     /// Puts a frame behind what the connection gets with its next write, at the latest at the end of the turn.
     pub(super) fn stage(&mut self, id: ConnectionId, frame: &ServerFrame) {
-        let Some(connection) = self.connection_mut(id) else {
+        let Some(outlet) = self.outlet_mut(id) else {
             return;
         };
-        if connection.outbox.is_some() {
-            let bytes = wire::message(connection.encoding, frame);
+        if outlet.outbox.is_some() {
+            let bytes = wire::message(outlet.encoding, frame);
             return self.stage_bytes(id, &bytes);
         }
-        let first = connection.staged.is_empty();
-        wire::message_into(connection.encoding, frame, &mut connection.staged);
+        let first = outlet.staged.is_empty();
+        wire::message_into(outlet.encoding, frame, &mut outlet.staged);
         if first {
             self.staged.push(id);
         }
@@ -41,16 +41,16 @@ impl Shard {
     /// As [`Shard::stage`], for a whole message.
     pub(super) fn stage_bytes(&mut self, id: ConnectionId, bytes: &Bytes) {
         let counters = Arc::clone(&self.counters);
-        let Some(connection) = self.connection_mut(id) else {
+        let Some(outlet) = self.outlet_mut(id) else {
             return;
         };
-        if let Some(outbox) = &mut connection.outbox {
+        if let Some(outbox) = &mut outlet.outbox {
             let before = outbox.sizes();
             outbox.push_control(bytes.clone());
             track(&counters, before, outbox.sizes());
         } else {
-            let first = connection.staged.is_empty();
-            connection.staged.extend_from_slice(bytes);
+            let first = outlet.staged.is_empty();
+            outlet.staged.extend_from_slice(bytes);
             if !first {
                 return;
             }
@@ -62,10 +62,10 @@ impl Shard {
     pub(super) fn flush_staged(&mut self, now: Now, host: &mut dyn Host) {
         for id in std::mem::take(&mut self.staged) {
             let settings = Arc::clone(&self.settings);
-            let Some(connection) = self.connection(id) else {
+            let Some(outlet) = self.outlet(id) else {
                 continue;
             };
-            match &connection.outbox {
+            match &outlet.outbox {
                 Some(outbox) if is_over(outbox.sizes(), &settings) => {
                     self.close(id, CloseCode::SlowConsumer, now, host);
                 }
@@ -84,10 +84,10 @@ impl Shard {
         host: &mut dyn Host,
     ) {
         let counters = Arc::clone(&self.counters);
-        let Some(connection) = self.connection_mut(id) else {
+        let Some(outlet) = self.outlet_mut(id) else {
             return;
         };
-        if write_now(connection, parts, now, host, &counters) == Written::Blocked {
+        if write_now(outlet, parts, now, host, &counters) == Written::Blocked {
             self.watch_for_stall(id, now);
         }
     }
@@ -106,10 +106,10 @@ impl Shard {
     /// A socket takes bytes again: what waits goes out, and whoever stood still because of it goes on.
     pub(super) fn writable(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
         let counters = Arc::clone(&self.counters);
-        let Some(connection) = self.connection_mut(id) else {
+        let Some(outlet) = self.outlet_mut(id) else {
             return;
         };
-        let Some(outbox) = &mut connection.outbox else {
+        let Some(outbox) = &mut outlet.outbox else {
             return;
         };
         let before = outbox.sizes();
@@ -117,13 +117,14 @@ impl Shard {
         let after = outbox.sizes();
         track(&counters, before, after);
         if after.bytes < before.bytes {
-            connection.progress_ms = now.monotonic_ms;
+            outlet.connection.progress_ms = now.monotonic_ms;
         }
         if !drained {
             return;
         }
-        connection.outbox = None;
-        let memberships: Vec<_> = connection
+        outlet.outbox = None;
+        let memberships: Vec<_> = outlet
+            .connection
             .open()
             .map(|open| open.memberships.clone())
             .unwrap_or_default();
@@ -135,10 +136,13 @@ impl Shard {
     /// Closes a connection that has taken no byte for too long; looks again later where it has taken some.
     pub(super) fn stalled(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
         let stall_ms = self.settings.write_stall_ms;
-        let Some(connection) = self.connection_mut(id) else {
+        let Some(Outlet {
+            outbox, connection, ..
+        }) = self.outlet_mut(id)
+        else {
             return;
         };
-        connection.stall_armed = connection.outbox.is_some();
+        connection.stall_armed = outbox.is_some();
         let until_ms = connection.progress_ms + stall_ms;
         match connection.stall_armed {
             false => {}
@@ -153,10 +157,10 @@ impl Shard {
     pub(super) fn drain(&mut self, reconnect_after_ms: u64, now: Now, host: &mut dyn Host) {
         self.draining = true;
         let ids: Vec<_> = self
-            .connections
+            .outlets
             .iter()
             .flatten()
-            .map(|connection| connection.id)
+            .map(|outlet| outlet.id)
             .collect();
         let count = ids.len().max(1) as u64;
         for (index, id) in (1_u64..).zip(ids) {
@@ -186,11 +190,11 @@ impl Shard {
         now: Now,
         host: &mut dyn Host,
     ) {
-        let Some(connection) = self.connection_mut(id) else {
+        let Some(outlet) = self.outlet_mut(id) else {
             return;
         };
-        let staged = std::mem::take(&mut connection.staged);
-        let half_out = connection.outbox.take();
+        let staged = std::mem::take(&mut outlet.staged);
+        let half_out = outlet.outbox.take();
         if let Some(outbox) = &half_out {
             track(&self.counters, outbox.sizes(), Sizes::default());
         }
@@ -220,19 +224,19 @@ impl Shard {
         now: Now,
         host: &mut dyn Host,
     ) {
-        let Some(connection) = self
-            .connections
+        let Some(outlet) = self
+            .outlets
             .get_mut(id.slot as usize)
             .and_then(Option::take)
         else {
             return;
         };
-        if let Some(outbox) = &connection.outbox {
+        if let Some(outbox) = &outlet.outbox {
             track(&self.counters, outbox.sizes(), Sizes::default());
         }
         self.counters.connections.sub(1);
         self.counters.connections_closed.of(code).add(1);
-        let Phase::Open(open) = connection.phase else {
+        let Phase::Open(open) = outlet.connection.phase else {
             return;
         };
         for membership in &open.memberships {
@@ -285,13 +289,13 @@ pub(super) enum Written {
 
 /// Writes what is staged and then `parts`, past no outbox.
 pub(super) fn write_now(
-    connection: &mut Connection,
+    outlet: &mut Outlet,
     parts: &[&Bytes],
     now: Now,
     host: &mut dyn Host,
     counters: &ShardCounters,
 ) -> Written {
-    let staged = std::mem::take(&mut connection.staged);
+    let staged = std::mem::take(&mut outlet.staged);
     let mut slices = [IoSlice::new(&[]); PARTS_MAX + 1];
     let mut count = 0;
     let mut total = 0;
@@ -305,7 +309,7 @@ pub(super) fn write_now(
     let written = if total == 0 {
         0
     } else {
-        host.write(connection.id, &slices[..count])
+        host.write(outlet.id, &slices[..count])
     };
     if written == total {
         return Written::All;
@@ -313,8 +317,8 @@ pub(super) fn write_now(
     let parts = std::iter::once(Bytes::from(staged)).chain(parts.iter().copied().cloned());
     let outbox = Outbox::with_rest(after(parts, written));
     track(counters, Sizes::default(), outbox.sizes());
-    connection.outbox = Some(Box::new(outbox));
-    connection.progress_ms = now.monotonic_ms;
+    outlet.outbox = Some(Box::new(outbox));
+    outlet.connection.progress_ms = now.monotonic_ms;
     Written::Blocked
 }
 

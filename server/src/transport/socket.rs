@@ -15,7 +15,10 @@ use roomful_protocol::websocket::{Reader, Role};
 use super::Place;
 
 /// What a thread keeps for a connection.
+///
+/// Fan-out touches one cache line of it.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(super) struct Socket {
     /// Tells this use of the slot from earlier ones.
     pub(super) generation: u32,
@@ -31,17 +34,31 @@ pub(super) struct Socket {
     /// Incomplete input.
     pub(super) reader: Reader,
     /// What was read and may not be handled while the connection is paused.
-    pub(super) unread: Vec<u8>,
-    /// What is left of the last words; none while the core has the connection.
-    last_words: Option<VecDeque<Bytes>>,
+    pub(super) unread: Box<[u8]>,
+    /// None while the core has the connection.
+    goodbye: Option<Box<Goodbye>>,
     /// The connection's place, until its last words are said.
-    place: Option<Place>,
+    place: Option<Box<Place>>,
 }
+
+// With debug assertions mio keeps what it checks in each socket.
+#[cfg(not(debug_assertions))]
+const _: () = assert!(
+    size_of::<Socket>() == 64,
+    "fan-out touches one cache line a socket"
+);
 
 /// What bytes go through. TLS will be the second.
 #[derive(Debug)]
 enum Wire {
     Plain(TcpStream),
+}
+
+/// The end of a connection that the core is done with.
+#[derive(Debug)]
+struct Goodbye {
+    /// What is left of the last words.
+    words: VecDeque<Bytes>,
 }
 
 /// What a read found.
@@ -65,9 +82,9 @@ impl Socket {
             ending: false,
             again: false,
             reader: Reader::new(Role::Server),
-            unread: Vec::new(),
-            last_words: None,
-            place: Some(place),
+            unread: Box::default(),
+            goodbye: None,
+            place: Some(Box::new(place)),
         }
     }
 
@@ -128,16 +145,18 @@ impl Socket {
 
     /// Whether the core is done with it.
     pub(super) fn is_saying_goodbye(&self) -> bool {
-        self.last_words.is_some()
+        self.goodbye.is_some()
     }
 
     /// Nothing of it concerns the core from here on. The last words are said as far as the peer takes them, and
     /// then the peer has its time to close: a socket that is closed with input unread is reset, and the last
     /// words with it.
     pub(super) fn say_goodbye(&mut self, words: Vec<Bytes>) {
-        self.unread = Vec::new();
+        self.unread = Box::default();
         self.reader = Reader::new(Role::Server);
-        self.last_words = Some(words.into());
+        self.goodbye = Some(Box::new(Goodbye {
+            words: words.into(),
+        }));
     }
 
     /// Goes on with a goodbye as far as it goes without waiting; whether it is over. What the peer still sends
@@ -166,11 +185,15 @@ impl Socket {
 
     /// Whether everything is said.
     fn speak(&mut self) -> io::Result<bool> {
-        while let Some(mut words) = self.last_words.as_mut().and_then(VecDeque::pop_front) {
+        while let Some(mut words) = self
+            .goodbye
+            .as_mut()
+            .and_then(|goodbye| goodbye.words.pop_front())
+        {
             let written = self.write(&[IoSlice::new(&words)])?;
             words.advance(written);
-            if let (true, Some(last_words)) = (words.has_remaining(), &mut self.last_words) {
-                last_words.push_front(words);
+            if let (true, Some(goodbye)) = (words.has_remaining(), &mut self.goodbye) {
+                goodbye.words.push_front(words);
                 return Ok(false);
             }
         }

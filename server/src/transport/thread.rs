@@ -298,7 +298,7 @@ impl Driver {
         }
         if let Some(socket) = self.host.socket_mut(connection) {
             socket.reader = reader;
-            socket.unread = input.to_vec();
+            socket.unread = Box::from(&*input);
         }
         self.settle();
     }
