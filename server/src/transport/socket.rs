@@ -29,6 +29,8 @@ pub(super) struct Socket {
     readable: bool,
     /// The peer sends no more, so the end is read even behind a short read.
     ending: bool,
+    /// The end has been read.
+    over: bool,
     /// Whether it stands in the list of those that are read once more.
     pub(super) again: bool,
     /// Incomplete input.
@@ -80,6 +82,7 @@ impl Socket {
             full: false,
             readable: false,
             ending: false,
+            over: false,
             again: false,
             reader: Reader::new(Role::Server),
             unread: Box::default(),
@@ -106,6 +109,13 @@ impl Socket {
         if !self.readable {
             return Heard::Nothing;
         }
+        let heard = self.receive(buffer);
+        self.over |= heard == Heard::End;
+        self.readable &= !self.over;
+        heard
+    }
+
+    fn receive(&mut self, buffer: &mut [u8]) -> Heard {
         let Wire::Plain(stream) = &mut self.wire;
         match stream.read(buffer) {
             Ok(0) => Heard::End,
@@ -162,6 +172,9 @@ impl Socket {
     /// Goes on with a goodbye as far as it goes without waiting; whether it is over. What the peer still sends
     /// is read into `buffer` and dropped.
     pub(super) fn go_on(&mut self, buffer: &mut [u8]) -> bool {
+        if self.over {
+            return true;
+        }
         match self.speak() {
             Ok(true) if self.place.take().is_some() => {
                 let Wire::Plain(stream) = &self.wire;

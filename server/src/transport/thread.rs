@@ -5,6 +5,7 @@
 //! that what several publish in one moment leaves in one write a member. There is no task and no buffer per connection.
 //! A panic while a connection's input is handled ends that connection; any other ends the thread.
 
+use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -84,6 +85,7 @@ impl Thread {
             clock: self.clock,
             settings: self.settings,
             buffer: Vec::new(),
+            ended: VecDeque::new(),
         };
         (self.mailbox, self.poll, driver)
     }
@@ -97,6 +99,8 @@ struct Driver {
     settings: TransportSettings,
     /// What every connection is read into: an idle one owns no buffer.
     buffer: Vec<u8>,
+    /// Connections whose peer has ended them, and which the core still has.
+    ended: VecDeque<ConnectionId>,
 }
 
 impl Driver {
@@ -121,6 +125,7 @@ impl Driver {
             for letter in mailbox.take() {
                 self.open_letter(letter, &poll);
             }
+            self.bury();
             self.keep_time();
             self.end_turn();
         }
@@ -128,7 +133,7 @@ impl Driver {
 
     /// How long nothing has to be done unless somebody tells.
     fn wait(&self) -> Option<Duration> {
-        if !self.host.again.is_empty() || !self.shard.is_idle() {
+        if !self.host.again.is_empty() || !self.ended.is_empty() || !self.shard.is_idle() {
             return Some(Duration::ZERO);
         }
         let due = [self.shard.next_tick_ms(), self.host.next_goodbye_ms()];
@@ -136,6 +141,17 @@ impl Driver {
         Some(Duration::from_millis(
             next_ms.saturating_sub(self.clock.monotonic_ms()),
         ))
+    }
+
+    /// Tells the core of connections that have ended: a few a turn, since it takes longer than reading from one that
+    /// lives, and thousands may end in one moment.
+    fn bury(&mut self) {
+        for _ in 0..ENDS_MAX {
+            let Some(connection) = self.ended.pop_front() else {
+                return;
+            };
+            self.step(Input::Gone { connection });
+        }
     }
 
     fn keep_time(&mut self) {
@@ -247,7 +263,7 @@ impl Driver {
             match socket.read(buffer) {
                 Heard::Bytes(bytes) => self.received(connection, &mut buffer[..bytes]),
                 Heard::Nothing => return,
-                Heard::End => return self.step(Input::Gone { connection }),
+                Heard::End => return self.ended.push_back(connection),
             }
         }
         // Others of this thread want to be read too.
@@ -341,5 +357,8 @@ impl Driver {
 /// One read's worth: a few messages of the longest kind, and many of the usual.
 const READ_BUFFER_BYTES: usize = 64 * 1024;
 
-/// Readiness taken from the kernel at a time.
-const EVENTS_MAX: usize = 1_024;
+/// Readiness taken from the kernel at a time: what one of them publishes waits for the others to be read.
+const EVENTS_MAX: usize = 256;
+
+/// Connections buried in one turn.
+const ENDS_MAX: usize = 32;
