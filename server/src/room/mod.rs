@@ -27,7 +27,7 @@ use crate::clock::Now;
 use crate::journal::{CompletionResult, HistoryBounds, Journal, Outcome, Ticket};
 use crate::metrics::ShardCounters;
 use crate::shard::message::{
-    Attachment, Delta, Message, Origin, Refusal, Request, ShardId, Signals, Turn, Wire,
+    Attachment, Batch, Delta, Message, Origin, Refusal, Request, ShardId, Signals, Turn, Wire,
 };
 use kind::RoomKind;
 use operations::{OperationBounds, Operations, ProducerKey};
@@ -149,8 +149,18 @@ struct Log {
     pending: VecDeque<Pending>,
     /// The newest committed entries, so that readers near the head need no journal.
     tail: VecDeque<Arc<Entry>>,
+    /// Chunks that were read lately: many come back from the same place in one moment.
+    chunks: VecDeque<KeptChunk>,
     /// Reads on their way.
     reads: HashMap<Ticket, Read>,
+}
+
+/// A chunk, encoded for those who got it.
+#[derive(Debug)]
+struct KeptChunk {
+    batch: Arc<Batch>,
+    /// Where the room stood: a chunk that ends before it is as long as a chunk may be, and stays right.
+    head: Offset,
 }
 
 #[derive(Debug)]
@@ -485,6 +495,7 @@ impl Log {
             last_ms: 0,
             pending: VecDeque::new(),
             tail: VecDeque::new(),
+            chunks: VecDeque::new(),
             reads: HashMap::new(),
         }
     }

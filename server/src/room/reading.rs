@@ -12,7 +12,7 @@ use roomful_protocol::frame::{Direction, Entry, HistoryPage, Reply};
 use roomful_protocol::id::Offset;
 use roomful_protocol::position::Position;
 
-use super::{Context, Read, Room};
+use super::{Context, KeptChunk, Read, Room};
 use crate::journal::{JournalError, Outcome, ReadPage, ReadQuery};
 use crate::shard::message::{Batch, Chunk, Message, Origin, Refusal, ShardId, Turn, Wire};
 
@@ -52,10 +52,14 @@ impl Room {
     pub(super) fn pull(&mut self, shard: ShardId, from: Position, context: &mut Context<'_>) {
         let head = self.head();
         if from == head {
-            return self.send_chunk(shard, from, Some(Vec::new()), context);
+            let nothing = Arc::new(self.batch(from.offset, Vec::new()));
+            return self.send_chunk(shard, from, Some(nothing), context);
         }
         if from.epoch != head.epoch || from > head || !self.keeps(from.offset, context) {
             return self.send_chunk(shard, from, None, context);
+        }
+        if let Some(batch) = self.kept_chunk(from.offset) {
+            return self.send_chunk(shard, from, Some(batch), context);
         }
         if self
             .log
@@ -79,7 +83,8 @@ impl Room {
                 .take(self.settings.chunk_entries_max)
                 .cloned()
                 .collect();
-            return self.send_chunk(shard, from, Some(entries), context);
+            let batch = self.keep_chunk(from.offset, entries, context);
+            return self.send_chunk(shard, from, Some(batch), context);
         }
         let query = ReadQuery {
             from: from.offset,
@@ -120,7 +125,10 @@ impl Room {
                         .first()
                         .is_some_and(|entry| entry.offset == from.offset.next())
                 };
-                self.send_chunk(shard, from, entries.filter(follows), context);
+                let batch = entries
+                    .filter(follows)
+                    .map(|entries| self.keep_chunk(from.offset, entries, context));
+                self.send_chunk(shard, from, batch, context);
             }
             (Read::History { to, direction }, Ok(page)) => {
                 context.reply(to, Ok(Reply::History(self.history_page(&page, direction))));
@@ -162,15 +170,45 @@ impl Room {
         }
     }
 
+    /// A chunk that was read lately and still is what follows an offset.
+    fn kept_chunk(&self, after: Offset) -> Option<Arc<Batch>> {
+        let head = self.log.distributed;
+        let is_right = |kept: &&KeptChunk| {
+            let last = kept.batch.last();
+            kept.batch.after == after && (last < kept.head || last == head)
+        };
+        let kept = self.log.chunks.iter().find(is_right)?;
+        Some(Arc::clone(&kept.batch))
+    }
+
+    /// A chunk, kept until the next clean-up.
+    fn keep_chunk(
+        &mut self,
+        after: Offset,
+        entries: Vec<Arc<Entry>>,
+        context: &mut Context<'_>,
+    ) -> Arc<Batch> {
+        let batch = Arc::new(self.batch(after, entries));
+        self.log.chunks.retain(|kept| kept.batch.after != after);
+        if self.log.chunks.len() == CHUNKS_MAX {
+            self.log.chunks.pop_front();
+        }
+        self.log.chunks.push_back(KeptChunk {
+            batch: Arc::clone(&batch),
+            head: self.log.distributed,
+        });
+        self.arm_maintenance(context);
+        batch
+    }
+
     /// Sends a hub its chunk; without entries, it says that they are gone.
     pub(super) fn send_chunk(
         &mut self,
         shard: ShardId,
         from: Position,
-        entries: Option<Vec<Arc<Entry>>>,
+        batch: Option<Arc<Batch>>,
         context: &mut Context<'_>,
     ) {
-        let batch = entries.map(|entries| Arc::new(self.batch(from.offset, entries)));
         let live = batch
             .as_ref()
             .is_some_and(|batch| batch.last() == self.log.distributed);
@@ -213,3 +251,6 @@ impl Room {
         }
     }
 }
+
+/// Chunks that a room keeps: the steps of those who come back from far behind together.
+const CHUNKS_MAX: usize = 8;
