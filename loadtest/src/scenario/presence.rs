@@ -15,6 +15,7 @@ use roomful_protocol::id::MemberId;
 use super::pace::{Schedule, wait_for};
 use super::usage::Meter;
 use super::{Deadline, Subject, TargetArgs, check_files};
+use crate::console::Bar;
 use crate::crowd::{Crowd, Told};
 use crate::report::{Figure, Measurement};
 
@@ -290,7 +291,9 @@ impl Churn {
         shape: Shape,
         deadline: &Deadline,
     ) -> Result<()> {
-        let end = Deadline::after(Duration::try_from_secs_f64(shape.duration_s)?);
+        let duration = Duration::try_from_secs_f64(shape.duration_s)?;
+        let _bar = Bar::timing("churn", duration);
+        let end = Deadline::after(duration);
         // In turn, so that the number of members changes with each.
         let mut schedule = Schedule::new(2.0 * f64::from(shape.rate));
         while let Some(rest) = end.left() {

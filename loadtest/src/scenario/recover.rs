@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::usage::Meter;
 use super::{Deadline, Subject, TargetArgs, check_files};
+use crate::console::Bar;
 use crate::crowd::{Crowd, Told};
 use crate::report::{Figure, Measurement};
 use crate::verify::{Key, Pattern};
@@ -109,10 +110,13 @@ pub(crate) fn measure(subject: &Subject, shape: Shape) -> Result<Measurement> {
     crowd.enter(clients, shape.joining_max, &deadline, &mut |index, told| {
         reports.hear(index, &told)
     })?;
+    let bar = Bar::counting("catching up", shape.connections);
     while reports.caught_up < shape.connections {
+        bar.reach(reports.caught_up);
         crowd.turn(TURN_MAX, &mut |index, told| reports.hear(index, &told))?;
         deadline.check(|| format!("{} clients have caught up", reports.caught_up))?;
     }
+    drop(bar);
     let took = start.elapsed().as_secs_f64();
     let usage = meter.stop(crowd.spun())?;
     let messages = crowd.messages() - messages;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::bystander::Bystander;
 use super::usage::Meter;
 use super::{Deadline, Subject, TargetArgs, check_files};
+use crate::console::Bar;
 use crate::crowd::{Crowd, Told};
 use crate::latency::{Names, quantiles};
 use crate::pool::Waiting;
@@ -114,7 +115,10 @@ pub(crate) fn measure(subject: &Subject, shape: Shape) -> Result<Measurement> {
     let mut bystander = Bystander::start(subject.address)?;
     storm.wait(SETTLE)?;
     bystander.ask()?;
-    storm.wait(Duration::try_from_secs_f64(shape.calm_s)?)?;
+    let calm_for = Duration::try_from_secs_f64(shape.calm_s)?;
+    let bar = Bar::timing("calm", calm_for);
+    storm.wait(calm_for)?;
+    drop(bar);
     let calm = bystander.ask()?;
 
     storm.told.is_steady = true;
@@ -242,7 +246,9 @@ impl Storm {
         let storm_max = Duration::try_from_secs_f64(self.shape.storm_max_s)?;
         let whole = std::mem::replace(&mut self.deadline, Deadline::after(storm_max));
         self.enter(0..self.shape.connections, self.shape.connections)?;
+        let bar = Bar::counting("catching up", self.shape.connections);
         while self.told.caught_up < self.shape.connections {
+            bar.reach(self.told.caught_up);
             self.turn(TURN_MAX)?;
         }
         self.deadline = whole;
