@@ -24,6 +24,7 @@ pub(super) fn page(comparison: &Comparison) -> Page {
         lead: "Servers side by side on one machine, in one run, each with the same traffic. Processor time is the kernel's \
                own accounting of the server's process; every figure is of a run in which each delivery arrived once and in order."
             .to_owned(),
+        notes: comparison.conditions.clone(),
         alarms: failures.collect(),
         tiles: tiles.collect(),
         sections: sections(comparison),
@@ -76,12 +77,16 @@ fn sections(comparison: &Comparison) -> Vec<Section> {
             title: "Times the floor's".to_owned(),
             note: "The median of the pairwise ratios; below it the 95 % interval, or in brackets the smallest and the largest of fewer than six."
                 .to_owned(),
-            body: Body::Table(table(comparison, ratio_cell)),
+            body: Body::Table(table(comparison, |row| capital(row.title), ratio_cell)),
         },
         Section {
             title: "Medians".to_owned(),
             note: "Below each the smallest and the largest run.".to_owned(),
-            body: Body::Table(table(comparison, value_cell)),
+            body: Body::Table(table(
+                comparison,
+                |row| format!("{} ({})", capital(row.title), row.unit),
+                value_cell,
+            )),
         },
     ];
     [ratios]
@@ -331,7 +336,11 @@ fn axis(title: &str, scale: Scale, ticks: Ticks) -> Axis {
     }
 }
 
-fn table(comparison: &Comparison, text: fn(&Row, &Cell) -> html::Cell) -> Table {
+fn table(
+    comparison: &Comparison,
+    title: fn(&Row) -> String,
+    text: fn(&Row, &Cell) -> html::Cell,
+) -> Table {
     let names = comparison
         .peers
         .iter()
@@ -348,10 +357,7 @@ fn table(comparison: &Comparison, text: fn(&Row, &Cell) -> html::Cell) -> Table 
     };
     let row = |row: &Row| {
         let cells = comparison.peers.iter().map(|column| cell(row, column.name));
-        (
-            format!("{} ({})", capital(row.title), row.unit),
-            cells.collect(),
-        )
+        (title(row), cells.collect())
     };
     Table {
         head: ["row".to_owned()].into_iter().chain(names).collect(),
@@ -411,11 +417,8 @@ fn conditions(comparison: &Comparison) -> [Section; 1] {
         .left_out
         .iter()
         .map(|left_out| format!("left out: {} ({})", left_out.peer, left_out.reason));
-    let lines = comparison
-        .conditions
-        .iter()
-        .cloned()
-        .chain(token)
+    let lines = token
+        .into_iter()
         .chain(left_out)
         .chain([String::new()])
         .chain(servers);

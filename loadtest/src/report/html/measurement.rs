@@ -30,6 +30,7 @@ pub(crate) fn page(measurement: &Measurement, server: Vec<String>) -> Page {
     Page {
         title: format!("{}: {}", measurement.peer(), measurement.scenario()),
         lead: measurement.settings(),
+        notes: Vec::new(),
         alarms: Vec::new(),
         tiles: tiles.collect(),
         sections,

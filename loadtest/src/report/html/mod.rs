@@ -21,6 +21,8 @@ pub(crate) struct Page {
     pub(crate) title: String,
     /// A sentence or two below it.
     pub(crate) lead: String,
+    /// What to know before believing it, a line each.
+    pub(crate) notes: Vec<String>,
     /// What makes it less than whole, a line each.
     pub(crate) alarms: Vec<String>,
     /// The figures that most come for.
@@ -102,13 +104,16 @@ impl Page {
             .iter()
             .map(|alarm| format!("<p class=\"alarm\">{}</p>\n", escape(alarm)));
         let alarms: String = alarms.collect();
+        let notes = self.notes.iter().map(|note| escape(note));
+        let notes = notes.collect::<Vec<_>>().join("<br>");
+        let notes = format!("<p class=\"note\">{notes}</p>\n");
         let tiles = self.tiles();
         let sections: String = self.sections.iter().map(Section::html).collect();
         format!(
             "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
              <title>{title}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n\
-             <h1>{title}</h1>\n<p class=\"lead\">{lead}</p>\n{alarms}{tiles}{sections}</main>\n</body>\n</html>\n"
+             <h1>{title}</h1>\n<p class=\"lead\">{lead}</p>\n{notes}{alarms}{tiles}{sections}</main>\n</body>\n</html>\n"
         )
     }
 
