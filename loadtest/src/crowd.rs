@@ -460,3 +460,96 @@ impl Client {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use roomful_protocol::frame::{CaughtUp, Durability};
+    use roomful_protocol::id::Epoch;
+
+    use super::*;
+
+    fn client() -> Client {
+        Client {
+            room: RoomName::parse(b"chat:lobby").unwrap(),
+            watch: Watch::None,
+            resume: None,
+            seat: None,
+            before: None,
+            position: None,
+            published: 0,
+        }
+    }
+
+    fn joined(member: u64, offset: u64, recovery: Recovery) -> ServerFrame {
+        let position = Position::new(Epoch(1), Offset(offset));
+        Joined {
+            request: RequestId(JOIN_REQUEST),
+            room: RoomAlias(1),
+            member: MemberId(member),
+            position,
+            head: position,
+            recovery,
+            durability: Durability::Memory,
+            revision: 1,
+            occupancy: 1,
+        }
+        .into()
+    }
+
+    /// What the frame is worth to the client: nothing, or the name of a fault.
+    fn told(client: &mut Client, frame: &ServerFrame) -> Result<(), String> {
+        let told = client.frame(frame, &mut |_| Ok(()));
+        told.map_err(|error| format!("{error:#}"))
+    }
+
+    /// A client that stands at offset 5, and lost its connection there.
+    fn cut() -> Client {
+        let mut client = client();
+        told(&mut client, &joined(7, 5, Recovery::Live)).unwrap();
+        client.before = client.seat.take();
+        client
+    }
+
+    #[test]
+    fn the_log_is_taken_in_order_and_nothing_else_is() {
+        let mut client = client();
+        assert!(client.event(1).is_err());
+        told(&mut client, &joined(7, 5, Recovery::Live)).unwrap();
+        client.event(6).unwrap();
+        let doubled = client.event(6).unwrap_err().to_string();
+        assert!(doubled.starts_with("doubled"), "{doubled}");
+        let skipped = client.event(8).unwrap_err().to_string();
+        assert!(skipped.starts_with("lost or out of order"), "{skipped}");
+        client.event(7).unwrap();
+    }
+
+    #[test]
+    fn who_comes_back_must_be_who_was_there() {
+        told(&mut cut(), &joined(7, 5, Recovery::Recovering)).unwrap();
+        for (frame, name) in [
+            (joined(8, 5, Recovery::Recovering), "came back as member 8"),
+            (joined(7, 9, Recovery::Reset), "reset"),
+            (joined(7, 6, Recovery::Live), "joined at 1-6"),
+        ] {
+            let text = told(&mut cut(), &frame).unwrap_err();
+            assert!(text.contains(name), "{text}");
+        }
+    }
+
+    #[test]
+    fn having_caught_up_means_having_everything() {
+        let mut client = cut();
+        told(&mut client, &joined(7, 5, Recovery::Recovering)).unwrap();
+        client.event(6).unwrap();
+        let caught_up = |offset| {
+            CaughtUp {
+                room: RoomAlias(1),
+                offset: Offset(offset),
+            }
+            .into()
+        };
+        let text = told(&mut client, &caught_up(7)).unwrap_err();
+        assert!(text.starts_with("lost"), "{text}");
+        told(&mut client, &caught_up(6)).unwrap();
+    }
+}

@@ -4,21 +4,20 @@
 //! it delivered. A figure is printed only when every expected delivery has arrived once and in order; anything else ends the run
 //! with one line that names what went wrong, and exit code 1. Correctness beyond that is left to the `tests` crate.
 //!
-//! Read in this order: [`scenario`] (what is done), [`swarm`] and [`connection`] (how it is done fast enough), [`verify`] (what
-//! must arrive), [`peer`] (who is measured), [`process`] (where the numbers come from), [`compare`] (peers side by side).
+//! Read in this order: [`scenario`] (what is done), [`pool`] and [`connection`] (how it is done fast enough), [`swarm`] and [`crowd`] (what
+//! any peer's and what Roomful's own clients do), [`verify`] (what must arrive), [`latency`] (how long it took), [`peer`] (who is
+//! measured), [`process`] (where the numbers come from), [`compare`] (peers side by side).
 
 mod scenario;
 
+mod connection;
 mod pool;
-mod swarm;
 
 mod crowd;
-
-mod connection;
-
-mod verify;
+mod swarm;
 
 mod latency;
+mod verify;
 
 mod floor_server;
 mod peer;

@@ -90,6 +90,16 @@ fn each_scenario_has_a_result_when_everything_arrives() {
             "server resident bytes per connection",
         ),
         (
+            "idle",
+            &[
+                "--peer=floor",
+                "--connections=60",
+                "--processes=2",
+                "--settle-s=0.1",
+            ],
+            "server resident bytes per connection",
+        ),
+        (
             "connect",
             &["--peer=plain", "--connections=50"],
             "server CPU per connect and join",
@@ -163,6 +173,18 @@ fn what_cannot_be_run_is_one_clear_line() {
             "there is no server at /nowhere/roomful",
         ),
         (
+            &["mixed", "--server=/bin/false", "--config=../bench.toml"],
+            "the server died (exit status: 1)",
+        ),
+        (
+            &["echo", "--url=ws://127.0.0.1:9", "--pid=1"],
+            "can't connect to 127.0.0.1:9",
+        ),
+        (
+            &["storm", "--url=ws://127.0.0.1:9", "--pid=999999999"],
+            "there is no process 999999999 here",
+        ),
+        (
             &["fanout", "--peer=plain", "--members=4", "--in-flight=5"],
             "in flight may be 1 to 4",
         ),
@@ -191,6 +213,55 @@ fn what_cannot_be_run_is_one_clear_line() {
             1,
             "{output:?}"
         );
+    }
+}
+
+/// Somebody else's server stands where ours should.
+#[test]
+fn a_port_that_belongs_to_something_else_ends_the_run_by_its_name() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}", listener.local_addr().unwrap());
+    let stranger = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(b"HTTP/1.1 404 Not Found\r\n\r\n").unwrap();
+        // Until the tester hangs up.
+        stream.read_to_end(&mut Vec::new()).ok();
+    });
+    let mut command = Command::new(PROGRAM);
+    command.args(["recover", &format!("--url={url}")]);
+    command.arg(format!("--pid={}", process::id()));
+    assert_failed(&command.output().unwrap(), "404 Not Found");
+    stranger.join().unwrap();
+}
+
+/// Every option of every scenario says what it is in, and what it is if nobody says so.
+#[test]
+fn help_gives_units_and_defaults() {
+    let scenarios = [
+        "fanout", "rooms", "echo", "slow", "presence", "storm", "recover", "mixed", "idle",
+        "connect",
+    ];
+    for scenario in scenarios {
+        let mut command = Command::new(PROGRAM);
+        let output = command.args([scenario, "--help"]).output().unwrap();
+        let help = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && help.contains("--json"), "{help}");
+        let (_, options) = help.split_once("Options:").unwrap();
+        // One that takes a number; files and addresses have no default.
+        for option in options
+            .split("\n\n")
+            .flat_map(|part| part.split("\n      --"))
+        {
+            let numeric = option.contains("_S>") || option.contains("_MAX>");
+            assert!(
+                !numeric || option.contains("[default"),
+                "{scenario}: {option}"
+            );
+            assert!(
+                !option.contains("_S>") || option.contains("econds"),
+                "{scenario}: {option}"
+            );
+        }
     }
 }
 

@@ -15,6 +15,9 @@ pub(crate) struct LaunchArgs {
     /// The roomful server's configuration
     #[arg(long, value_name = "FILE", default_value = "bench.toml")]
     pub(super) config: PathBuf,
+    /// A setting of the roomful server over its configuration, such as placement.imbalance_max=1; may be given again
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(super) set: Vec<String>,
     /// Where `cargo xtask peers` has put the other servers [default: peers in the target directory of this program]
     #[arg(long, value_name = "DIR")]
     peers_dir: Option<PathBuf>,

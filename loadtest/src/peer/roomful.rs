@@ -94,6 +94,10 @@ impl Peer for Roomful {
             let shards = ["--shards".to_owned(), workers.to_string()];
             launch.arguments.extend(shards);
         }
+        for setting in &args.set {
+            let setting = ["--set".to_owned(), setting.clone()];
+            launch.arguments.extend(setting);
+        }
         Ok(launch)
     }
 

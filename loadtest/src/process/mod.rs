@@ -7,9 +7,11 @@ mod cores;
 mod cpu;
 mod memory;
 mod server;
+mod syscalls;
 mod tree;
 
 pub(crate) use cores::{Cores, files_allowed};
 pub(crate) use cpu::{CpuTime, MachineTime};
-pub(crate) use memory::resident_bytes;
+pub(crate) use memory::{MachineMemory, resident_bytes};
 pub(crate) use server::{Launch, Server};
+pub(crate) use syscalls::Syscalls;

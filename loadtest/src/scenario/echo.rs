@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::load::Load;
+use super::load::{CountingArgs, Load};
 use super::pace::{Pace, Timed};
 use super::traffic::{Layout, Traffic};
 use super::{Deadline, Subject, TargetArgs, check_files};
@@ -21,6 +21,8 @@ use crate::verify::Pattern;
 pub(crate) struct Args {
     #[command(flatten)]
     shape: Shape,
+    #[command(flatten)]
+    counting: CountingArgs,
     #[command(flatten)]
     target: TargetArgs,
 }
@@ -57,7 +59,10 @@ pub(crate) const ROUND_TRIP: Names = quantiles!("round trip");
 /// Anything that leaves the measurement without a result.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let target = args.target.target()?;
-    let measurement = target.measure(|subject| measure(subject, args.shape))?;
+    let measurement = target.measure(|mut subject| {
+        subject.counting = args.counting.counting();
+        measure(subject, args.shape)
+    })?;
     args.target.report(&target, &measurement)
 }
 
@@ -73,7 +78,7 @@ pub(crate) fn measure(subject: Subject, shape: Shape) -> Result<Measurement> {
     Pattern::check(shape.payload_bytes)?;
     check_files(shape.rooms)?;
     let mut measurement = Measurement::new("echo", subject.peer.name(), shape.settings());
-    let pid = subject.pid;
+    let (pid, counting) = (subject.pid, subject.counting);
     let deadline = Deadline::after(Duration::try_from_secs_f64(shape.timeout_s)?);
     let swarm = Swarm::new(subject.peer, subject.address, subject.waiting.eager())?;
     let plan = Plan {
@@ -88,7 +93,7 @@ pub(crate) fn measure(subject: Subject, shape: Shape) -> Result<Measurement> {
     let mut traffic = Traffic::open(swarm, plan, layout, deadline)?;
     shape.stretch(&mut traffic, shape.warmup_s, &mut Latency::new())?;
     let mut latency = Latency::new();
-    let load = Load::start(pid, &traffic)?;
+    let load = Load::start(pid, counting, &traffic)?;
     shape.stretch(&mut traffic, shape.duration_s, &mut latency)?;
     let done = load.stop(&traffic)?;
     measurement.add_latency(&latency, "round trip", ROUND_TRIP)?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::load::{Load, closed_loop};
+use super::load::{CountingArgs, Load, closed_loop};
 use super::pace::{Pace, Timed};
 use super::traffic::{Arrival, Layout, Traffic};
 use super::{Deadline, Subject, TargetArgs, check_files};
@@ -23,6 +23,8 @@ use crate::verify::Pattern;
 pub(crate) struct Args {
     #[command(flatten)]
     shape: Shape,
+    #[command(flatten)]
+    counting: CountingArgs,
     #[command(flatten)]
     target: TargetArgs,
 }
@@ -65,7 +67,10 @@ const PACED_PUBLISHERS: usize = 50;
 /// Anything that leaves the measurement without a result.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let target = args.target.target()?;
-    let measurement = target.measure(|subject| measure(subject, args.shape))?;
+    let measurement = target.measure(|mut subject| {
+        subject.counting = args.counting.counting();
+        measure(subject, args.shape)
+    })?;
     args.target.report(&target, &measurement)
 }
 
@@ -76,7 +81,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 pub(crate) fn measure(subject: Subject, shape: Shape) -> Result<Measurement> {
     shape.check()?;
     let mut measurement = Measurement::new("fanout", subject.peer.name(), shape.settings());
-    let pid = subject.pid;
+    let (pid, counting) = (subject.pid, subject.counting);
     let deadline = Deadline::after(Duration::try_from_secs_f64(shape.timeout_s)?);
     let waiting = match shape.rate {
         Some(_) => subject.waiting.eager(),
@@ -91,7 +96,7 @@ pub(crate) fn measure(subject: Subject, shape: Shape) -> Result<Measurement> {
     let mut traffic = Traffic::open(swarm, plan, shape.layout(), deadline)?;
     shape.stretch(&mut traffic, shape.warmup_s, &mut Latency::new())?;
     let mut own = Latency::new();
-    let load = Load::start(pid, &traffic)?;
+    let load = Load::start(pid, counting, &traffic)?;
     shape.stretch(&mut traffic, shape.duration_s, &mut own)?;
     let done = load.stop(&traffic)?;
     measurement.add(done.per_delivery());

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::load::{Load, closed_loop};
+use super::load::{CountingArgs, Load, closed_loop};
 use super::traffic::{Layout, Traffic};
 use super::{Deadline, Subject, TargetArgs, check_files};
 use crate::report::Measurement;
@@ -20,6 +20,8 @@ use crate::verify::Pattern;
 pub(crate) struct Args {
     #[command(flatten)]
     shape: Shape,
+    #[command(flatten)]
+    counting: CountingArgs,
     #[command(flatten)]
     target: TargetArgs,
 }
@@ -56,7 +58,10 @@ pub(crate) struct Shape {
 /// Anything that leaves the measurement without a result.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let target = args.target.target()?;
-    let measurement = target.measure(|subject| measure(subject, args.shape))?;
+    let measurement = target.measure(|mut subject| {
+        subject.counting = args.counting.counting();
+        measure(subject, args.shape)
+    })?;
     args.target.report(&target, &measurement)
 }
 
@@ -67,7 +72,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 pub(crate) fn measure(subject: Subject, shape: Shape) -> Result<Measurement> {
     shape.check()?;
     let mut measurement = Measurement::new("rooms", subject.peer.name(), shape.settings());
-    let pid = subject.pid;
+    let (pid, counting) = (subject.pid, subject.counting);
     let deadline = Deadline::after(Duration::try_from_secs_f64(shape.timeout_s)?);
     let swarm = Swarm::new(subject.peer, subject.address, subject.waiting)?;
     let plan = Plan {
@@ -82,7 +87,7 @@ pub(crate) fn measure(subject: Subject, shape: Shape) -> Result<Measurement> {
     let mut traffic = Traffic::open(swarm, plan, layout, deadline)?;
     let mut turns = Turns::new(shape);
     turns.stretch(&mut traffic, shape.warmup_s)?;
-    let load = Load::start(pid, &traffic)?;
+    let load = Load::start(pid, counting, &traffic)?;
     turns.stretch(&mut traffic, shape.duration_s)?;
     let done = load.stop(&traffic)?;
     measurement.add(done.per_delivery());

@@ -185,7 +185,7 @@ fn measure(subject: Subject, shape: Shape, stalled: usize) -> Result<Run> {
         &mut Latency::new(),
     )?;
     let mut latency = Latency::new();
-    let load = Load::start(pid, &traffic)?;
+    let load = Load::start(pid, subject.counting, &traffic)?;
     shape.stretch(&mut traffic, &mut stalled, shape.duration_s, &mut latency)?;
     let done = load.stop(&traffic)?;
     stalled.finish(traffic.published(), &deadline)?;

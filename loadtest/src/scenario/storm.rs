@@ -59,6 +59,8 @@ pub(crate) struct Shape {
 /// Names of the figures.
 pub(crate) const SECONDS: &str = "until all have caught up";
 pub(crate) const RATIO: &str = "healthy room's p99, in the storm / before";
+const LONGEST_AWAY: &str = "healthy room's longest, cut and away";
+const LONGEST_BACK: &str = "healthy room's longest, coming back";
 const CALM: Names = quantiles!("healthy room before");
 const STORM: Names = quantiles!("healthy room in the storm");
 
@@ -125,10 +127,14 @@ pub(crate) fn measure(subject: &Subject, shape: Shape) -> Result<Measurement> {
     storm.cut();
     storm.publish()?;
     let away = start.elapsed();
+    let mut stormy = bystander.ask()?;
+    measurement.add(Figure::new(LONGEST_AWAY, "µs", stormy.us_at(1.0)?));
     storm.come_back()?;
     let all = start.elapsed();
     let usage = meter.stop(storm.crowd.spun())?;
-    let stormy = bystander.ask()?;
+    let back = bystander.ask()?;
+    measurement.add(Figure::new(LONGEST_BACK, "µs", back.us_at(1.0)?));
+    stormy.add(&back);
     storm.finish()?;
     bystander.finish()?;
 

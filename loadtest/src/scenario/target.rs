@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
+use super::load::Counting;
 use crate::console;
 use crate::peer::{LaunchArgs, Peer, PeerName};
 use crate::pool::Waiting;
@@ -65,6 +66,8 @@ pub(crate) struct Subject {
     pub(crate) name: PeerName,
     /// How this program waits for it.
     pub(crate) waiting: Waiting,
+    /// What is counted besides; nothing unless the scenario changes it.
+    pub(crate) counting: Counting,
 }
 
 impl TargetArgs {
@@ -164,6 +167,7 @@ impl Target {
             peer: peer.adapter(),
             name: peer,
             waiting: self.waiting(),
+            counting: Counting::Nothing,
         };
         scenario(subject).map_err(|error| server.explain(error))
     }
