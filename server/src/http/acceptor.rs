@@ -221,7 +221,7 @@ const LISTENER: Token = Token(0);
 const STOP: Token = Token(1);
 
 /// Accepted in one go: few enough that nobody's request is looked at late.
-const ACCEPTS_MAX: usize = 128;
+const ACCEPTS_MAX: usize = 64;
 
 /// Longer than any upgrade request of our clients with a token in it; what is longer takes the longer way.
 const HEAD_BYTES: usize = 4 * 1024;

@@ -44,7 +44,7 @@ pub(super) struct ThreadHost {
 #[derive(Default)]
 pub(super) struct Wants {
     /// Sockets that turned out to be broken.
-    pub(super) broken: Vec<ConnectionId>,
+    pub(super) broken: VecDeque<ConnectionId>,
     /// Tokens that were checked at once.
     pub(super) verified: Vec<(ConnectionId, Result<Identity, AuthError>)>,
     /// Shards that have mail.
@@ -175,12 +175,16 @@ impl ThreadHost {
 impl Host for ThreadHost {
     fn write(&mut self, connection: ConnectionId, slices: &[IoSlice<'_>]) -> usize {
         let total = slices.iter().map(|slice| slice.len()).sum();
-        let Some(socket) = self.socket_mut(connection) else {
+        // Whoever is over stays in its rooms until it is buried, and costs no call meanwhile.
+        let Some(socket) = self
+            .socket_mut(connection)
+            .filter(|socket| !socket.is_over())
+        else {
             return total;
         };
         socket.write(slices).unwrap_or_else(|_| {
             // Whether the peer got it will show when it comes back with its position.
-            self.wants.broken.push(connection);
+            self.wants.broken.push_back(connection);
             total
         })
     }

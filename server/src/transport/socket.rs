@@ -29,7 +29,7 @@ pub(super) struct Socket {
     readable: bool,
     /// The peer sends no more, so the end is read even behind a short read.
     ending: bool,
-    /// The end has been read.
+    /// The end has been read, or a write has failed.
     over: bool,
     /// Whether it stands in the list of those that are read once more.
     pub(super) again: bool,
@@ -146,11 +146,20 @@ impl Socket {
             ),
         };
         let written = match outcome {
+            Ok(written) => written,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            outcome => outcome?,
+            Err(error) => {
+                self.over = true;
+                return Err(error);
+            }
         };
         self.full |= written < total;
         Ok(written)
+    }
+
+    /// Whether the peer has ended it, or it broke: nothing that is written would arrive.
+    pub(super) fn is_over(&self) -> bool {
+        self.over
     }
 
     /// Whether the core is done with it.

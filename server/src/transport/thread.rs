@@ -99,7 +99,7 @@ struct Driver {
     settings: TransportSettings,
     /// What every connection is read into: an idle one owns no buffer.
     buffer: Vec<u8>,
-    /// Connections whose peer has ended them, and which the core still has.
+    /// Connections that have ended or broken, and which the core still has.
     ended: VecDeque<ConnectionId>,
 }
 
@@ -343,9 +343,7 @@ impl Driver {
                 outcome,
             });
         }
-        while let Some(connection) = self.host.wants.broken.pop() {
-            self.step_alone(Input::Gone { connection });
-        }
+        self.ended.append(&mut self.host.wants.broken);
         self.host.wake_touched();
     }
 
