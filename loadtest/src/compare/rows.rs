@@ -22,8 +22,6 @@ pub(super) struct Spec {
     pub(super) goal: Goal,
     /// Whether `compare --quick` has it.
     pub(super) is_quick: bool,
-    /// Whether the other floor is measured too.
-    both_floors: bool,
     scenario: Scenario,
 }
 
@@ -47,8 +45,6 @@ pub(super) struct Extent {
     pub(super) idle: usize,
     /// Seconds of rest in `idle` before the memory is looked at.
     pub(super) settle_s: f64,
-    /// Whether a row has both floors, or its own alone.
-    pub(super) both_floors: bool,
     /// Of all numbers of connections and all times, so much.
     pub(super) scale: f64,
 }
@@ -56,11 +52,10 @@ pub(super) struct Extent {
 impl Extent {
     /// For figures that are to be quoted.
     pub(super) const FULL: Self = Self {
-        duration_s: 5.0,
+        duration_s: 3.0,
         connect: 10_000,
         idle: 19_000,
         settle_s: 2.0,
-        both_floors: true,
         scale: 1.0,
     };
 
@@ -70,7 +65,6 @@ impl Extent {
         connect: 3_000,
         idle: 6_000,
         settle_s: 0.3,
-        both_floors: false,
         scale: 1.0,
     };
 
@@ -158,7 +152,6 @@ pub(super) fn all(extent: Extent) -> Vec<Spec> {
         floor: PeerName::FLOOR,
         goal: Goal::TimesFloor(1.15),
         is_quick,
-        both_floors: extent.both_floors,
         scenario: extent.fanout(members, 1, 64),
     };
     let coalescing = |name, title, members, payload_bytes, is_quick| Spec {
@@ -168,7 +161,6 @@ pub(super) fn all(extent: Extent) -> Vec<Spec> {
         floor: PeerName::FLOOR_COALESCING,
         goal: Goal::TimesFloor(1.2),
         is_quick,
-        both_floors: extent.both_floors,
         scenario: extent.fanout(members, 32, payload_bytes),
     };
     let latency = |name, title, members| Spec {
@@ -178,7 +170,6 @@ pub(super) fn all(extent: Extent) -> Vec<Spec> {
         floor: PeerName::FLOOR,
         goal: Goal::TimesFloor(1.15),
         is_quick: false,
-        both_floors: false,
         scenario: extent.paced(members),
     };
     let memory = |name, title, connections: Option<usize>| Spec {
@@ -188,7 +179,6 @@ pub(super) fn all(extent: Extent) -> Vec<Spec> {
         floor: PeerName::FLOOR,
         goal: Goal::Value(3072.0),
         is_quick: connections.is_none(),
-        both_floors: false,
         scenario: extent.idle(connections.unwrap_or(extent.idle)),
     };
     let quick = true;
@@ -246,7 +236,6 @@ pub(super) fn all(extent: Extent) -> Vec<Spec> {
             floor: PeerName::FLOOR,
             goal: Goal::TimesFloor(1.2),
             is_quick: quick,
-            both_floors: extent.both_floors,
             scenario: extent.rooms(),
         },
         Spec {
@@ -256,7 +245,6 @@ pub(super) fn all(extent: Extent) -> Vec<Spec> {
             floor: PeerName::FLOOR,
             goal: Goal::TimesFloor(1.5),
             is_quick: quick,
-            both_floors: false,
             scenario: extent.connect(),
         },
         memory(
@@ -284,10 +272,10 @@ pub(super) fn all(extent: Extent) -> Vec<Spec> {
 }
 
 impl Spec {
-    /// Whether a peer has a cell here. The floors differ only under load, and a token is only checked in `connect`.
+    /// Whether a peer has a cell here: of the floors the row's own, and a token is only checked in `connect`.
     pub(super) fn takes(&self, peer: PeerName) -> bool {
         if [PeerName::FLOOR, PeerName::FLOOR_COALESCING].contains(&peer) {
-            return self.both_floors || peer == self.floor;
+            return peer == self.floor;
         }
         peer != PeerName::ROOMFUL_TOKEN || self.figure == connect::PER_CONNECTION
     }
