@@ -1,7 +1,7 @@
 //! Every metric of the process: its name, its labels, its help.
 //!
 //! A shard counts in its own [`ShardCounters`], which only its thread writes, so that counting on a message's
-//! path costs a load and a store; a scrape adds the shards up. What happens on the control runtime is counted
+//! path costs a load and a store; a scrape adds the shards up. What happens on other threads is counted
 //! in [`Metrics`] itself. A label's values are a fixed set in this file or in the protocol's catalogues:
 //! never a room, a user, or anything that a peer sent. What the numbers mean for an operator is left to the
 //! dashboards.

@@ -1,6 +1,6 @@
 //! Every task of the process starts here.
 //!
-//! Any thread may start tasks, on whatever runtime it runs in. The tracker counts the live ones by name,
+//! Any thread may start tasks, in the runtime that it has entered. The tracker counts the live ones by name,
 //! counts those that panicked, and lets shutdown wait until none is left. It ends no task by itself: tasks listen to [`crate::shutdown::Shutdown`].
 
 use std::collections::BTreeMap;

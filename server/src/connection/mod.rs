@@ -1,6 +1,7 @@
 //! A connection as its shard sees it: who it is, what it is in, and what it still owes and is owed.
 //!
-//! Plain data that the shard's code reads and changes; the socket is elsewhere. An idle connection owns no buffer.
+//! Plain data that the shard's code reads and changes; the socket is elsewhere. What fan-out touches stands apart
+//! from the rest, in [`Outlet`]. An idle connection owns no buffer.
 
 pub mod outbox;
 mod rate;

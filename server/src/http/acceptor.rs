@@ -1,4 +1,8 @@
-//! The accept loop.
+//! The accept loop, on a thread of its own for each listener.
+//!
+//! It looks at what a new connection has sent already. A good handshake leaves for its shard from here, those of
+//! one moment together; whatever else becomes a task of the control runtime. Trouble with accepting is counted and
+//! waited out. What a good handshake is, and what anything else is answered, is left to `connection`.
 
 use std::io;
 use std::net::SocketAddr;

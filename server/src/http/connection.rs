@@ -1,8 +1,8 @@
 //! One HTTP connection, from its acceptance to its end or its hand-over.
 //!
-//! The connection is driven without letting the HTTP engine close the socket: whoever the socket goes to
-//! afterwards gets it whole, be it the WebSocket side or the lingering close that lets a refusal reach the
-//! peer.
+//! A first request that has arrived whole and is a good handshake is answered at once, without the HTTP engine.
+//! Any other connection is driven by the engine, but never closed by it: whoever the socket goes to afterwards gets
+//! it whole, be it the WebSocket side or the lingering close that lets a refusal reach the peer.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};

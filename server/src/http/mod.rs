@@ -1,8 +1,9 @@
 //! The HTTP doors: pages, health, metrics, and the WebSocket handshake.
 //!
-//! It runs on the control runtime, one task per connection, and touches no room. A connection that asks for a
-//! WebSocket is checked, answered, and handed over as a plain socket together with whatever was read past the
-//! request; nothing of HTTP stays with it. Every refusal is an HTTP answer that reaches the peer, and is
+//! Each listener has a thread that accepts. A handshake that has arrived whole and is good is answered there;
+//! whatever else comes is served on the control runtime, one task per connection. No room is touched. A
+//! connection that asks for a WebSocket is checked, answered, and handed over as a plain socket together with
+//! whatever was read past the request; nothing of HTTP stays with it. Every refusal is an HTTP answer that reaches the peer, and is
 //! counted; heads are bounded in bytes, lines and time, connections in number and lifetime, and no request
 //! with a body is accepted. What is said over the WebSocket, and who may say it, is left to the taker of the
 //! socket ([`Upgrades`]).

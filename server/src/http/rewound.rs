@@ -1,4 +1,6 @@
 //! A socket of which something has been read already, as if it had not.
+//!
+//! The acceptor reads before it knows whether the HTTP engine is needed; the engine has to see those bytes too.
 
 use std::io;
 use std::pin::Pin;

@@ -25,7 +25,7 @@ use super::guard::Rejected;
 use super::origin::OriginRule;
 use crate::metrics::{HandshakeRejection as Reason, Metrics};
 
-/// Takes the sockets whose handshake is done. Called from many tasks at once.
+/// Takes the sockets whose handshake is done. Called from the acceptor's thread and from many tasks at once.
 pub trait Upgrades: Send + Sync {
     /// Asks for a place, before the client is told "yes". The permit travels in [`Upgraded::place`], or is
     /// dropped where the client goes away in between; the place is taken for as long as the permit lives.

@@ -3,7 +3,8 @@
 //! The room calls it with requests and with what the journal has read. No reader sees beyond what has been
 //! sent to the hubs, and a chunk follows the reader's place without a gap or says that the history is gone.
 //! Entries near the head come from the room's tail, all others from the journal; chunks and pages are
-//! bounded. What the hubs do with chunks is theirs.
+//! bounded. A few chunks are kept until the next clean-up, since many come back from the same place in one
+//! moment. What the hubs do with chunks is theirs.
 
 use std::sync::Arc;
 

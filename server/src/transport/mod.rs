@@ -1,8 +1,9 @@
 //! The threads that run the shards, with their sockets, clocks and mailboxes.
 //!
-//! Each shard has one thread with a runtime of its own: a connection that was dealt to it never leaves.
-//! Everything that may happen is turned into an input of the core; what the core wants is done at once or by
-//! small tasks of the same thread. Rooms, sessions and what frames mean are not known here.
+//! Each shard has one thread with an event queue of its own: a connection that was dealt to it never leaves.
+//! Other threads reach it by its mailbox alone. Everything that may happen is turned into an input of the core;
+//! what the core wants is done at once, or after the step where it would come back into the core. Nothing here
+//! waits but the loop for its events. Rooms, sessions and what frames mean are not known here.
 
 mod host;
 mod mailbox;

@@ -1,8 +1,9 @@
 //! One shard's thread: sockets in, inputs to the core, bytes out.
 //!
 //! A turn of its loop waits until the kernel tells of sockets, another thread has sent a letter or a timer is
-//! due; reads everybody who is ready; takes the mail; and then lets the core hand out what came together, so
-//! that what several publish in one moment leaves in one write a member. There is no task and no buffer per connection.
+//! due; reads everybody who is ready; takes the mail; buries a few of those who have ended; looks at the timers;
+//! and then lets the core hand out what came together, so that what several publish in one moment leaves in one
+//! write a member. There is no task and no buffer per connection.
 //! A panic while a connection's input is handled ends that connection; any other ends the thread.
 
 use std::collections::VecDeque;
