@@ -328,7 +328,6 @@ impl Room {
     /// Drops what is too old, and sets the timer for the next time.
     pub(super) fn maintain(&mut self, context: &mut Context<'_>) {
         let now_ms = context.now.unix_ms;
-        self.log.chunks.clear();
         self.operations.expire(now_ms);
         let trim_ms = context.journal.trim(&self.id, now_ms);
         let due_ms = [trim_ms, self.operations.next_expiry_ms()]

@@ -117,6 +117,8 @@ pub enum RoomTimer {
     Maintain,
     /// Close the room, if it is still empty.
     Idle,
+    /// Drop the chunks that were kept.
+    Chunks,
     /// Try to send to a shard whose mailbox was full.
     Retry,
     /// Try to open the log again.
@@ -406,6 +408,7 @@ impl Room {
                 self.idle_armed = false;
                 return self.close_if_idle(context);
             }
+            RoomTimer::Chunks => self.log.chunks.clear(),
             RoomTimer::Retry => self.turn.retry = true,
             RoomTimer::Reopen if self.members.occupancy() == 0 => return After::Close,
             RoomTimer::Reopen => {

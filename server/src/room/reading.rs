@@ -3,7 +3,7 @@
 //! The room calls it with requests and with what the journal has read. No reader sees beyond what has been
 //! sent to the hubs, and a chunk follows the reader's place without a gap or says that the history is gone.
 //! Entries near the head come from the room's tail, all others from the journal; chunks and pages are
-//! bounded. A few chunks are kept until the next clean-up, since many come back from the same place in one
+//! bounded. A few chunks are kept for a second, since many come back from the same place in one
 //! moment. What the hubs do with chunks is theirs.
 
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use roomful_protocol::frame::{Direction, Entry, HistoryPage, Reply};
 use roomful_protocol::id::Offset;
 use roomful_protocol::position::Position;
 
-use super::{Context, KeptChunk, Read, Room};
+use super::{Context, KeptChunk, Read, Room, RoomTimer};
 use crate::journal::{JournalError, Outcome, ReadPage, ReadQuery};
 use crate::shard::message::{Batch, Chunk, Message, Origin, Refusal, ShardId, Turn, Wire};
 
@@ -182,7 +182,7 @@ impl Room {
         Some(Arc::clone(&kept.batch))
     }
 
-    /// A chunk, kept until the next clean-up.
+    /// A chunk, kept for a while.
     fn keep_chunk(
         &mut self,
         after: Offset,
@@ -190,6 +190,9 @@ impl Room {
         context: &mut Context<'_>,
     ) -> Arc<Batch> {
         let batch = Arc::new(self.batch(after, entries));
+        if self.log.chunks.is_empty() {
+            context.timers.push((CHUNKS_MS, RoomTimer::Chunks));
+        }
         self.log.chunks.retain(|kept| kept.batch.after != after);
         if self.log.chunks.len() == CHUNKS_MAX {
             self.log.chunks.pop_front();
@@ -198,7 +201,6 @@ impl Room {
             batch: Arc::clone(&batch),
             head: self.log.distributed,
         });
-        self.arm_maintenance(context);
         batch
     }
 
@@ -252,6 +254,9 @@ impl Room {
         }
     }
 }
+
+/// How long chunks are kept, in milliseconds: who comes back in one moment comes within seconds.
+const CHUNKS_MS: u64 = 1_000;
 
 /// Chunks that a room keeps: the steps of those who come back from far behind together.
 const CHUNKS_MAX: usize = 8;

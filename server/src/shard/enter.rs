@@ -91,7 +91,7 @@ impl Shard {
             );
             return Err(Refusal::new(ErrorCode::TooManyRooms, text));
         }
-        open.joining.push((join.request, room.clone()));
+        push_first_alone(&mut open.joining, (join.request, room.clone()));
         let producer = join.producer.as_ref().map(|producer| producer.producer);
         let message = Join {
             to,
@@ -164,7 +164,11 @@ impl Shard {
         };
         let before = open.joining.len();
         open.joining.retain(|(joining, _)| *joining != request);
-        open.joining.len() < before
+        let was_on_its_way = open.joining.len() < before;
+        if open.joining.is_empty() {
+            open.joining = Vec::new();
+        }
+        was_on_its_way
     }
 
     /// Puts a new member into the hub, live or at its position, and tells it so.
@@ -204,13 +208,14 @@ impl Shard {
         let pull = hub.want(index);
         self.counters.subscribers.add(1);
         if let Some(open) = self.connection_mut(id).and_then(Connection::open_mut) {
-            open.memberships.push(Membership {
+            let membership = Membership {
                 room: alias,
                 member: admitted.member,
                 index,
                 attachment: admitted.attachment,
                 producer: preferences.producer,
-            });
+            };
+            push_first_alone(&mut open.memberships, membership);
         }
         let joined = Joined {
             request,
@@ -363,6 +368,14 @@ impl Shard {
             track(&counters, before, outbox.sizes());
         }
     }
+}
+
+/// Most connections are in one room, and a list that grows by itself begins with room for four.
+fn push_first_alone<T>(list: &mut Vec<T>, item: T) {
+    if list.is_empty() {
+        list.reserve_exact(1);
+    }
+    list.push(item);
 }
 
 fn left_text(code: ErrorCode) -> &'static str {

@@ -46,6 +46,7 @@ pub struct Hub {
 
 /// A member of the room on this shard. What fan-out touches fits one cache line.
 #[derive(Debug, Clone)]
+#[repr(align(64))]
 pub struct Subscriber {
     /// Its connection.
     pub connection: ConnectionId,
@@ -73,7 +74,7 @@ pub enum Place {
 }
 
 const _: () = assert!(
-    size_of::<Option<Subscriber>>() <= 64,
+    size_of::<Option<Subscriber>>() == 64,
     "fan-out touches one cache line a member"
 );
 
