@@ -204,8 +204,9 @@ impl Shard {
         let mut words: Vec<Bytes> = waiting.collect();
         words.push(staged.into());
         words.push(wire::close(code));
-        host.finish(id, words);
+        // Counted before it is said, so that whoever has read it finds it in the metrics.
         self.drop_connection(id, Some(code), now, host);
+        host.finish(id, words);
     }
 
     /// The socket is gone, or of no use any more.
