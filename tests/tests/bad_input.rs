@@ -257,6 +257,38 @@ async fn the_error_budget_ends_a_connection_that_sends_nothing_else() {
     watcher.has_seen_nothing().await;
 }
 
+/// A peer that broke the protocol, with more behind it, and then neither reads nor closes: its socket waits for it, and
+/// the thread does not. Once the rest that nobody would handle was kept, and looked at in every turn.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_peer_that_breaks_the_protocol_and_stays_costs_no_time() {
+    let server = Server::start().await;
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let client = Connect::to(&server).ready().await;
+        // Not masked, as a client's frames have to be.
+        client.send_below(&[0x82, 0x02, b'h', b'i', 0x82, 0x02, b'h', b'i']);
+        clients.push(client);
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    let before = processor_ticks(server.process().id());
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let ticks = processor_ticks(server.process().id()) - before;
+    assert!(ticks < 50, "{ticks} ticks of 10 ms in a second");
+}
+
+/// User and system time of a process (proc(5): fields 14 and 15 of `stat`), in ticks.
+#[cfg(target_os = "linux")]
+fn processor_ticks(process: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let (_, behind_name) = stat.rsplit_once(')').unwrap();
+    let fields: Vec<&str> = behind_name.split_whitespace().collect();
+    [11, 12]
+        .map(|field: usize| fields[field].parse::<u64>().unwrap())
+        .iter()
+        .sum()
+}
+
 /// Any bytes stand where a room's name should: it is a name by the grammar, or `bad_room_name`.
 #[tokio::test]
 async fn a_room_name_is_valid_or_refused_by_name() {

@@ -124,8 +124,15 @@ impl Acceptor {
 
     fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(2);
+        // Whether others may be waiting of whom the kernel tells no more.
+        let mut more = false;
         loop {
-            match self.poll.poll(&mut events, self.wait()) {
+            let wait = if more {
+                Some(Duration::ZERO)
+            } else {
+                self.wait()
+            };
+            match self.poll.poll(&mut events, wait) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 outcome => outcome?,
             }
@@ -133,7 +140,7 @@ impl Acceptor {
                 return Ok(());
             }
             if self.wait().is_none_or(|left| left.is_zero()) {
-                while self.accept() == ACCEPTS_MAX {}
+                more = self.accept() == ACCEPTS_MAX;
             }
         }
     }

@@ -85,9 +85,8 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<(), Rejected> {
     }
     // No route takes a body, and where none is accepted none can hide a second request. With both headers at
     // once the parser has dropped the length, so the encoding alone tells.
-    let length = headers.get(header::CONTENT_LENGTH);
-    if headers.contains_key(header::TRANSFER_ENCODING) || length.is_some_and(|length| length != "0")
-    {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    if headers.contains_key(header::TRANSFER_ENCODING) || lengths.any(|length| length != "0") {
         return Err(Rejected::new(
             Reason::Body,
             StatusCode::BAD_REQUEST,

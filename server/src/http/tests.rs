@@ -527,6 +527,12 @@ async fn wrong_handshakes_are_answered_and_counted() {
         ),
         (
             "\r\n\r\n",
+            "\r\nContent-Length: 0\r\nContent-Length: 5\r\n\r\n",
+            400,
+            Reason::Malformed,
+        ),
+        (
+            "\r\n\r\n",
             "\r\nTransfer-Encoding: gzip\r\n\r\n",
             400,
             Reason::Malformed,

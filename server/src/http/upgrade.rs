@@ -92,7 +92,7 @@ impl Accepted {
         (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
     }
 
-    /// The same as bytes.
+    /// The same as bytes, without what pages are protected by.
     pub(super) fn head(&self) -> String {
         format!(
             "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\

@@ -161,7 +161,7 @@ struct Log {
 #[derive(Debug)]
 struct KeptChunk {
     batch: Arc<Batch>,
-    /// Where the room stood: a chunk that ends before it is as long as a chunk may be, and stays right.
+    /// Where the room stood when it was read: a chunk that reached this far may be short of what has come since.
     head: Offset,
 }
 

@@ -112,7 +112,8 @@ impl Shard {
                 continue;
             };
             let slot = subscriber.connection.slot as usize;
-            let Some(Some(outlet)) = self.outlets.get_mut(slot) else {
+            let outlet = self.outlets.get_mut(slot).and_then(Option::as_mut);
+            let Some(outlet) = outlet.filter(|outlet| outlet.id == subscriber.connection) else {
                 continue;
             };
             if handing.hand_to(subscriber, outlet, now, host) == Written::Blocked {

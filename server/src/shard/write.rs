@@ -202,7 +202,9 @@ impl Shard {
             .into_iter()
             .flat_map(|outbox| outbox.into_last_words());
         let mut words: Vec<Bytes> = waiting.collect();
-        words.push(staged.into());
+        if !staged.is_empty() {
+            words.push(staged.into());
+        }
         words.push(wire::close(code));
         // Counted before it is said, so that whoever has read it finds it in the metrics.
         self.drop_connection(id, Some(code), now, host);

@@ -35,7 +35,7 @@ pub(super) struct ThreadHost {
     /// What the core has asked for and what can't be done in the middle of a step.
     pub(super) wants: Wants,
     /// Sockets that may have more to read than one turn allows, or that may be read again.
-    pub(super) again: Vec<ConnectionId>,
+    pub(super) again: VecDeque<ConnectionId>,
     /// Sockets that say goodbye, by the time at which each is looked at.
     goodbyes: VecDeque<(u64, ConnectionId)>,
 }
@@ -76,7 +76,7 @@ impl ThreadHost {
             turn_started: Instant::now(),
             random: Random::new(),
             wants: Wants::default(),
-            again: Vec::new(),
+            again: VecDeque::new(),
             goodbyes: VecDeque::new(),
         }
     }
@@ -124,7 +124,7 @@ impl ThreadHost {
             .socket_mut(connection)
             .is_some_and(|socket| !std::mem::replace(&mut socket.again, true));
         if fresh {
-            self.again.push(connection);
+            self.again.push_back(connection);
         }
     }
 
@@ -135,17 +135,19 @@ impl ThreadHost {
         };
         if socket.go_on(buffer) {
             self.remove(connection);
-        } else if socket.has_input() {
+        } else if socket.is_readable() {
             self.look_again(connection);
         }
     }
 
-    /// Closes the sockets whose time to say goodbye is up.
+    /// Closes sockets whose time to say goodbye is up, a few a turn.
     pub(super) fn close_overdue(&mut self) {
         let now_ms = self.clock.monotonic_ms();
-        while let Some((_, connection)) =
-            self.goodbyes.pop_front_if(|(due_ms, _)| *due_ms <= now_ms)
-        {
+        for _ in 0..ENDS_MAX {
+            let Some((_, connection)) = self.goodbyes.pop_front_if(|(due_ms, _)| *due_ms <= now_ms)
+            else {
+                return;
+            };
             self.remove(connection);
         }
     }
@@ -265,3 +267,6 @@ impl Random {
         bits
     }
 }
+
+/// Connections that are buried, or closed, in one turn.
+pub(super) const ENDS_MAX: usize = 32;

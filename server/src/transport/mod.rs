@@ -66,16 +66,28 @@ struct Opened {
     place: Place,
 }
 
-/// A connection's place in the server and on its shard, taken for as long as this lives.
+/// A connection's place: in the server for as long as its socket is open, and on its shard until its last words
+/// are said.
 #[derive(Debug)]
 struct Place {
     _admitted: OwnedSemaphorePermit,
-    connections: Arc<AtomicUsize>,
+    dealt: Option<Dealt>,
 }
 
-impl Drop for Place {
+/// One of the connections of a shard.
+#[derive(Debug)]
+struct Dealt(Arc<AtomicUsize>);
+
+impl Place {
+    /// Leaves the shard; whether it was there until now.
+    fn leave(&mut self) -> bool {
+        self.dealt.take().is_some()
+    }
+}
+
+impl Drop for Dealt {
     fn drop(&mut self) {
-        self.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -201,7 +213,7 @@ impl Shards {
         }
     }
 
-    /// How many connections there are, those included that are still saying goodbye.
+    /// How many connections there are, those included whose last words are not said.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.inner
@@ -264,7 +276,7 @@ impl Post {
         self.connections.fetch_add(1, Ordering::Relaxed);
         let place = Place {
             _admitted: upgraded.place,
-            connections: Arc::clone(&self.connections),
+            dealt: Some(Dealt(Arc::clone(&self.connections))),
         };
         self.mailbox.push(Letter::Opened(Box::new(Opened {
             stream: upgraded.stream,

@@ -39,8 +39,8 @@ pub(super) struct Socket {
     pub(super) unread: Box<[u8]>,
     /// None while the core has the connection.
     goodbye: Option<Box<Goodbye>>,
-    /// The connection's place, until its last words are said.
-    place: Option<Box<Place>>,
+    /// The connection's place.
+    place: Box<Place>,
 }
 
 // With debug assertions mio keeps what it checks in each socket.
@@ -87,7 +87,7 @@ impl Socket {
             reader: Reader::new(Role::Server),
             unread: Box::default(),
             goodbye: None,
-            place: Some(Box::new(place)),
+            place: Box::new(place),
         }
     }
 
@@ -96,6 +96,11 @@ impl Socket {
         self.ending |= event.is_read_closed() || event.is_error();
         self.readable |= event.is_readable() || self.ending;
         event.is_writable() && std::mem::take(&mut self.full)
+    }
+
+    /// Whether a look at the socket may find something.
+    pub(super) fn is_readable(&self) -> bool {
+        self.readable
     }
 
     /// Whether a look at the socket, or at what is left of the last one, may find something.
@@ -117,7 +122,13 @@ impl Socket {
 
     fn receive(&mut self, buffer: &mut [u8]) -> Heard {
         let Wire::Plain(stream) = &mut self.wire;
-        match stream.read(buffer) {
+        let outcome = loop {
+            match stream.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                outcome => break outcome,
+            }
+        };
+        match outcome {
             Ok(0) => Heard::End,
             Ok(bytes) => {
                 self.readable = self.ending || bytes == buffer.len();
@@ -127,7 +138,6 @@ impl Socket {
                 self.readable = false;
                 Heard::Nothing
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Heard::Nothing,
             Err(_) => Heard::End,
         }
     }
@@ -185,7 +195,7 @@ impl Socket {
             return true;
         }
         match self.speak() {
-            Ok(true) if self.place.take().is_some() => {
+            Ok(true) if self.place.leave() => {
                 let Wire::Plain(stream) = &self.wire;
                 // It fails where the peer is gone, which the next read finds out.
                 stream.shutdown(Shutdown::Write).ok();

@@ -21,7 +21,7 @@ use roomful_protocol::error::CloseCode;
 use roomful_protocol::id::Epoch;
 use roomful_protocol::websocket::{ReadLimits, Reader, Role, WebSocketEvent};
 
-use super::host::ThreadHost;
+use super::host::{ENDS_MAX, ThreadHost};
 use super::mailbox::{Letter, Mailbox};
 use super::socket::{Heard, READS_MAX};
 use super::verifier::Verifier;
@@ -85,7 +85,7 @@ impl Thread {
             host,
             clock: self.clock,
             settings: self.settings,
-            buffer: Vec::new(),
+            buffer: vec![0; READ_BUFFER_BYTES],
             ended: VecDeque::new(),
         };
         (self.mailbox, self.poll, driver)
@@ -114,7 +114,10 @@ impl Driver {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 outcome => outcome?,
             }
-            for connection in mem::take(&mut self.host.again) {
+            for _ in 0..EVENTS_MAX {
+                let Some(connection) = self.host.again.pop_front() else {
+                    break;
+                };
                 self.attend(connection, None);
             }
             for event in events.iter().filter(|event| event.token() != MAIL) {
@@ -224,8 +227,6 @@ impl Driver {
             }
         };
         let mut buffer = mem::take(&mut self.buffer);
-        // It is whole but after a panic, which took it along.
-        buffer.resize(READ_BUFFER_BYTES, 0);
         if socket.is_saying_goodbye() {
             self.host.go_on(connection, &mut buffer);
         } else {
@@ -313,7 +314,9 @@ impl Driver {
             };
             self.shard.step(input, now, &mut self.host);
         }
-        if let Some(socket) = self.host.socket_mut(connection) {
+        // One that says goodbye has nothing to hear any more.
+        let socket = self.host.socket_mut(connection);
+        if let Some(socket) = socket.filter(|socket| !socket.is_saying_goodbye()) {
             socket.reader = reader;
             socket.unread = Box::from(&*input);
         }
@@ -339,25 +342,20 @@ impl Driver {
     /// Does what the core has asked for during a step.
     fn settle(&mut self) {
         while let Some((connection, outcome)) = self.host.wants.verified.pop() {
-            self.step_alone(Input::Verified {
+            let input = Input::Verified {
                 connection,
                 outcome,
-            });
+            };
+            self.shard.step(input, self.clock.now(), &mut self.host);
         }
         self.ended.append(&mut self.host.wants.broken);
         self.host.wake_touched();
-    }
-
-    fn step_alone(&mut self, input: Input<'_>) {
-        self.shard.step(input, self.clock.now(), &mut self.host);
     }
 }
 
 /// One read's worth: a few messages of the longest kind, and many of the usual.
 const READ_BUFFER_BYTES: usize = 64 * 1024;
 
-/// Readiness taken from the kernel at a time: what one of them publishes waits for the others to be read.
+/// Sockets read in one turn, of those that the kernel tells of and of those that had more: what one of them
+/// publishes waits for the others to be read.
 const EVENTS_MAX: usize = 256;
-
-/// Connections buried in one turn.
-const ENDS_MAX: usize = 32;
