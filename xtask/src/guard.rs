@@ -76,7 +76,7 @@ const BOUNDS: &[Bound] = &[
         1.0 / 32.0,
         1.0 / 32.0,
     ),
-    bound(Figure::IdleBytes, 2_020.0, 2_250.0),
+    bound(Figure::IdleBytes, 1_620.0, 1_800.0),
 ];
 
 /// Two rooms, so that what grows with the members can be told from what doesn't.
