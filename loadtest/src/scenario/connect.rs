@@ -45,9 +45,7 @@ pub(crate) const PER_CONNECTION: &str = "server CPU per connect and join";
 /// # Errors
 /// Anything that leaves the measurement without a result.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let target = args.target.target()?;
-    let measurement = target.measure(|subject| measure(subject, args.shape))?;
-    args.target.report(&target, &measurement)
+    args.target.run(|subject| measure(subject, args.shape))
 }
 
 /// Measures a server from the first connect to the last join: TCP, upgrade, hello and join. One publish in each room then proves that

@@ -180,9 +180,7 @@ struct Source {
 /// Anything that leaves the measurement without a result.
 pub(crate) fn run(args: &Args) -> Result<()> {
     args.target.need_roomful("mixed")?;
-    let target = args.target.target()?;
-    let measurement = target.measure(|subject| measure(&subject, args.shape))?;
-    args.target.report(&target, &measurement)
+    args.target.run(|subject| measure(&subject, args.shape))
 }
 
 /// Measures a server.

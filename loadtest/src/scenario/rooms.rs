@@ -57,12 +57,10 @@ pub(crate) struct Shape {
 /// # Errors
 /// Anything that leaves the measurement without a result.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let target = args.target.target()?;
-    let measurement = target.measure(|mut subject| {
+    args.target.run(|mut subject| {
         subject.counting = args.counting.counting();
         measure(subject, args.shape)
-    })?;
-    args.target.report(&target, &measurement)
+    })
 }
 
 /// Measures a server.

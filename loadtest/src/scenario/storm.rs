@@ -99,9 +99,7 @@ struct Reports {
 /// Anything that leaves the measurement without a result.
 pub(crate) fn run(args: &Args) -> Result<()> {
     args.target.need_roomful("storm")?;
-    let target = args.target.target()?;
-    let measurement = target.measure(|subject| measure(&subject, args.shape))?;
-    args.target.report(&target, &measurement)
+    args.target.run(|subject| measure(&subject, args.shape))
 }
 
 /// Measures a server.

@@ -94,6 +94,16 @@ impl TargetArgs {
 }
 
 impl TargetArgs {
+    /// Measures the server that they name, once, and reports what was found.
+    ///
+    /// # Errors
+    /// No such server; what the scenario returned; or the result can't be written.
+    pub(crate) fn run(&self, scenario: impl FnOnce(Subject) -> Result<Measurement>) -> Result<()> {
+        let target = self.target()?;
+        let measurement = target.measure(scenario)?;
+        self.report(&target, &measurement)
+    }
+
     /// Whether a scenario that speaks Roomful's own frames can be measured.
     ///
     /// # Errors
