@@ -182,7 +182,10 @@ impl Server {
         let (stream, unread) = (parts.io.into_inner().stream, parts.read_buf);
         let idle = unread.is_empty() && context.asked.load(Ordering::Relaxed);
         match (end, context.take_accepted()) {
-            (End::Finished, Some(accepted)) => hand_over(accepted, stream, &unread, peer),
+            (End::Finished, Some(accepted)) => match stream.into_std() {
+                Ok(stream) => self.hand_over(vec![accepted.upgraded(stream, &unread, peer)]),
+                Err(error) => tracing::warn!(%error, "the socket could not leave the runtime"),
+            },
             (End::Finished, None) => linger(stream).await,
             (End::Failed(error), _) if error.is_timeout() && idle => linger(stream).await,
             (End::Failed(error), _) => self.refuse(stream, &error).await,
@@ -319,14 +322,6 @@ fn rejection(error: &hyper::Error) -> Option<HandshakeRejection> {
         Some(HandshakeRejection::Malformed)
     } else {
         None
-    }
-}
-
-fn hand_over(accepted: Accepted, stream: TcpStream, unread: &[u8], peer: SocketAddr) {
-    match stream.into_std() {
-        // A copy, since the original would keep the engine's whole buffer alive.
-        Ok(stream) => accepted.hand_over(stream, unread, peer),
-        Err(error) => tracing::warn!(%error, "the socket could not leave the runtime"),
     }
 }
 

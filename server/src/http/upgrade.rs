@@ -72,7 +72,6 @@ pub struct Upgraded {
 
 /// A handshake that was accepted, until the socket is free to be handed over.
 pub(super) struct Accepted {
-    upgrades: Arc<dyn Upgrades>,
     /// What proves that the key was read.
     accept: String,
     encoding: Encoding,
@@ -100,12 +99,6 @@ impl Accepted {
             self.accept,
             self.encoding.subprotocol()
         )
-    }
-
-    /// Hands the socket over. The "101" has been written.
-    pub(super) fn hand_over(self, stream: TcpStream, read_ahead: &[u8], peer: SocketAddr) {
-        let upgrades = Arc::clone(&self.upgrades);
-        upgrades.hand_over(vec![self.upgraded(stream, read_ahead, peer)]);
     }
 
     /// The socket with what its handshake said. What was read ahead is copied, since it lies in a buffer for many.
@@ -170,9 +163,7 @@ impl Door {
         }
         let encoding = offered_encoding(headers)?;
         let place = self.upgrades.admit().map_err(no_place)?;
-        let upgrades = Arc::clone(&self.upgrades);
         Ok(Accepted {
-            upgrades,
             accept: derive_accept_key(key.as_bytes()),
             encoding,
             placement: placement(request.uri()),

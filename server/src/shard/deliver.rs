@@ -15,7 +15,7 @@ use roomful_protocol::id::{Offset, ProducerId, RoomAlias, UserId};
 use super::hub::{Hub, Place, Subscriber};
 use super::message::{Batch, ConnectionId, Delta, Signals, Turn, Wire};
 use super::write::{Written, track, write_now};
-use super::{Flush, Host, Shard, ShardSettings};
+use super::{Flush, Host, Shard, ShardSettings, outlet_of};
 use crate::clock::Now;
 use crate::connection::outbox::{Outbox, SignalFate};
 use crate::connection::{Connection, Outlet};
@@ -111,9 +111,7 @@ impl Shard {
             let Some(subscriber) = hub.get_mut(index) else {
                 continue;
             };
-            let slot = subscriber.connection.slot as usize;
-            let outlet = self.outlets.get_mut(slot).and_then(Option::as_mut);
-            let Some(outlet) = outlet.filter(|outlet| outlet.id == subscriber.connection) else {
+            let Some(outlet) = outlet_of(&mut self.outlets, subscriber.connection) else {
                 continue;
             };
             if handing.hand_to(subscriber, outlet, now, host) == Written::Blocked {
@@ -161,10 +159,7 @@ impl Handing<'_> {
         now: Now,
         host: &mut dyn Host,
     ) -> Written {
-        let outlet = outlets
-            .get_mut(publisher.slot as usize)
-            .and_then(Option::as_mut);
-        let Some(outlet) = outlet.filter(|outlet| outlet.id == publisher) else {
+        let Some(outlet) = outlet_of(outlets, publisher) else {
             return Written::All;
         };
         let membership = outlet

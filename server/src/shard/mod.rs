@@ -447,9 +447,14 @@ impl Shard {
     }
 
     fn outlet_mut(&mut self, id: ConnectionId) -> Option<&mut Outlet> {
-        let outlet = self.outlets.get_mut(id.slot as usize)?.as_mut()?;
-        (outlet.id == id).then_some(outlet)
+        outlet_of(&mut self.outlets, id)
     }
+}
+
+/// A connection's outlet, where the rest of the shard is in use.
+fn outlet_of(outlets: &mut [Option<Outlet>], id: ConnectionId) -> Option<&mut Outlet> {
+    let outlet = outlets.get_mut(id.slot as usize)?.as_mut()?;
+    (outlet.id == id).then_some(outlet)
 }
 
 impl fmt::Debug for dyn Host + '_ {

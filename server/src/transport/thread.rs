@@ -269,8 +269,8 @@ impl Driver {
             }
         }
         // Others of this thread want to be read too.
-        let more = |socket: &mut super::socket::Socket| socket.has_input();
-        if self.host.socket_mut(connection).is_some_and(more) {
+        let socket = self.host.socket_mut(connection);
+        if socket.is_some_and(|socket| socket.has_input()) {
             self.host.look_again(connection);
         }
     }
