@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 
-use crate::auth::Authenticator;
+use crate::auth::{Authenticator, Remote};
 use crate::clock::Clock;
 use crate::config::{Config, DEFAULT_NAMESPACE, NamespaceConfig, Problems, is_loopback};
 use crate::connection::{Rate, Rates};
@@ -99,6 +99,7 @@ struct App {
     metrics: Metrics,
     tasks: Tasks,
     readiness: Readiness,
+    authenticator: Option<Authenticator>,
     origins: OriginRule,
     limit: Duration,
 }
@@ -107,7 +108,7 @@ impl App {
     async fn start(config: &Config) -> Result<Self, RunError> {
         let clock = Clock::system();
         let origins = origin_rule(config)?;
-        let authenticator = authenticator(config)?;
+        let authenticator = authenticator(config, &clock)?;
         let unsent = u32::try_from(config.connection.kernel_unsent_bytes_max).unwrap_or(u32::MAX);
         let public = listen("public", config.listen.public, unsent)?;
         let admin = listen("admin", config.listen.admin, unsent)?;
@@ -120,7 +121,7 @@ impl App {
             shared: shared(config, resume_key, &clock),
             counters: metrics.shards().to_vec(),
             first_epoch: generation.first_epoch(),
-            authenticator,
+            authenticator: authenticator.clone(),
             clock,
             settings: transport_settings(config),
         };
@@ -137,6 +138,7 @@ impl App {
             metrics,
             tasks,
             readiness,
+            authenticator,
             origins,
             limit,
         })
@@ -164,7 +166,17 @@ impl App {
             span(),
             http::serve(self.admin, Site::admin(site), shutdown.clone()),
         );
-        self.readiness.ready();
+        match self.authenticator.as_ref().and_then(Authenticator::remote) {
+            Some(keys) => {
+                self.readiness.waits_for_keys();
+                let answered = ready_with(Arc::clone(&keys), self.readiness.clone());
+                self.tasks
+                    .spawn("readiness", span(), until(answered, shutdown.clone()));
+                let fetching = keys.run(self.metrics.clone(), shutdown.clone());
+                self.tasks.spawn("jwks", span(), fetching);
+            }
+            None => self.readiness.ready(),
+        }
         tokio::select! {
             signal = signal => tracing::info!(%signal, "stopping"),
             ended = watch(&self.threads) => {
@@ -186,6 +198,20 @@ impl App {
         }
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// The server is ready with the first keys.
+async fn ready_with(keys: Arc<Remote>, readiness: Readiness) {
+    keys.answered().await;
+    readiness.ready();
+}
+
+/// Runs something to its end, or to that of the process.
+async fn until(running: impl Future<Output = ()>, shutdown: Shutdown) {
+    tokio::select! {
+        () = running => {}
+        () = shutdown.wait() => {}
     }
 }
 
@@ -238,11 +264,11 @@ async fn goodbye(shards: &Shards, tasks: &Tasks) {
     tasks.wait().await;
 }
 
-fn authenticator(config: &Config) -> Result<Option<Arc<Authenticator>>, RunError> {
+fn authenticator(config: &Config, clock: &Clock) -> Result<Option<Authenticator>, RunError> {
     if config.is_anonymous() {
         return Ok(None);
     }
-    Ok(Some(Arc::new(Authenticator::new(&config.auth)?)))
+    Ok(Some(Authenticator::new(&config.auth, clock)?))
 }
 
 fn origin_rule(config: &Config) -> Result<OriginRule, RunError> {

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
-use prometheus::{IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 use roomful_protocol::error::{CloseCode, ErrorCode};
 
 use crate::auth::AuthError;
@@ -35,6 +35,11 @@ struct Inner {
     rejections: Vec<IntCounter>,
     /// Written by the accept loops.
     accept_errors: IntCounter,
+    /// One for each [`KeyFetch`], by its index; written by the task that fetches.
+    key_fetches: Vec<IntCounter>,
+    /// Of the last good answer; written by the task that fetches.
+    keys: IntGauge,
+    keys_fetched_s: IntGauge,
 }
 
 /// Declares [`ShardCounters`]: a field, its kind (see [`Row`]), its metric's name and help. A new metric is a new line.
@@ -146,6 +151,24 @@ labels! {
         Mismatch = "mismatch",
         /// The queue of tokens to check was full.
         Busy = "busy",
+        /// Its key is unknown, and no keys could be fetched.
+        KeysUnavailable = "keys_unavailable",
+    }
+
+    /// What became of a request for the keys of `auth.jwks_url`.
+    KeyFetch by "outcome" {
+        /// The keys came.
+        Ok = "ok",
+        /// There was no whole answer in time.
+        Timeout = "timeout",
+        /// There was no connection, or it broke.
+        Connection = "connection",
+        /// The answer was no 200. Redirects are not followed.
+        Status = "status",
+        /// The answer was too long.
+        TooLarge = "too_large",
+        /// The answer was no JWK Set, or had no key that can be used.
+        Malformed = "malformed",
     }
 
     /// Why a connection got no WebSocket, or no answer to a request at all.
@@ -188,6 +211,7 @@ impl From<AuthError> for AuthFailure {
         match error {
             AuthError::Missing => Self::Missing,
             AuthError::Busy => Self::Busy,
+            AuthError::KeysUnavailable => Self::KeysUnavailable,
             AuthError::TooLong | AuthError::Malformed | AuthError::CriticalHeader => {
                 Self::Malformed
             }
@@ -216,13 +240,28 @@ impl Metrics {
         let shards: Vec<_> = (0..shards)
             .map(|_index| Arc::new(ShardCounters::default()))
             .collect();
-        let rejections = rejections();
+        let rejections = by_label::<HandshakeRejection>(
+            "roomful_handshakes_rejected_total",
+            "Connections that got no WebSocket, or no answer at all.",
+        );
+        let key_fetches = by_label::<KeyFetch>(
+            "roomful_jwks_fetches_total",
+            "Requests for the keys of auth.jwks_url.",
+        );
+        let keys = gauge(
+            "roomful_jwks_keys",
+            "Keys in the last good answer of auth.jwks_url.",
+        );
+        let keys_fetched_s = gauge(
+            "roomful_jwks_fetched_timestamp_seconds",
+            "When the last good answer of auth.jwks_url came, in seconds since 1970; 0 before the first.",
+        );
         let accept_errors = Opts::new(
             "roomful_accept_errors_total",
             "Connections that could not be accepted.",
         );
         let accept_errors = IntCounter::with_opts(accept_errors).expect(WELL_FORMED);
-        let collectors: [Box<dyn Collector>; 4] = [
+        let collectors: [Box<dyn Collector>; 7] = [
             Box::new(Shards {
                 counters: shards.clone(),
                 descs: ShardCounters::descs(),
@@ -233,19 +272,21 @@ impl Metrics {
             }),
             Box::new(rejections.clone()),
             Box::new(accept_errors.clone()),
+            Box::new(key_fetches.clone()),
+            Box::new(keys.clone()),
+            Box::new(keys_fetched_s.clone()),
         ];
         for collector in collectors {
             registry.register(collector).expect(WELL_FORMED);
         }
-        // Resolved once, which also makes every series exist from the start, at 0.
-        let rejections = HandshakeRejection::all()
-            .into_iter()
-            .map(|reason| rejections.with_label_values(&[reason.text()]));
         let inner = Inner {
             registry,
             shards,
-            rejections: rejections.collect(),
+            rejections: resolved::<HandshakeRejection>(&rejections),
             accept_errors,
+            key_fetches: resolved::<KeyFetch>(&key_fetches),
+            keys,
+            keys_fetched_s,
         };
         Self {
             inner: Arc::new(inner),
@@ -278,6 +319,18 @@ impl Metrics {
     #[must_use]
     pub fn accept_errors(&self) -> u64 {
         self.inner.accept_errors.get()
+    }
+
+    /// Counts a request for keys.
+    pub fn keys_fetched(&self, outcome: KeyFetch) {
+        self.inner.key_fetches[outcome.index()].inc();
+    }
+
+    /// Notes the keys of a good answer.
+    pub fn keys_known(&self, count: usize, unix_ms: u64) {
+        let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.inner.keys.set(whole(count as u64));
+        self.inner.keys_fetched_s.set(whole(unix_ms / 1_000));
     }
 
     /// All of it in the text format, [`TEXT_FORMAT`].
@@ -619,12 +672,20 @@ mod system {
     }
 }
 
-fn rejections() -> IntCounterVec {
-    let opts = Opts::new(
-        "roomful_handshakes_rejected_total",
-        "Connections that got no WebSocket, or no answer at all.",
-    );
-    IntCounterVec::new(opts, &[HandshakeRejection::NAME]).expect(WELL_FORMED)
+fn by_label<L: Label>(name: &str, help: &str) -> IntCounterVec {
+    IntCounterVec::new(Opts::new(name, help), &[L::NAME]).expect(WELL_FORMED)
+}
+
+fn gauge(name: &str, help: &str) -> IntGauge {
+    IntGauge::new(name, help).expect(WELL_FORMED)
+}
+
+/// A counter for each value of a label. Resolved once, which also makes every series exist from the start, at 0.
+fn resolved<L: Label>(counters: &IntCounterVec) -> Vec<IntCounter> {
+    let texts = L::all().into_iter().map(L::text);
+    texts
+        .map(|text| counters.with_label_values(&[text]))
+        .collect()
 }
 
 fn desc(name: &str, help: &str, labels: &[&str]) -> Desc {
@@ -763,6 +824,7 @@ mod tests {
         }
         check::<AuthFailure>();
         check::<HandshakeRejection>();
+        check::<KeyFetch>();
         check::<ErrorCode>();
         check::<Option<CloseCode>>();
     }

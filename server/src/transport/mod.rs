@@ -122,7 +122,7 @@ pub struct Parts {
     /// Above every epoch of an earlier process.
     pub first_epoch: Epoch,
     /// Checks tokens; none on an anonymous server.
-    pub authenticator: Option<Arc<Authenticator>>,
+    pub authenticator: Option<Authenticator>,
     /// The time.
     pub clock: Clock,
     /// The configuration.
