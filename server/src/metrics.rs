@@ -516,7 +516,7 @@ impl Process {
         vec![
             desc(BUILD_INFO.0, BUILD_INFO.1, &["version"]),
             desc(TASKS.0, TASKS.1, &["task"]),
-            desc(PANICS.0, PANICS.1, &[]),
+            desc(PANICS.0, PANICS.1, &["where"]),
             desc(RESIDENT_BYTES.0, RESIDENT_BYTES.1, &[]),
             desc(OPEN_FILES.0, OPEN_FILES.1, &[]),
         ]
@@ -537,7 +537,11 @@ impl Collector for Process {
         let live = self.tasks.live().into_iter();
         let live =
             live.map(|(name, live)| sample(MetricType::GAUGE, &[("task", name)], live as u64));
-        let panics = sample(MetricType::COUNTER, &[], self.tasks.panics());
+        let panics = sample(
+            MetricType::COUNTER,
+            &[("where", "task")],
+            self.tasks.panics(),
+        );
         // Absent where the system does not tell; the registry leaves out families without samples.
         let gauge = |value: Option<u64>| {
             value
@@ -570,7 +574,10 @@ const BUILD_INFO: (&str, &str) = (
     "Always 1; the version is in the label.",
 );
 const TASKS: (&str, &str) = ("roomful_tasks", "Tasks that are live, by their name.");
-const PANICS: (&str, &str) = ("roomful_task_panics_total", "Tasks that ended by a panic.");
+const PANICS: (&str, &str) = (
+    "roomful_panics_total",
+    "Panics, each of which ended one thing alone, by what that was.",
+);
 const RESIDENT_BYTES: (&str, &str) = (
     "process_resident_memory_bytes",
     "Bytes of memory that the process holds.",
