@@ -103,6 +103,15 @@ impl Server {
         self.process.take().unwrap().ended().await
     }
 
+    /// Lets go of the running process, so that another one can be started in its place while it says goodbye.
+    ///
+    /// # Panics
+    /// It is down.
+    #[must_use]
+    pub fn let_go(&mut self) -> Process {
+        self.process.take().unwrap()
+    }
+
     /// Kills it as a power failure does.
     ///
     /// # Panics
