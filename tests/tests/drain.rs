@@ -2,10 +2,7 @@
 //!
 //! `ROOMFUL_DRAIN_MEMBERS=5000` runs it as large as that, with the window that a server has by default.
 #![expect(clippy::unwrap_used, reason = "a test reports by panicking")]
-#![expect(
-    clippy::print_stdout,
-    reason = "how it was spread is worth reading"
-)]
+#![expect(clippy::print_stdout, reason = "how it was spread is worth reading")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;
