@@ -11,6 +11,7 @@
 )]
 
 pub mod follower;
+pub mod healthy;
 pub mod http;
 pub mod metrics;
 pub mod process;
@@ -21,6 +22,7 @@ pub mod tokens;
 pub mod wait;
 
 pub use follower::Follower;
+pub use healthy::Healthy;
 pub use metrics::Metrics;
 pub use raw::{Connect, RawClient};
 pub use server::Server;

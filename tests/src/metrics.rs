@@ -45,6 +45,15 @@ impl Metrics {
             .sum()
     }
 
+    /// Whether there is a series, written as `name` or `name{label="value"}`; it may have more labels.
+    #[must_use]
+    pub fn has(&self, series: &str) -> bool {
+        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+        let labels = labels.trim_end_matches('}');
+        self.named(name)
+            .any(|(series, _)| labels.split(',').all(|label| series.contains(label)))
+    }
+
     /// The values of several names, for comparing before and after.
     #[must_use]
     pub fn values(&self, names: &[&str]) -> BTreeMap<String, f64> {
@@ -83,5 +92,15 @@ mod tests {
         assert_eq!(metrics.labelled("a", "code", "1009"), 3.0);
         assert_eq!(metrics.labelled("a", "code", "4431"), 0.0);
         assert_eq!(metrics.value("ab"), 7.0);
+        for (series, there) in [
+            ("ab", true),
+            ("a", true),
+            ("a{code=\"1009\"}", true),
+            ("a{shard=\"0\",code=\"1008\"}", true),
+            ("a{shard=\"0\",code=\"1009\"}", false),
+            ("b", false),
+        ] {
+            assert_eq!(metrics.has(series), there, "{series}");
+        }
     }
 }

@@ -572,10 +572,7 @@ async fn random_messages_are_answered_or_close() {
             })
             .await;
     }
-    assert_eq!(
-        server.metrics().await.value("roomful_task_panics_total"),
-        0.0
-    );
+    assert_eq!(server.metrics().await.value("roomful_panics_total"), 0.0);
     watcher.has_seen_nothing().await;
 }
 

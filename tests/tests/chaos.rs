@@ -73,10 +73,7 @@ async fn cut_connections_lose_nothing_and_leave_nothing() {
             resident.last()
         );
     }
-    assert_eq!(
-        server.metrics().await.value("roomful_task_panics_total"),
-        0.0
-    );
+    assert_eq!(server.metrics().await.value("roomful_panics_total"), 0.0);
     if length >= FULL_FORM {
         let growth = resident[3] / resident[2];
         assert!(

@@ -1,0 +1,4 @@
+//! Attacks, each beside a healthy room that must not notice. `docs/security.md` lists them all.
+
+mod attack;
+mod frames;
