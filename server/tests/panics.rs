@@ -339,7 +339,7 @@ impl World {
     }
 
     /// Takes the one frame that answers.
-    fn reply<T>(&mut self, member: usize, mut read: impl FnMut(ServerFrame) -> Option<T>) -> T {
+    fn reply<T>(&self, member: usize, mut read: impl FnMut(ServerFrame) -> Option<T>) -> T {
         let mut found: Vec<T> = self
             .frames(member)
             .into_iter()
