@@ -168,6 +168,7 @@ impl Input<'_> {
             | Self::Ping { connection, .. }
             | Self::Pong { connection }
             | Self::Close { connection, .. }
+            | Self::Closed { connection, .. }
             | Self::Gone { connection }
             | Self::Writable { connection }
             | Self::Verified { connection, .. } => Some(*connection),
