@@ -10,6 +10,7 @@ mod cells;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
@@ -38,6 +39,8 @@ struct Inner {
     rejections: Vec<IntCounter>,
     /// Written by the accept loops.
     accept_errors: IntCounter,
+    /// Written by the accept loops, and shown beside the panics of others.
+    acceptor_panics: Arc<AtomicU64>,
 }
 
 /// Declares [`ShardCounters`]: a field, its kind (see [`Row`]), its metric's name and help. A new metric is a new line.
@@ -192,6 +195,20 @@ labels! {
         Subprotocol = "subprotocol",
         /// The page, or the host name it used, may not connect.
         Origin = "origin",
+        /// A proxy that has to begin with a PROXY protocol header sent none in time, or something else.
+        ProxyHeader = "proxy_header",
+        /// Its address has as many sockets as it may have.
+        AddressConnections = "address_connections",
+        /// Its address has as many sockets without a session as it may have.
+        AddressUnauthenticated = "address_unauthenticated",
+        /// There are as many sockets without a WebSocket as there may be.
+        HttpConnections = "http_connections",
+        /// There are as many WebSockets without a session as there may be.
+        Unauthenticated = "unauthenticated",
+        /// There have been as many WebSockets in this moment as there may be.
+        Connects = "connects",
+        /// Nearly all of the process's file descriptors are in use.
+        Descriptors = "descriptors",
         /// The server has as many connections as it may have.
         Full = "full",
         /// The server is about to end.
@@ -261,6 +278,7 @@ impl Metrics {
             "Connections that could not be accepted.",
         );
         let accept_errors = IntCounter::with_opts(accept_errors).expect(WELL_FORMED);
+        let acceptor_panics = Arc::new(AtomicU64::new(0));
         let collectors: [Box<dyn Collector>; 4] = [
             Box::new(Shards {
                 counters: shards.clone(),
@@ -268,6 +286,7 @@ impl Metrics {
             }),
             Box::new(Process {
                 tasks,
+                acceptor_panics: Arc::clone(&acceptor_panics),
                 descs: Process::descs(),
             }),
             Box::new(rejections.clone()),
@@ -285,6 +304,7 @@ impl Metrics {
             shards,
             rejections: rejections.collect(),
             accept_errors,
+            acceptor_panics,
         };
         Self {
             inner: Arc::new(inner),
@@ -311,6 +331,11 @@ impl Metrics {
     /// Counts a connection that could not be accepted.
     pub fn accept_failed(&self) {
         self.inner.accept_errors.inc();
+    }
+
+    /// Counts a panic over a socket that had just been accepted.
+    pub fn acceptor_panicked(&self) {
+        self.inner.acceptor_panics.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many connections could not be accepted.
@@ -353,6 +378,7 @@ impl Collector for Shards {
 /// What the process as a whole looks like, read when somebody looks.
 struct Process {
     tasks: Tasks,
+    acceptor_panics: Arc<AtomicU64>,
     descs: Vec<Desc>,
 }
 
@@ -382,11 +408,13 @@ impl Collector for Process {
         let live = self.tasks.live().into_iter();
         let live =
             live.map(|(name, live)| sample(MetricType::GAUGE, &[("task", name)], live as u64));
-        let panics = sample(
-            MetricType::COUNTER,
-            &[("where", "task")],
-            self.tasks.panics(),
-        );
+        let panics = [
+            ("task", self.tasks.panics()),
+            ("acceptor", self.acceptor_panics.load(Ordering::Relaxed)),
+        ];
+        let panics = panics
+            .map(|(place, count)| sample(MetricType::COUNTER, &[("where", place)], count))
+            .into();
         // Absent where the system does not tell; the registry leaves out families without samples.
         let gauge = |value: Option<u64>| {
             value
@@ -397,7 +425,7 @@ impl Collector for Process {
         vec![
             family(BUILD_INFO.0, BUILD_INFO.1, MetricType::GAUGE, vec![build]),
             family(TASKS.0, TASKS.1, MetricType::GAUGE, live.collect()),
-            family(PANICS.0, PANICS.1, MetricType::COUNTER, vec![panics]),
+            family(PANICS.0, PANICS.1, MetricType::COUNTER, panics),
             family(
                 RESIDENT_BYTES.0,
                 RESIDENT_BYTES.1,
