@@ -103,6 +103,15 @@ impl Server {
         self.process.take().unwrap().ended().await
     }
 
+    /// Lets go of the running process, so that another one can be started in its place while it says goodbye.
+    ///
+    /// # Panics
+    /// It is down.
+    #[must_use]
+    pub fn let_go(&mut self) -> Process {
+        self.process.take().unwrap()
+    }
+
     /// Kills it as a power failure does.
     ///
     /// # Panics
@@ -147,11 +156,16 @@ pub fn listening_address(line: &str) -> Option<SocketAddr> {
 async fn listen(dir: &Path, config: &str, address: SocketAddr) -> (Process, SocketAddr) {
     std::fs::write(dir.join("roomful.toml"), config).unwrap();
     let address = address.to_string();
-    let environment = [
+    let mut environment = vec![
         ("ROOMFUL_SHARDS", "2"),
         ("ROOMFUL_LISTEN__PUBLIC", &address),
         ("ROOMFUL_LISTEN__ADMIN", "127.0.0.1:0"),
     ];
+    // Only the tests of the drain itself have the time for it.
+    if !config.contains("spread_ms") {
+        environment.push(("ROOMFUL_SHUTDOWN__DRAIN_ACCEPT_MS", "0"));
+        environment.push(("ROOMFUL_SHUTDOWN__SPREAD_MS", "0"));
+    }
     let mut process = Process::start(dir, &["serve"], &environment);
     let address = process.line("the server listens", listening_address).await;
     (process, address)

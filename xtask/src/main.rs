@@ -7,6 +7,7 @@ mod console;
 mod context;
 mod dist;
 mod guard;
+mod mutants;
 mod pages;
 mod run;
 mod setup;
@@ -29,6 +30,7 @@ usage: cargo xtask <command>
                                    TOOLS: browsers,node,python,deny,valgrind; what needs them is left out
   chaos [--seconds N]              the test that cuts connections, N seconds (60) a round instead of a few
   dist                             build target/dist/roomful, one static file
+  mutants [NAME]                   plant each bug of tests/mutants in a copy; the simulation has to find it
   peers                            set up the servers that the load test compares with, in the target directory
   pages                            build server/assets from clients/typescript
   fixtures                         write protocol/fixtures from the protocol crate
@@ -56,6 +58,8 @@ fn command(arguments: &[String]) -> Result<ExitCode> {
             let path = dist::build(&context)?;
             console::say(&format!("{} needs no library", path.display()));
         }
+        ["mutants"] => mutants::check(&context, mutants::Extent::All).1?,
+        ["mutants", name] => mutants::check(&context, mutants::Extent::Named(name)).1?,
         ["peers"] => setup::set_up_peers(&context)?,
         ["pages"] => {
             setup::require(&context, &[Tool::Node])?;

@@ -438,6 +438,10 @@ fn relations_between_keys_are_checked() {
             "[listen]\nadmin = \"127.0.0.1:7400\"",
             "line 2: listen.public and listen.admin are both 127.0.0.1:7400",
         ),
+        (
+            "[shutdown]\nspread_ms = 20001",
+            "line 2: shutdown.drain_accept_ms + shutdown.spread_ms needs 25001, but shutdown.limit_ms is 25000",
+        ),
     ] {
         check_problem(&Written::file(text), expected);
     }

@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use roomful_protocol::error::CloseCode;
-use roomful_protocol::frame::{Goaway, ServerFrame};
+use roomful_protocol::frame::ServerFrame;
 use roomful_protocol::id::RoomAlias;
 
 use super::message::{ConnectionId, Message, Request};
-use super::{Host, Shard, ShardSettings, Timer};
+use super::{ConnectionTimer, Host, Shard, ShardSettings, Timer};
 use crate::clock::Now;
 use crate::connection::outbox::{Outbox, Sizes};
 use crate::connection::{Outlet, Phase};
@@ -61,17 +61,22 @@ impl Shard {
     /// Writes what is staged, and closes whoever has let too much pile up.
     pub(super) fn flush_staged(&mut self, now: Now, host: &mut dyn Host) {
         for id in std::mem::take(&mut self.staged) {
-            let settings = Arc::clone(&self.settings);
-            let Some(outlet) = self.outlet(id) else {
-                continue;
-            };
-            match &outlet.outbox {
-                Some(outbox) if is_over(outbox.sizes(), &settings) => {
-                    self.close(id, CloseCode::SlowConsumer, now, host);
-                }
-                Some(_) => {}
-                None => self.write(id, &[], now, host),
+            self.guard_connection(id, now, host, |shard, host| {
+                shard.write_staged(id, now, host);
+            });
+        }
+    }
+
+    fn write_staged(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
+        let Some(outlet) = self.outlet(id) else {
+            return;
+        };
+        match &outlet.outbox {
+            Some(outbox) if is_over(outbox.sizes(), &self.settings) => {
+                self.close(id, CloseCode::SlowConsumer, now, host);
             }
+            Some(_) => {}
+            None => self.write(id, &[], now, host),
         }
     }
 
@@ -99,7 +104,8 @@ impl Shard {
             return;
         };
         if !std::mem::replace(&mut connection.stall_armed, true) {
-            self.wheel.set(due_ms, Timer::Stall(id));
+            self.wheel
+                .set(due_ms, Timer::Connection(ConnectionTimer::Stall, id));
         }
     }
 
@@ -149,44 +155,40 @@ impl Shard {
             true if until_ms <= now.monotonic_ms => {
                 self.close(id, CloseCode::SlowConsumer, now, host);
             }
-            true => self.wheel.set(until_ms, Timer::Stall(id)),
+            true => self
+                .wheel
+                .set(until_ms, Timer::Connection(ConnectionTimer::Stall, id)),
         }
     }
 
-    /// Tells everybody when to come back, each at a time of its own, and closes.
-    pub(super) fn drain(&mut self, reconnect_after_ms: u64, now: Now, host: &mut dyn Host) {
-        self.draining = true;
-        let ids: Vec<_> = self
-            .outlets
-            .iter()
-            .flatten()
-            .map(|outlet| outlet.id)
-            .collect();
-        let count = ids.len().max(1) as u64;
-        for (index, id) in (1_u64..).zip(ids) {
-            let resume = self
-                .connection(id)
-                .and_then(|connection| Some(self.resume_token(connection.open()?, now)));
-            if let Some(resume) = resume {
-                let reconnect_after_ms = reconnect_after_ms * index / count;
-                self.stage(
-                    id,
-                    &Goaway {
-                        reconnect_after_ms,
-                        resume,
-                    }
-                    .into(),
-                );
-            }
-            self.close(id, CloseCode::Restart, now, host);
-        }
+    /// The peer has closed, and gets its answer.
+    pub(super) fn closed(
+        &mut self,
+        id: ConnectionId,
+        code: Option<u16>,
+        now: Now,
+        host: &mut dyn Host,
+    ) {
+        self.end(id, CloseCode::Normal, wire::closed(code), now, host);
     }
 
-    /// Ends a connection with a close frame behind everything that was said to it.
+    /// Ends a connection with a close frame.
     pub(super) fn close(
         &mut self,
         id: ConnectionId,
         code: CloseCode,
+        now: Now,
+        host: &mut dyn Host,
+    ) {
+        self.end(id, code, wire::close(code), now, host);
+    }
+
+    /// Ends a connection with a close frame behind everything that was said to it; it counts as closed with `code`.
+    fn end(
+        &mut self,
+        id: ConnectionId,
+        code: CloseCode,
+        close: Bytes,
         now: Now,
         host: &mut dyn Host,
     ) {
@@ -205,7 +207,7 @@ impl Shard {
         if !staged.is_empty() {
             words.push(staged.into());
         }
-        words.push(wire::close(code));
+        words.push(close);
         // Counted before it is said, so that whoever has read it finds it in the metrics.
         self.drop_connection(id, Some(code), now, host);
         host.finish(id, words);

@@ -5,6 +5,7 @@
 //! what the core wants is done at once, or after the step where it would come back into the core. Nothing here
 //! waits but the loop for its events. Rooms, sessions and what frames mean are not known here.
 
+mod core;
 mod host;
 mod mailbox;
 mod socket;
@@ -21,14 +22,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use mio::{Poll, Waker};
 use roomful_protocol::codec::Encoding;
-use roomful_protocol::id::{Epoch, PlacementKey};
+use roomful_protocol::id::PlacementKey;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+pub use self::core::Core;
 use crate::auth::Authenticator;
-use crate::clock::Clock;
+use crate::clock::{Clock, Now};
+use crate::directory::Directory;
 use crate::http::{Refusal, Upgraded, Upgrades};
 use crate::metrics::ShardCounters;
-use crate::shard::Shared;
 use crate::shard::message::ShardId;
 use mailbox::{Letter, Mailbox};
 use thread::{MAIL, Thread};
@@ -42,7 +44,7 @@ pub struct Shards {
 
 #[derive(Debug)]
 struct Inner {
-    shared: Shared,
+    directory: Directory,
     posts: Vec<Post>,
     places: Arc<Semaphore>,
     settings: TransportSettings,
@@ -104,6 +106,8 @@ pub struct TransportSettings {
     pub imbalance_max: usize,
     /// Longest message, in bytes.
     pub message_bytes_max: usize,
+    /// Most fragments of a message.
+    pub fragments_max: u32,
     /// Longest message before the session is open, in bytes.
     pub hello_bytes_max: usize,
     /// Threads that check costly tokens.
@@ -115,12 +119,10 @@ pub struct TransportSettings {
 /// What the threads are made of.
 #[derive(Debug)]
 pub struct Parts {
-    /// What the shards share.
-    pub shared: Shared,
+    /// Which shard a placement key means.
+    pub directory: Directory,
     /// One set of counters a shard; there are as many shards.
     pub counters: Vec<Arc<ShardCounters>>,
-    /// Above every epoch of an earlier process.
-    pub first_epoch: Epoch,
     /// Checks tokens; none on an anonymous server.
     pub authenticator: Option<Arc<Authenticator>>,
     /// The time.
@@ -141,11 +143,14 @@ pub struct Threads {
 }
 
 impl Shards {
-    /// Starts a thread for each shard.
+    /// Starts a thread for each shard, which makes its core by calling `core`.
     ///
     /// # Errors
     /// The system gives no thread or no event queue.
-    pub fn start(parts: Parts) -> std::io::Result<(Self, Threads)> {
+    pub fn start<C: Core>(
+        parts: Parts,
+        core: impl Fn(ShardId, Now) -> C + Clone + Send + 'static,
+    ) -> std::io::Result<(Self, Threads)> {
         let settings = parts.settings;
         let mut posts = Vec::new();
         let mut polls = Vec::new();
@@ -176,18 +181,16 @@ impl Shards {
                 id,
                 poll,
                 mailbox: Arc::clone(&post.mailbox),
-                shared: parts.shared.clone(),
                 counters,
-                first_epoch: parts.first_epoch,
                 clock: parts.clock.clone(),
                 posts: posts.clone(),
                 verifier: verifier.clone(),
                 settings,
             };
-            handles.push((id, thread.start()?));
+            handles.push((id, thread.start(core.clone())?));
         }
         let inner = Inner {
-            shared: parts.shared,
+            directory: parts.directory,
             posts,
             places: Arc::new(Semaphore::new(
                 settings.connections_max.min(Semaphore::MAX_PERMITS),
@@ -203,12 +206,12 @@ impl Shards {
         ))
     }
 
-    /// Says goodbye to everybody, and takes nobody in any more.
-    pub fn drain(&self, reconnect_after: Duration) {
+    /// Takes nobody in any more, and says goodbye to everybody within `spread`.
+    pub fn drain(&self, spread: Duration) {
         self.inner.draining.store(true, Ordering::Relaxed);
-        let reconnect_after_ms = u64::try_from(reconnect_after.as_millis()).unwrap_or(u64::MAX);
+        let spread_ms = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
         for post in &self.inner.posts {
-            post.mailbox.push(Letter::Drain { reconnect_after_ms });
+            post.mailbox.push(Letter::Drain { spread_ms });
             post.mailbox.wake();
         }
     }
@@ -230,7 +233,7 @@ impl Shards {
         let loads: Vec<usize> = self.inner.posts.iter().map(load).collect();
         let least = (0..).zip(&loads).min_by_key(|(_, load)| **load);
         let (least, least_load) = least.map_or((0, 0), |(index, load)| (index, *load));
-        let home = key.map(|key| self.inner.shared.directory.shard_of(key));
+        let home = key.map(|key| self.inner.directory.shard_of(key));
         let close = |home: &ShardId| {
             let load = loads
                 .get(usize::from(home.0))
@@ -244,13 +247,16 @@ impl Shards {
 
 impl Upgrades for Shards {
     fn admit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
-        let retry_after = RETRY_AFTER;
         if self.inner.draining.load(Ordering::Relaxed) {
-            return Err(Refusal::Draining { retry_after });
+            return Err(Refusal::Draining {
+                retry_after: ELSEWHERE_AFTER,
+            });
         }
         Arc::clone(&self.inner.places)
             .try_acquire_owned()
-            .map_err(|_| Refusal::Full { retry_after })
+            .map_err(|_| Refusal::Full {
+                retry_after: RETRY_AFTER,
+            })
     }
 
     fn hand_over(&self, upgraded: Vec<Upgraded>) {
@@ -302,3 +308,8 @@ impl Threads {
 
 /// When somebody who was not let in should come again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// When somebody should come again whom a process that ends has not let in. Behind a balancer the next attempt meets
+/// another process, so that it should come soon; where the next process takes this one's port, the client's back-off
+/// makes the attempts rarer until it is there.
+const ELSEWHERE_AFTER: Duration = Duration::from_secs(1);

@@ -6,19 +6,22 @@
 //! never a room, a user, or anything that a peer sent. What the numbers mean for an operator is left to the
 //! dashboards.
 
+mod cells;
+
 use std::collections::HashMap;
-use std::fmt;
-use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
 use roomful_protocol::error::{CloseCode, ErrorCode};
+use roomful_protocol::websocket;
+
+pub use cells::{By, Counter, Gauge, Label};
 
 use crate::auth::AuthError;
 use crate::tasks::Tasks;
+use cells::Row;
 
 /// The metrics of a process; a cheap handle.
 #[derive(Debug, Clone)]
@@ -66,6 +69,7 @@ shard_counters! {
     connections_closed: By<Option<CloseCode>> = "roomful_connections_closed_total", "Connections that ended, by the close code sent; none where the socket just went away.";
     sessions: Gauge = "roomful_sessions", "Sessions that are attached or can still be resumed.";
     sessions_resumed: Counter = "roomful_sessions_resumed_total", "Sessions that a new connection resumed.";
+    violations: By<Violation> = "roomful_violations_total", "Connections that were closed because the peer broke the WebSocket protocol or a limit of it.";
     auth_failures: By<AuthFailure> = "roomful_auth_failures_total", "Tokens that were refused.";
     rooms: Gauge = "roomful_rooms", "Rooms that are open.";
     members: Gauge = "roomful_members", "Members of the rooms, those inside the presence grace included.";
@@ -90,6 +94,7 @@ shard_counters! {
     journal_failures: Counter = "roomful_journal_failures_total", "Appends that the journal failed, or whose outcome is unknown.";
     mailbox_messages: Counter = "roomful_mailbox_messages_total", "Messages between shards.";
     mailbox_full: Counter = "roomful_mailbox_full_total", "Messages between shards that found the mailbox full.";
+    panics: By<PanicPlace> = "roomful_panics_total", "Panics, each of which ended one thing alone, by what that was.";
     turns: Counter = "roomful_turns_total", "Turns of the shards' loops.";
     turn_over_budget: Counter = "roomful_turn_over_budget_total", "Turns that were cut because their time was spent.";
 }
@@ -120,6 +125,18 @@ macro_rules! labels {
 }
 
 labels! {
+    /// What a panic happened in, and ended.
+    PanicPlace by "where" {
+        /// The handling of one connection.
+        Connection = "connection",
+        /// The handing on of what one room sent.
+        Hub = "hub",
+        /// One room.
+        Room = "room",
+        /// A task of the control runtime. Counted by [`Tasks`].
+        Task = "task",
+    }
+
     /// Why a token was refused.
     AuthFailure by "kind" {
         /// There are keys, and `hello` brought no token.
@@ -146,6 +163,18 @@ labels! {
         Mismatch = "mismatch",
         /// The queue of tokens to check was full.
         Busy = "busy",
+    }
+
+    /// How a peer broke the WebSocket protocol.
+    Violation by "reason" {
+        /// A frame that RFC 6455 forbids.
+        Protocol = "protocol",
+        /// Text that is not UTF-8.
+        Utf8 = "utf8",
+        /// A message longer than the limit.
+        TooBig = "too_big",
+        /// A message in too many fragments.
+        Fragments = "fragments",
     }
 
     /// Why a connection got no WebSocket, or no answer to a request at all.
@@ -180,6 +209,29 @@ labels! {
         Full = "full",
         /// The server is about to end.
         Draining = "draining",
+    }
+}
+
+impl From<websocket::Violation> for Violation {
+    fn from(violation: websocket::Violation) -> Self {
+        use websocket::Violation as Broken;
+
+        match violation {
+            Broken::Unmasked
+            | Broken::Masked
+            | Broken::ReservedBits
+            | Broken::UnknownOpCode
+            | Broken::FragmentedControl
+            | Broken::LongControl
+            | Broken::StrayContinuation
+            | Broken::InterleavedMessage
+            | Broken::NonMinimalLength
+            | Broken::LengthOverflow
+            | Broken::BadClose => Self::Protocol,
+            Broken::NotUtf8 => Self::Utf8,
+            Broken::MessageTooBig => Self::TooBig,
+            Broken::TooManyFragments => Self::Fragments,
+        }
     }
 }
 
@@ -225,6 +277,7 @@ impl Metrics {
         let collectors: [Box<dyn Collector>; 4] = [
             Box::new(Shards {
                 counters: shards.clone(),
+                tasks: tasks.clone(),
                 descs: ShardCounters::descs(),
             }),
             Box::new(Process {
@@ -295,203 +348,11 @@ impl Metrics {
 /// The content type of [`Metrics::render`].
 pub const TEXT_FORMAT: &str = prometheus::TEXT_FORMAT;
 
-/// A number that only grows, with one writer.
-#[derive(Debug, Default)]
-pub struct Counter(Cell);
-
-/// A number that goes up and down, with one writer. A scrape adds up the shards' numbers.
-#[derive(Debug, Default)]
-pub struct Gauge(Cell);
-
-/// A counter for each value of a label, with one writer.
-pub struct By<L> {
-    cells: Box<[Counter]>,
-    label: PhantomData<fn(L)>,
-}
-
-/// A label with a fixed set of values.
-pub trait Label: Copy + 'static {
-    /// The label's name.
-    const NAME: &'static str;
-
-    /// Every value.
-    fn all() -> Vec<Self>;
-
-    /// The value's place in [`Self::all`].
-    fn index(self) -> usize;
-
-    /// The value as text.
-    fn text(self) -> String;
-}
-
-impl Counter {
-    /// Adds.
-    pub fn add(&self, n: u64) {
-        self.0.set(self.0.get().wrapping_add(n));
-    }
-
-    /// The count.
-    #[must_use]
-    pub fn get(&self) -> u64 {
-        self.0.get()
-    }
-}
-
-impl Gauge {
-    /// Adds.
-    pub fn add(&self, n: u64) {
-        self.0.set(self.0.get().saturating_add(n));
-    }
-
-    /// Takes away. What was not added cannot be taken away: the number stops at 0.
-    pub fn sub(&self, n: u64) {
-        let value = self.0.get();
-        debug_assert!(value >= n, "a gauge of {value} cannot lose {n}");
-        self.0.set(value.saturating_sub(n));
-    }
-
-    /// Sets.
-    pub fn set(&self, value: u64) {
-        self.0.set(value);
-    }
-
-    /// The number.
-    #[must_use]
-    pub fn get(&self) -> u64 {
-        self.0.get()
-    }
-}
-
-impl<L: Label> By<L> {
-    /// The counter of one value.
-    #[must_use]
-    pub fn of(&self, label: L) -> &Counter {
-        &self.cells[label.index()]
-    }
-}
-
-impl<L: Label> Default for By<L> {
-    fn default() -> Self {
-        Self {
-            cells: L::all().iter().map(|_label| Counter::default()).collect(),
-            label: PhantomData,
-        }
-    }
-}
-
-impl<L: Label> fmt::Debug for By<L> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let counts = L::all()
-            .into_iter()
-            .zip(&self.cells)
-            .map(|(label, cell)| (label.text(), cell.get()));
-        f.debug_map().entries(counts).finish()
-    }
-}
-
-/// By its number, as peers and their logs know it; `none` where no close frame was sent.
-impl Label for Option<CloseCode> {
-    const NAME: &'static str = "code";
-
-    fn all() -> Vec<Self> {
-        std::iter::once(None)
-            .chain(CloseCode::ALL.iter().copied().map(Some))
-            .collect()
-    }
-
-    fn index(self) -> usize {
-        self.map_or(0, |code| 1 + position(CloseCode::ALL, &code))
-    }
-
-    fn text(self) -> String {
-        self.map_or_else(|| "none".to_owned(), |code| code.code().to_string())
-    }
-}
-
-/// By its name.
-impl Label for ErrorCode {
-    const NAME: &'static str = "code";
-
-    fn all() -> Vec<Self> {
-        Self::ALL.to_vec()
-    }
-
-    fn index(self) -> usize {
-        position(Self::ALL, &self)
-    }
-
-    fn text(self) -> String {
-        self.name().to_owned()
-    }
-}
-
-/// A kind of metric that a shard can count.
-trait Row {
-    /// What a scraper is told.
-    const KIND: MetricType;
-    /// Names of its labels.
-    const LABELS: &'static [&'static str];
-
-    /// The samples: sums over the shards.
-    fn fold<'a>(shards: impl Iterator<Item = &'a Self>) -> Vec<proto::Metric>
-    where
-        Self: 'a;
-}
-
-impl Row for Counter {
-    const KIND: MetricType = MetricType::COUNTER;
-    const LABELS: &'static [&'static str] = &[];
-
-    fn fold<'a>(shards: impl Iterator<Item = &'a Self>) -> Vec<proto::Metric> {
-        vec![sample(Self::KIND, &[], shards.map(Self::get).sum())]
-    }
-}
-
-impl Row for Gauge {
-    const KIND: MetricType = MetricType::GAUGE;
-    const LABELS: &'static [&'static str] = &[];
-
-    fn fold<'a>(shards: impl Iterator<Item = &'a Self>) -> Vec<proto::Metric> {
-        vec![sample(Self::KIND, &[], shards.map(Self::get).sum())]
-    }
-}
-
-impl<L: Label> Row for By<L> {
-    const KIND: MetricType = MetricType::COUNTER;
-    const LABELS: &'static [&'static str] = &[L::NAME];
-
-    fn fold<'a>(shards: impl Iterator<Item = &'a Self>) -> Vec<proto::Metric> {
-        let labels = L::all();
-        let mut sums = vec![0; labels.len()];
-        for shard in shards {
-            sums.iter_mut()
-                .zip(&shard.cells)
-                .for_each(|(sum, cell)| *sum += cell.get());
-        }
-        let samples = labels.into_iter().zip(sums);
-        samples
-            .map(|(label, sum)| sample(Self::KIND, &[(L::NAME, &label.text())], sum))
-            .collect()
-    }
-}
-
-/// A number with one writer: its load and store need no bus lock, and a reader sees one of the values it had.
-#[derive(Debug, Default)]
-struct Cell(AtomicU64);
-
-impl Cell {
-    fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn set(&self, value: u64) {
-        self.0.store(value, Ordering::Relaxed);
-    }
-}
-
 /// Adds the shards up when somebody looks.
 struct Shards {
     counters: Vec<Arc<ShardCounters>>,
+    /// Whose panics are counted with those of the shards.
+    tasks: Tasks,
     descs: Vec<Desc>,
 }
 
@@ -501,7 +362,14 @@ impl Collector for Shards {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        ShardCounters::families(&self.counters)
+        let of_tasks = ShardCounters::default();
+        of_tasks
+            .panics
+            .of(PanicPlace::Task)
+            .add(self.tasks.panics());
+        let mut counters = self.counters.clone();
+        counters.push(Arc::new(of_tasks));
+        ShardCounters::families(&counters)
     }
 }
 
@@ -516,7 +384,6 @@ impl Process {
         vec![
             desc(BUILD_INFO.0, BUILD_INFO.1, &["version"]),
             desc(TASKS.0, TASKS.1, &["task"]),
-            desc(PANICS.0, PANICS.1, &["where"]),
             desc(RESIDENT_BYTES.0, RESIDENT_BYTES.1, &[]),
             desc(OPEN_FILES.0, OPEN_FILES.1, &[]),
         ]
@@ -537,11 +404,6 @@ impl Collector for Process {
         let live = self.tasks.live().into_iter();
         let live =
             live.map(|(name, live)| sample(MetricType::GAUGE, &[("task", name)], live as u64));
-        let panics = sample(
-            MetricType::COUNTER,
-            &[("where", "task")],
-            self.tasks.panics(),
-        );
         // Absent where the system does not tell; the registry leaves out families without samples.
         let gauge = |value: Option<u64>| {
             value
@@ -552,7 +414,6 @@ impl Collector for Process {
         vec![
             family(BUILD_INFO.0, BUILD_INFO.1, MetricType::GAUGE, vec![build]),
             family(TASKS.0, TASKS.1, MetricType::GAUGE, live.collect()),
-            family(PANICS.0, PANICS.1, MetricType::COUNTER, vec![panics]),
             family(
                 RESIDENT_BYTES.0,
                 RESIDENT_BYTES.1,
@@ -574,10 +435,6 @@ const BUILD_INFO: (&str, &str) = (
     "Always 1; the version is in the label.",
 );
 const TASKS: (&str, &str) = ("roomful_tasks", "Tasks that are live, by their name.");
-const PANICS: (&str, &str) = (
-    "roomful_panics_total",
-    "Panics, each of which ended one thing alone, by what that was.",
-);
 const RESIDENT_BYTES: (&str, &str) = (
     "process_resident_memory_bytes",
     "Bytes of memory that the process holds.",
@@ -668,12 +525,6 @@ fn label_pair(name: &str, value: &str) -> LabelPair {
     pair
 }
 
-fn position<T: PartialEq>(all: &[T], value: &T) -> usize {
-    all.iter()
-        .position(|row| row == value)
-        .expect("a catalogue lists all its rows")
-}
-
 /// Why building a metric of this file does not fail.
 const WELL_FORMED: &str = "the names and labels of this file are well-formed and distinct";
 
@@ -761,6 +612,7 @@ mod tests {
                 assert_eq!(label.index(), place, "{}", label.text());
             }
         }
+        check::<PanicPlace>();
         check::<AuthFailure>();
         check::<HandshakeRejection>();
         check::<ErrorCode>();
