@@ -24,14 +24,14 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 
-pub use choice::{Algorithm, LogFilter, LogFormat, RoomKind, WebOrigin};
+pub use choice::{Algorithm, ForwardedHeader, LogFilter, LogFormat, RoomKind, WebOrigin};
 pub use key::{KeyConfig, KeySource};
 pub use keys_url::KeysUrl;
 pub use problem::{Place, Problem, Problems};
 pub use secret::{Secret, SecretKey};
 pub use sections::{
-    AuthConfig, ConnectionConfig, ListenConfig, LogConfig, NamespaceConfig, NodeConfig,
-    PlacementConfig, SessionConfig, ShardConfig, ShutdownConfig,
+    AdmissionConfig, AuthConfig, ConnectionConfig, ListenConfig, LogConfig, NamespaceConfig,
+    NodeConfig, PlacementConfig, SessionConfig, ShardConfig, ShutdownConfig,
 };
 pub use source::{Flag, Sources};
 
@@ -50,6 +50,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// `[connection]`
     pub connection: ConnectionConfig,
+    /// `[admission]`
+    pub admission: AdmissionConfig,
     /// `[session]`
     pub session: SessionConfig,
     /// `[placement]`
@@ -161,6 +163,7 @@ impl Config {
             ("listen", &mut self.listen),
             ("auth", &mut self.auth),
             ("connection", &mut self.connection),
+            ("admission", &mut self.admission),
             ("session", &mut self.session),
             ("placement", &mut self.placement),
             ("shard", &mut self.shard),
@@ -252,6 +255,7 @@ impl Default for Config {
             listen: ListenConfig::default(),
             auth: AuthConfig::default(),
             connection: ConnectionConfig::default(),
+            admission: AdmissionConfig::default(),
             session: SessionConfig::default(),
             placement: PlacementConfig::default(),
             shard: ShardConfig::default(),

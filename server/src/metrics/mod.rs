@@ -7,9 +7,11 @@
 //! dashboards.
 
 mod cells;
+mod keys;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
@@ -18,10 +20,12 @@ use roomful_protocol::error::{CloseCode, ErrorCode};
 use roomful_protocol::websocket;
 
 pub use cells::{By, Counter, Gauge, Label};
+pub use keys::KeyFetch;
 
 use crate::auth::AuthError;
 use crate::tasks::Tasks;
 use cells::Row;
+use keys::KeyMetrics;
 
 /// The metrics of a process; a cheap handle.
 #[derive(Debug, Clone)]
@@ -38,11 +42,9 @@ struct Inner {
     rejections: Vec<IntCounter>,
     /// Written by the accept loops.
     accept_errors: IntCounter,
-    /// One for each [`KeyFetch`], by its index; written by the task that fetches.
-    key_fetches: Vec<IntCounter>,
-    /// Of the last good answer; written by the task that fetches.
-    keys: IntGauge,
-    keys_fetched_s: IntGauge,
+    /// Written by the accept loops, and shown beside the panics of others.
+    acceptor_panics: Arc<AtomicU64>,
+    keys: KeyMetrics,
 }
 
 /// Declares [`ShardCounters`]: a field, its kind (see [`Row`]), its metric's name and help. A new metric is a new line.
@@ -128,6 +130,7 @@ macro_rules! labels {
         }
     )*};
 }
+use labels;
 
 labels! {
     /// What a panic happened in, and ended.
@@ -140,6 +143,8 @@ labels! {
         Room = "room",
         /// A task of the control runtime. Counted by [`Tasks`].
         Task = "task",
+        /// The handling of a socket that had just been accepted.
+        Acceptor = "acceptor",
     }
 
     /// Why a token was refused.
@@ -170,22 +175,6 @@ labels! {
         Busy = "busy",
         /// Its key is unknown, and no keys could be fetched.
         KeysUnavailable = "keys_unavailable",
-    }
-
-    /// What became of a request for the keys of `auth.jwks_url`.
-    KeyFetch by "outcome" {
-        /// The keys came.
-        Ok = "ok",
-        /// There was no whole answer in time.
-        Timeout = "timeout",
-        /// There was no connection, or it broke.
-        Connection = "connection",
-        /// The answer was no 200. Redirects are not followed.
-        Status = "status",
-        /// The answer was too long.
-        TooLarge = "too_large",
-        /// The answer was no JWK Set, or had no key that can be used.
-        Malformed = "malformed",
     }
 
     /// How a peer broke the WebSocket protocol.
@@ -228,6 +217,20 @@ labels! {
         Subprotocol = "subprotocol",
         /// The page, or the host name it used, may not connect.
         Origin = "origin",
+        /// A proxy that has to begin with a PROXY protocol header sent none in time, or something else.
+        ProxyHeader = "proxy_header",
+        /// Its address has as many sockets as it may have.
+        AddressConnections = "address_connections",
+        /// Its address has as many sockets without a session as it may have.
+        AddressUnauthenticated = "address_unauthenticated",
+        /// There are as many sockets without a WebSocket as there may be.
+        HttpConnections = "http_connections",
+        /// There are as many WebSockets without a session as there may be.
+        Unauthenticated = "unauthenticated",
+        /// There have been as many WebSockets in this moment as there may be.
+        Connects = "connects",
+        /// Nearly all of the process's file descriptors are in use.
+        Descriptors = "descriptors",
         /// The server has as many connections as it may have.
         Full = "full",
         /// The server is about to end.
@@ -296,27 +299,17 @@ impl Metrics {
             "roomful_handshakes_rejected_total",
             "Connections that got no WebSocket, or no answer at all.",
         );
-        let key_fetches = by_label::<KeyFetch>(
-            "roomful_jwks_fetches_total",
-            "Requests for the keys of auth.jwks_url.",
-        );
-        let keys = gauge(
-            "roomful_jwks_keys",
-            "Keys in the last good answer of auth.jwks_url.",
-        );
-        let keys_fetched_s = gauge(
-            "roomful_jwks_fetched_timestamp_seconds",
-            "When the last good answer of auth.jwks_url came, in seconds since 1970; 0 before the first.",
-        );
         let accept_errors = Opts::new(
             "roomful_accept_errors_total",
             "Connections that could not be accepted.",
         );
         let accept_errors = IntCounter::with_opts(accept_errors).expect(WELL_FORMED);
-        let collectors: [Box<dyn Collector>; 7] = [
+        let acceptor_panics = Arc::new(AtomicU64::new(0));
+        let collectors: [Box<dyn Collector>; 4] = [
             Box::new(Shards {
                 counters: shards.clone(),
                 tasks: tasks.clone(),
+                acceptor_panics: Arc::clone(&acceptor_panics),
                 descs: ShardCounters::descs(),
             }),
             Box::new(Process {
@@ -325,21 +318,18 @@ impl Metrics {
             }),
             Box::new(rejections.clone()),
             Box::new(accept_errors.clone()),
-            Box::new(key_fetches.clone()),
-            Box::new(keys.clone()),
-            Box::new(keys_fetched_s.clone()),
         ];
         for collector in collectors {
             registry.register(collector).expect(WELL_FORMED);
         }
+        let keys = KeyMetrics::register(&registry);
         let inner = Inner {
             registry,
             shards,
             rejections: resolved::<HandshakeRejection>(&rejections),
             accept_errors,
-            key_fetches: resolved::<KeyFetch>(&key_fetches),
+            acceptor_panics,
             keys,
-            keys_fetched_s,
         };
         Self {
             inner: Arc::new(inner),
@@ -368,6 +358,11 @@ impl Metrics {
         self.inner.accept_errors.inc();
     }
 
+    /// Counts a panic over a socket that had just been accepted.
+    pub fn acceptor_panicked(&self) {
+        self.inner.acceptor_panics.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// How many connections could not be accepted.
     #[must_use]
     pub fn accept_errors(&self) -> u64 {
@@ -376,14 +371,12 @@ impl Metrics {
 
     /// Counts a request for keys.
     pub fn keys_fetched(&self, outcome: KeyFetch) {
-        self.inner.key_fetches[outcome.index()].inc();
+        self.inner.keys.fetched(outcome);
     }
 
     /// Notes the keys of a good answer.
     pub fn keys_known(&self, count: usize, unix_ms: u64) {
-        let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        self.inner.keys.set(whole(count as u64));
-        self.inner.keys_fetched_s.set(whole(unix_ms / 1_000));
+        self.inner.keys.known(count, unix_ms);
     }
 
     /// All of it in the text format, [`TEXT_FORMAT`].
@@ -406,6 +399,8 @@ struct Shards {
     counters: Vec<Arc<ShardCounters>>,
     /// Whose panics are counted with those of the shards.
     tasks: Tasks,
+    /// And those of the accept loops.
+    acceptor_panics: Arc<AtomicU64>,
     descs: Vec<Desc>,
 }
 
@@ -415,13 +410,18 @@ impl Collector for Shards {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let of_tasks = ShardCounters::default();
-        of_tasks
-            .panics
-            .of(PanicPlace::Task)
-            .add(self.tasks.panics());
+        let others = ShardCounters::default();
+        for (place, panics) in [
+            (PanicPlace::Task, self.tasks.panics()),
+            (
+                PanicPlace::Acceptor,
+                self.acceptor_panics.load(Ordering::Relaxed),
+            ),
+        ] {
+            others.panics.of(place).add(panics);
+        }
         let mut counters = self.counters.clone();
-        counters.push(Arc::new(of_tasks));
+        counters.push(Arc::new(others));
         ShardCounters::families(&counters)
     }
 }
