@@ -1182,7 +1182,7 @@ mod tests {
                 Some(text) => (vec![Seen::Message(true, text.into_bytes())], None),
                 None => (vec![], Some(Violation::NotUtf8)),
             };
-            prop_assert_eq!(read_whole(&bytes), expected.clone());
+            prop_assert_eq!(&read_whole(&bytes), &expected);
             prop_assert_eq!(read(bytes.chunks(size), &ReadLimits::default()), expected);
         }
 
