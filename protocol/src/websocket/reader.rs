@@ -119,6 +119,10 @@ pub enum Violation {
     /// The message has more fragments than [`ReadLimits::fragments_max`].
     #[error("the message has too many fragments")]
     TooManyFragments,
+    /// The message has not arrived in time. A reader has no clock: whoever has one finds out by
+    /// [`Reader::incomplete_since`].
+    #[error("the message has not arrived in time")]
+    MessageTimeout,
 }
 
 impl Reader {
@@ -286,7 +290,7 @@ impl Violation {
             | Self::BadClose => CloseCode::ProtocolError,
             Self::NotUtf8 => CloseCode::InvalidUtf8,
             Self::MessageTooBig => CloseCode::MessageTooBig,
-            Self::TooManyFragments => CloseCode::PolicyViolation,
+            Self::TooManyFragments | Self::MessageTimeout => CloseCode::PolicyViolation,
         }
     }
 }
@@ -929,6 +933,7 @@ mod tests {
         assert_eq!(Violation::BadClose.close_code().code(), 1002);
         assert_eq!(Violation::NotUtf8.close_code().code(), 1007);
         assert_eq!(Violation::TooManyFragments.close_code().code(), 1008);
+        assert_eq!(Violation::MessageTimeout.close_code().code(), 1008);
         assert_eq!(Violation::MessageTooBig.close_code().code(), 1009);
     }
 
