@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
 use super::connection::{Greeted, Server};
+use super::secure::Secure;
 use super::site::{Shared, Site};
 use crate::metrics::HandshakeRejection;
 use crate::shutdown::Shutdown;
@@ -97,10 +98,14 @@ impl Acceptor {
             limits,
             ..
         } = site.shared.clone();
+        let secure = site
+            .tls()
+            .map(|tls| Secure::new(tls, metrics.clone(), shutdown.clone()));
         let (router, door) = site.routes(listener.local_addr()?);
         let server = Server {
             router,
             door,
+            secure,
             metrics,
             limits,
             shutdown,

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -19,16 +20,19 @@ use axum::http::{HeaderName, HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt;
 
 use super::guard;
+use super::link::Link;
 use super::rewound::Rewound;
+use super::secure::Secure;
 use super::upgrade::{self, Accepted, Door, Upgraded};
 use crate::metrics::{HandshakeRejection, Metrics};
 use crate::shutdown::Shutdown;
+use crate::tls::Records;
 
 /// What a peer may do before it has a WebSocket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +68,8 @@ pub(super) struct Server {
     pub(super) router: Router,
     /// Where handshakes are decided, on a listener that has them.
     pub(super) door: Option<Arc<Door>>,
+    /// What makes it speak TLS.
+    pub(super) secure: Option<Secure>,
     pub(super) metrics: Metrics,
     pub(super) limits: Limits,
     pub(super) shutdown: Shutdown,
@@ -129,7 +135,8 @@ impl Server {
 
     /// The handshake that these bytes begin with, and how long it is.
     fn handshake(&self, bytes: &[u8]) -> Option<(usize, Accepted)> {
-        let door = self.door.as_ref()?;
+        // Under TLS nothing is said in the clear.
+        let door = self.door.as_ref().filter(|_| self.secure.is_none())?;
         let mut lines = [httparse::EMPTY_HEADER; HANDSHAKE_LINES_MAX];
         let mut parsed = httparse::Request::new(&mut lines);
         let Ok(httparse::Status::Complete(length)) = parsed.parse(bytes) else {
@@ -167,6 +174,14 @@ impl Server {
                 return tracing::warn!(%error, "the socket could not enter the runtime");
             }
         };
+        let socket = Rewound { stream, seen };
+        let link = match &self.secure {
+            None => Link::Plain(socket),
+            Some(secure) => match secure.begin(socket).await {
+                Some(stream) => Link::Tls(stream),
+                None => return,
+            },
+        };
         let context = Arc::new(PeerContext::default());
         let routes = Routes {
             server: Arc::clone(&self),
@@ -174,22 +189,33 @@ impl Server {
         };
         let mut connection = self
             .builder()
-            .serve_connection(TokioIo::new(Rewound { stream, seen }), routes);
+            .serve_connection(TokioIo::new(link), routes);
         let end = self.drive(&mut connection).await;
         // Takes the engine apart: its buffers, timers and routes end here, only the socket and what was read
         // ahead remain.
         let parts = connection.into_parts();
-        let (stream, unread) = (parts.io.into_inner().stream, parts.read_buf);
+        let (link, unread) = (parts.io.into_inner(), parts.read_buf);
         let idle = unread.is_empty() && context.asked.load(Ordering::Relaxed);
         match (end, context.take_accepted()) {
-            (End::Finished, Some(accepted)) => match stream.into_std() {
-                Ok(stream) => self.hand_over(vec![accepted.upgraded(stream, &unread, peer)]),
-                Err(error) => tracing::warn!(%error, "the socket could not leave the runtime"),
-            },
-            (End::Finished, None) => linger(stream).await,
-            (End::Failed(error), _) if error.is_timeout() && idle => linger(stream).await,
-            (End::Failed(error), _) => self.refuse(stream, &error).await,
+            (End::Finished, Some(accepted)) => self.let_go(link, accepted, &unread, peer),
+            (End::Finished, None) => linger(link).await,
+            (End::Failed(error), _) if error.is_timeout() && idle => linger(link).await,
+            (End::Failed(error), _) => self.refuse(link, &error).await,
             (End::TimedOut, _) => {}
+        }
+    }
+
+    /// Hands the socket over, out of the runtime.
+    fn let_go(&self, link: Link, accepted: Accepted, unread: &[u8], peer: SocketAddr) {
+        let (stream, connection) = link.into_parts();
+        match stream.into_std() {
+            Ok(stream) => {
+                let mut upgraded = accepted.upgraded(stream, unread, peer);
+                upgraded.tls = connection
+                    .map(|connection| Box::new(Records::new(*connection, self.metrics.clone())));
+                self.hand_over(vec![upgraded]);
+            }
+            Err(error) => tracing::warn!(%error, "the socket could not leave the runtime"),
         }
     }
 
@@ -227,7 +253,7 @@ impl Server {
     }
 
     /// Counts what the engine refused, and sees to it that the peer gets to read why.
-    async fn refuse(&self, mut stream: TcpStream, error: &hyper::Error) {
+    async fn refuse(&self, mut link: Link, error: &hyper::Error) {
         let Some(reason) = rejection(error) else {
             // The peer went away, or its socket broke: nothing was refused.
             tracing::debug!(%error, "the connection ended");
@@ -240,8 +266,8 @@ impl Server {
         } else {
             b""
         };
-        if stream.write_all(answer).await.is_ok() {
-            linger(stream).await;
+        if link.write_all(answer).await.is_ok() {
+            linger(link).await;
         }
     }
 }
@@ -256,7 +282,7 @@ pub(super) enum Greeted {
     Gone,
 }
 
-type Connection = http1::Connection<TokioIo<Rewound>, Routes>;
+type Connection = http1::Connection<TokioIo<Link>, Routes>;
 
 /// What can wake a connection.
 enum Event {
@@ -327,22 +353,27 @@ fn rejection(error: &hyper::Error) -> Option<HandshakeRejection> {
 
 /// Closes so that the last answer arrives. A socket that is closed with bytes unread is reset, and a reset
 /// may overtake the answer; so the peer's bytes are read until it closes too, within a limit.
-async fn linger(mut stream: TcpStream) {
+pub(super) async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     let closing = async {
         stream.shutdown().await?;
-        loop {
-            stream.readable().await?;
-            match stream.try_read(&mut [0; 4 * 1024]) {
-                Ok(0) => return Ok(()),
-                Ok(_) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-        }
+        while poll_fn(|context| drop_some(&mut stream, context)).await? > 0 {}
+        Ok::<_, std::io::Error>(())
     };
     if let Ok(Err(error)) = timeout(LINGER_MAX, closing).await {
         tracing::trace!(%error, "the peer closed first");
     }
+}
+
+/// Reads once into nowhere; how many bytes that were. The buffer lives for this call alone.
+fn drop_some(
+    stream: &mut (impl AsyncRead + Unpin),
+    context: &mut Context<'_>,
+) -> Poll<std::io::Result<usize>> {
+    let mut bytes = [0; 4 * 1024];
+    let mut buffer = ReadBuf::new(&mut bytes);
+    Pin::new(stream)
+        .poll_read(context, &mut buffer)
+        .map_ok(|()| buffer.filled().len())
 }
 
 const REQUEST_TIMEOUT: &[u8] =

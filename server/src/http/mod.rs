@@ -14,9 +14,11 @@ mod acceptor;
 mod connection;
 mod guard;
 mod health;
+mod link;
 mod origin;
 mod pages;
 mod rewound;
+mod secure;
 mod site;
 mod upgrade;
 
@@ -27,5 +29,6 @@ pub use acceptor::{listen, serve};
 pub use connection::Limits;
 pub use health::Readiness;
 pub use origin::{Origin, OriginError, OriginRule};
+pub use secure::Tls;
 pub use site::{Shared, Site};
 pub use upgrade::{Refusal, Upgraded, Upgrades};

@@ -13,8 +13,9 @@ use axum::routing::{any, get};
 use super::connection::{Limits, PeerContext};
 use super::guard;
 use super::health::{self, Readiness};
-use super::origin::OriginRule;
+use super::origin::{OriginRule, Own};
 use super::pages;
+use super::secure::Tls;
 use super::upgrade::{self, Door, Upgrades};
 use crate::metrics::{HandshakeRejection, Metrics, TEXT_FORMAT};
 use crate::tasks::Tasks;
@@ -48,16 +49,31 @@ enum Face {
 struct Doorway {
     upgrades: Arc<dyn Upgrades>,
     origins: OriginRule,
+    tls: Option<Tls>,
 }
 
 impl Site {
     /// For everybody: pages, `/v1/ws`, `/healthz`, `/readyz`; `/metrics` only where the listener is bound to loopback.
     #[must_use]
     pub fn public(shared: Shared, upgrades: Arc<dyn Upgrades>, origins: OriginRule) -> Self {
+        let tls = None;
         Self {
             shared,
-            face: Face::Public(Doorway { upgrades, origins }),
+            face: Face::Public(Doorway {
+                upgrades,
+                origins,
+                tls,
+            }),
         }
+    }
+
+    /// Speaks TLS and nothing else.
+    #[must_use]
+    pub fn with_tls(mut self, tls: Tls) -> Self {
+        if let Face::Public(doorway) = &mut self.face {
+            doorway.tls = Some(tls);
+        }
+        self
     }
 
     /// For the operator: `/metrics`, `/healthz`, `/readyz`.
@@ -77,6 +93,14 @@ impl Site {
         }
     }
 
+    /// What makes it speak TLS.
+    pub(super) fn tls(&self) -> Option<Tls> {
+        match &self.face {
+            Face::Public(doorway) => doorway.tls.clone(),
+            Face::Admin => None,
+        }
+    }
+
     /// The routes, for a listener bound to this address, and the door that one of them leads to.
     pub(super) fn routes(self, address: SocketAddr) -> (Router, Option<Arc<Door>>) {
         let Self { shared, face } = self;
@@ -89,7 +113,10 @@ impl Site {
                     upgrades: doorway.upgrades,
                     origins: doorway.origins,
                     metrics: shared.metrics,
-                    port: address.port(),
+                    own: Own {
+                        scheme: if doorway.tls.is_some() { "https" } else { "http" },
+                        port: address.port(),
+                    },
                 });
                 let handshakes = Router::new()
                     .route(upgrade::PATH, any(handshake))

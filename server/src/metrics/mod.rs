@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
-use prometheus::{IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 use roomful_protocol::error::{CloseCode, ErrorCode};
 
 pub use cells::{By, Counter, Gauge, Label};
@@ -37,6 +37,14 @@ struct Inner {
     rejections: Vec<IntCounter>,
     /// Written by the accept loops.
     accept_errors: IntCounter,
+    /// One for each [`TlsHandshake`], by its index; written by HTTP connections.
+    tls_handshakes: Vec<IntCounter>,
+    /// Written by shards.
+    tls_violations: IntCounter,
+    /// One for each [`TlsReload`], by its index.
+    tls_reloads: Vec<IntCounter>,
+    /// Written when a certificate is read.
+    certificate_expires: IntGauge,
 }
 
 /// Declares [`ShardCounters`]: a field, its kind (see [`Row`]), its metric's name and help. A new metric is a new line.
@@ -183,6 +191,38 @@ labels! {
         /// The server is about to end.
         Draining = "draining",
     }
+
+    /// How a TLS handshake ended.
+    TlsHandshake by "outcome" {
+        /// A good one with the certificate.
+        Full = "full",
+        /// A good one with a ticket of an earlier one.
+        Resumed = "resumed",
+        /// What came is HTTP without TLS.
+        PlainHttp = "plain_http",
+        /// What came is not TLS, or breaks it.
+        Malformed = "malformed",
+        /// No version or cipher that both sides have.
+        Incompatible = "incompatible",
+        /// The client wants to speak something else than HTTP/1.1.
+        Alpn = "alpn",
+        /// The client refused: most often it doesn't trust the certificate.
+        Alert = "alert",
+        /// The client went away.
+        Gone = "gone",
+        /// It took too long.
+        Timeout = "timeout",
+        /// There were as many as there may be at a time.
+        Busy = "busy",
+    }
+
+    /// What became of a new certificate.
+    TlsReload by "outcome" {
+        /// It is in use.
+        Loaded = "loaded",
+        /// It is no good; the old one stays in use.
+        Failed = "failed",
+    }
 }
 
 impl From<AuthError> for AuthFailure {
@@ -218,13 +258,34 @@ impl Metrics {
         let shards: Vec<_> = (0..shards)
             .map(|_index| Arc::new(ShardCounters::default()))
             .collect();
-        let rejections = rejections();
+        let rejections = vec::<HandshakeRejection>(
+            "roomful_handshakes_rejected_total",
+            "Connections that got no WebSocket, or no answer at all.",
+        );
+        let tls_handshakes = vec::<TlsHandshake>(
+            "roomful_tls_handshakes_total",
+            "TLS handshakes that have ended.",
+        );
+        let tls_reloads = vec::<TlsReload>(
+            "roomful_tls_reloads_total",
+            "Times that the certificate was read again.",
+        );
+        let tls_violations = IntCounter::new(
+            "roomful_tls_violations_total",
+            "Connections that broke TLS after their handshake.",
+        )
+        .expect(WELL_FORMED);
+        let certificate_expires = IntGauge::new(
+            "roomful_tls_certificate_expires_seconds",
+            "When the certificate in use expires, in seconds since 1970; 0 without one.",
+        )
+        .expect(WELL_FORMED);
         let accept_errors = Opts::new(
             "roomful_accept_errors_total",
             "Connections that could not be accepted.",
         );
         let accept_errors = IntCounter::with_opts(accept_errors).expect(WELL_FORMED);
-        let collectors: [Box<dyn Collector>; 4] = [
+        let collectors: [Box<dyn Collector>; 8] = [
             Box::new(Shards {
                 counters: shards.clone(),
                 descs: ShardCounters::descs(),
@@ -235,19 +296,23 @@ impl Metrics {
             }),
             Box::new(rejections.clone()),
             Box::new(accept_errors.clone()),
+            Box::new(tls_handshakes.clone()),
+            Box::new(tls_violations.clone()),
+            Box::new(tls_reloads.clone()),
+            Box::new(certificate_expires.clone()),
         ];
         for collector in collectors {
             registry.register(collector).expect(WELL_FORMED);
         }
-        // Resolved once, which also makes every series exist from the start, at 0.
-        let rejections = HandshakeRejection::all()
-            .into_iter()
-            .map(|reason| rejections.with_label_values(&[reason.text()]));
         let inner = Inner {
             registry,
             shards,
-            rejections: rejections.collect(),
+            rejections: series::<HandshakeRejection>(&rejections),
             accept_errors,
+            tls_handshakes: series::<TlsHandshake>(&tls_handshakes),
+            tls_violations,
+            tls_reloads: series::<TlsReload>(&tls_reloads),
+            certificate_expires,
         };
         Self {
             inner: Arc::new(inner),
@@ -280,6 +345,26 @@ impl Metrics {
     #[must_use]
     pub fn accept_errors(&self) -> u64 {
         self.inner.accept_errors.get()
+    }
+
+    /// Counts a TLS handshake that has ended.
+    pub fn tls_handshake(&self, outcome: TlsHandshake) {
+        self.inner.tls_handshakes[outcome.index()].inc();
+    }
+
+    /// Counts a connection that broke TLS after its handshake.
+    pub fn tls_violated(&self) {
+        self.inner.tls_violations.inc();
+    }
+
+    /// Counts a certificate that was read again.
+    pub fn tls_reloaded(&self, outcome: TlsReload) {
+        self.inner.tls_reloads[outcome.index()].inc();
+    }
+
+    /// Notes when the certificate in use expires.
+    pub fn certificate_expires(&self, unix_s: i64) {
+        self.inner.certificate_expires.set(unix_s);
     }
 
     /// All of it in the text format, [`TEXT_FORMAT`].
@@ -427,12 +512,16 @@ mod system {
     }
 }
 
-fn rejections() -> IntCounterVec {
-    let opts = Opts::new(
-        "roomful_handshakes_rejected_total",
-        "Connections that got no WebSocket, or no answer at all.",
-    );
-    IntCounterVec::new(opts, &[HandshakeRejection::NAME]).expect(WELL_FORMED)
+fn vec<L: Label>(name: &str, help: &str) -> IntCounterVec {
+    IntCounterVec::new(Opts::new(name, help), &[L::NAME]).expect(WELL_FORMED)
+}
+
+/// The counters by their label's index, resolved once, which also makes every series exist from the start, at 0.
+fn series<L: Label>(counters: &IntCounterVec) -> Vec<IntCounter> {
+    L::all()
+        .into_iter()
+        .map(|label| counters.with_label_values(&[label.text()]))
+        .collect()
 }
 
 fn desc(name: &str, help: &str, labels: &[&str]) -> Desc {
@@ -565,6 +654,8 @@ mod tests {
         }
         check::<AuthFailure>();
         check::<HandshakeRejection>();
+        check::<TlsHandshake>();
+        check::<TlsReload>();
         check::<ErrorCode>();
         check::<Option<CloseCode>>();
     }

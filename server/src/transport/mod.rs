@@ -30,6 +30,7 @@ use crate::http::{Refusal, Upgraded, Upgrades};
 use crate::metrics::ShardCounters;
 use crate::shard::Shared;
 use crate::shard::message::ShardId;
+use crate::tls::Records;
 use mailbox::{Letter, Mailbox};
 use thread::{MAIL, Thread};
 use verifier::Verifier;
@@ -61,6 +62,7 @@ struct Post {
 #[derive(Debug)]
 struct Opened {
     stream: TcpStream,
+    tls: Option<Box<Records>>,
     read_ahead: Bytes,
     encoding: Encoding,
     place: Place,
@@ -283,6 +285,7 @@ impl Post {
         };
         self.mailbox.push(Letter::Opened(Box::new(Opened {
             stream: upgraded.stream,
+            tls: upgraded.tls,
             read_ahead: upgraded.read_ahead,
             encoding: upgraded.encoding,
             place,
