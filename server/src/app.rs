@@ -20,8 +20,9 @@ use crate::config::{
 };
 use crate::connection::{Rate, Rates};
 use crate::directory::Directory;
-use crate::http::{self, Limits, Origin, OriginError, OriginRule, Readiness, Site};
+use crate::http::{self, Limits, Origin, OriginError, OriginRule, Readiness, Site, Tls};
 use crate::journal::HistoryBounds;
+use crate::journal::memory::MemoryJournal;
 use crate::metrics::Metrics;
 use crate::room::RoomSettings;
 use crate::room::operations::OperationBounds;
@@ -29,9 +30,11 @@ use crate::session::DataFileError;
 use crate::session::generation::Generation;
 use crate::session::index::Sessions;
 use crate::session::token::{ResumeKey, ResumeKeyError};
-use crate::shard::{ShardSettings, Shared};
+use crate::shard::message::ShardId;
+use crate::shard::{Shard, ShardSettings, Shared};
 use crate::shutdown::{Plan, Shutdown, Signal, Signals, is_on_terminal};
 use crate::tasks::Tasks;
+use crate::tls::{CertificateError, Certificates, Files};
 use crate::transport::{Parts, Shards, ThreadEnded, Threads, TransportSettings};
 
 /// Why the server did not start, or ended by itself.
@@ -56,6 +59,9 @@ pub enum RunError {
     /// The keys for tokens are unusable.
     #[error(transparent)]
     Keys(#[from] Problems),
+    /// There is no certificate to show.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// The key for resume tokens is unusable.
     #[error(transparent)]
     ResumeKey(#[from] ResumeKeyError),
@@ -108,6 +114,7 @@ struct App {
     tasks: Tasks,
     readiness: Readiness,
     origins: OriginRule,
+    tls: Option<Tls>,
     end: ShutdownConfig,
 }
 
@@ -116,6 +123,9 @@ impl App {
         let clock = Clock::system();
         let origins = origin_rule(config)?;
         let authenticator = authenticator(config)?;
+        let tasks = Tasks::new();
+        let metrics = Metrics::new(tasks.clone(), config.shard_count().get());
+        let tls = tls(config, &clock, &metrics)?;
         let unsent = u32::try_from(config.connection.kernel_unsent_bytes_max).unwrap_or(u32::MAX);
         let patience = Instant::now() + Duration::from_millis(config.listen.wait_ms);
         let public = listen("public", config.listen.public, unsent, patience).await?;
@@ -123,17 +133,22 @@ impl App {
         let data_dir = Path::new(&config.node.data_dir);
         let resume_key = ResumeKey::open(&config.auth, data_dir)?;
         let generation = Generation::begin(data_dir, clock.unix_ms())?;
-        let tasks = Tasks::new();
-        let metrics = Metrics::new(tasks.clone(), config.shard_count().get());
+        let shared = shared(config, resume_key, &clock);
+        let counters = metrics.shards().to_vec();
         let parts = Parts {
-            shared: shared(config, resume_key, &clock),
-            counters: metrics.shards().to_vec(),
-            first_epoch: generation.first_epoch(),
+            directory: shared.directory.clone(),
+            counters: counters.clone(),
             authenticator,
             clock,
             settings: transport_settings(config),
         };
-        let (shards, threads) = Shards::start(parts).map_err(RunError::System)?;
+        let first_epoch = generation.first_epoch();
+        let core = move |id: ShardId, now| {
+            let journal = Box::new(MemoryJournal::new(first_epoch));
+            let counters = Arc::clone(&counters[usize::from(id.0)]);
+            Shard::new(id, shared.clone(), journal, counters, now)
+        };
+        let (shards, threads) = Shards::start(parts, core).map_err(RunError::System)?;
         Ok(Self {
             public,
             admin,
@@ -143,6 +158,7 @@ impl App {
             tasks,
             readiness: Readiness::new(),
             origins,
+            tls,
             end: config.shutdown.clone(),
         })
     }
@@ -157,8 +173,13 @@ impl App {
             tasks: self.tasks.clone(),
             limits: Limits::default(),
         };
-        let public = Site::public(site.clone(), Arc::new(self.shards.clone()), self.origins);
         let span = tracing::Span::none;
+        let mut public = Site::public(site.clone(), Arc::new(self.shards.clone()), self.origins);
+        if let Some(tls) = self.tls {
+            let watch = tls.certificates.clone().watch(shutdown.clone());
+            self.tasks.spawn("certificates", span(), watch);
+            public = public.with_tls(tls);
+        }
         self.tasks.spawn(
             "listener",
             span(),
@@ -282,6 +303,23 @@ fn authenticator(config: &Config) -> Result<Option<Arc<Authenticator>>, RunError
     Ok(Some(Arc::new(Authenticator::new(&config.auth)?)))
 }
 
+fn tls(config: &Config, clock: &Clock, metrics: &Metrics) -> Result<Option<Tls>, CertificateError> {
+    let listen = &config.listen;
+    let files = listen
+        .tls_certificate_file
+        .clone()
+        .zip(listen.tls_key_file.clone());
+    let Some((certificate, key)) = files else {
+        return Ok(None);
+    };
+    let files = Files { certificate, key };
+    Ok(Some(Tls {
+        certificates: Certificates::open(files, clock.clone(), metrics.clone())?,
+        handshake_timeout: Duration::from_millis(listen.tls_handshake_timeout_ms),
+        handshakes_max: listen.tls_handshakes_max,
+    }))
+}
+
 fn origin_rule(config: &Config) -> Result<OriginRule, RunError> {
     let parse = |text: &str| {
         Origin::parse(text).map_err(|source| RunError::Origin {
@@ -375,13 +413,16 @@ fn room_settings(namespace: &NamespaceConfig, config: &Config) -> RoomSettings {
     }
 }
 
-fn transport_settings(config: &Config) -> TransportSettings {
+/// What the configuration says about sockets and threads.
+#[must_use]
+pub fn transport_settings(config: &Config) -> TransportSettings {
     TransportSettings {
         connections_max: config.connection.connections_max,
         turn_budget: Duration::from_micros(config.shard.turn_budget_us),
         mailbox_bytes_max: config.shard.mailbox_bytes_max,
         imbalance_max: config.placement.imbalance_max,
         message_bytes_max: config.connection.message_bytes_max,
+        fragments_max: u32::try_from(config.connection.fragments_max).unwrap_or(u32::MAX),
         hello_bytes_max: config.connection.hello_bytes_max,
         verifier_threads: NonZeroUsize::new(config.auth.pool_threads).unwrap_or(NonZeroUsize::MIN),
         verifier_queue_max: config.auth.pool_queue_max,

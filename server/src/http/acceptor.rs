@@ -98,9 +98,8 @@ impl Acceptor {
             limits,
             ..
         } = site.shared.clone();
-        let secure = site
-            .tls()
-            .map(|tls| Secure::new(tls, metrics.clone(), shutdown.clone()));
+        let secure = site.tls.clone();
+        let secure = secure.map(|tls| Secure::new(tls, metrics.clone(), shutdown.clone()));
         let (router, door) = site.routes(listener.local_addr()?);
         let server = Server {
             router,

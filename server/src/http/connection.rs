@@ -29,7 +29,7 @@ use super::guard;
 use super::link::Link;
 use super::rewound::Rewound;
 use super::secure::Secure;
-use super::upgrade::{self, Accepted, Door, Upgraded};
+use super::upgrade::{Accepted, Door, Upgraded};
 use crate::metrics::{HandshakeRejection, Metrics};
 use crate::shutdown::Shutdown;
 use crate::tls::Records;
@@ -155,7 +155,7 @@ impl Server {
             request.headers_mut().append(name, value);
         }
         guard::check(&request).ok()?;
-        if request.uri().path() != upgrade::PATH {
+        if !door.is_at(request.uri().path()) {
             return None;
         }
         Some((length, door.open(&request).ok()?))
@@ -187,9 +187,7 @@ impl Server {
             server: Arc::clone(&self),
             context: Arc::clone(&context),
         };
-        let mut connection = self
-            .builder()
-            .serve_connection(TokioIo::new(link), routes);
+        let mut connection = self.builder().serve_connection(TokioIo::new(link), routes);
         let end = self.drive(&mut connection).await;
         // Takes the engine apart: its buffers, timers and routes end here, only the socket and what was read
         // ahead remain.

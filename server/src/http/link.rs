@@ -31,14 +31,14 @@ impl Link {
         }
     }
 
-    fn reader(self: Pin<&mut Self>) -> Pin<&mut (dyn AsyncRead + Send)> {
+    fn reader(self: Pin<&mut Self>) -> Pin<&mut (dyn AsyncRead + Unpin)> {
         match self.get_mut() {
             Self::Plain(rewound) => Pin::new(rewound),
             Self::Tls(stream) => Pin::new(stream),
         }
     }
 
-    fn writer(self: Pin<&mut Self>) -> Pin<&mut (dyn AsyncWrite + Send)> {
+    fn writer(self: Pin<&mut Self>) -> Pin<&mut (dyn AsyncWrite + Unpin)> {
         match self.get_mut() {
             Self::Plain(rewound) => Pin::new(rewound),
             Self::Tls(stream) => Pin::new(stream),

@@ -122,7 +122,9 @@ impl OriginRule {
             Self::Loopback { listed } => {
                 origin.is_loopback_page_at(own) || listed.contains(&origin)
             }
-            Self::SameHost => origin.is_at(host) && (own.scheme == "http" || origin.scheme.as_ref() == own.scheme),
+            Self::SameHost => {
+                origin.is_at(host) && (own.scheme == "http" || origin.scheme.as_ref() == own.scheme)
+            }
             Self::Listed(listed) => listed.contains(&origin),
         };
         allowed && second.is_none()
@@ -245,16 +247,69 @@ mod tests {
         }
     }
 
+    const HTTP: Own = Own {
+        scheme: "http",
+        port: 7400,
+    };
+
     fn check(rule: &OriginRule, cases: &[(&str, Option<&str>, bool)]) {
+        check_at(HTTP, rule, cases);
+    }
+
+    fn check_at(own: Own, rule: &OriginRule, cases: &[(&str, Option<&str>, bool)]) {
         for (host, origin, allowed) in cases {
             let mut headers = HeaderMap::from_iter([(header::HOST, host.parse().unwrap())]);
             headers.extend(origin.map(|origin| (header::ORIGIN, origin.parse().unwrap())));
             assert_eq!(
-                rule.allows(&headers, 7400),
+                rule.allows(&headers, own),
                 *allowed,
                 "Host {host}, Origin {origin:?}, {rule:?}"
             );
         }
+    }
+
+    /// Under TLS a page is the listener's own if it came by `https`, also where the default port is left out.
+    #[test]
+    fn under_tls_a_page_without_it_is_foreign() {
+        let (at_7400, at_443) = (
+            Own {
+                scheme: "https",
+                port: 7400,
+            },
+            Own {
+                scheme: "https",
+                port: 443,
+            },
+        );
+        let loopback = OriginRule::Loopback { listed: Vec::new() };
+        check_at(
+            at_7400,
+            &loopback,
+            &[
+                ("localhost:7400", Some("https://localhost:7400"), true),
+                ("localhost:7400", Some("http://localhost:7400"), false),
+                ("localhost", None, false),
+            ],
+        );
+        check_at(
+            at_443,
+            &loopback,
+            &[
+                ("localhost", Some("https://localhost"), true),
+                ("localhost", Some("http://localhost"), false),
+            ],
+        );
+        check_at(
+            at_443,
+            &OriginRule::SameHost,
+            &[
+                ("app.example.com", None, true),
+                ("app.example.com", Some("https://app.example.com"), true),
+                ("app.example.com", Some("http://app.example.com"), false),
+                ("app.example.com", Some("http://app.example.com:443"), false),
+                ("app.example.com", Some("https://evil.example.com"), false),
+            ],
+        );
     }
 
     /// Without keys only this machine's own names at the bound port may be used, in the address and by the page.
@@ -361,8 +416,8 @@ mod tests {
         let mut headers = HeaderMap::from_iter([(header::HOST, "localhost:7400".parse().unwrap())]);
         headers.append(header::ORIGIN, origin.clone());
         let rule = OriginRule::Loopback { listed: Vec::new() };
-        assert!(rule.allows(&headers, 7400));
+        assert!(rule.allows(&headers, HTTP));
         headers.append(header::ORIGIN, origin);
-        assert!(!rule.allows(&headers, 7400));
+        assert!(!rule.allows(&headers, HTTP));
     }
 }

@@ -139,5 +139,6 @@ fn outcome(error: &io::Error) -> Outcome {
     }
 }
 
-const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\
+const NOT_TLS: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\
     Content-Length: 52\r\n\r\nthis port speaks TLS: use https:// or wss:// for it\n";

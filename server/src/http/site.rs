@@ -16,7 +16,7 @@ use super::health::{self, Readiness};
 use super::origin::{OriginRule, Own};
 use super::pages;
 use super::secure::Tls;
-use super::upgrade::{self, Door, Upgrades};
+use super::upgrade::{self, Door, Speech, Upgrades};
 use crate::metrics::{HandshakeRejection, Metrics, TEXT_FORMAT};
 use crate::tasks::Tasks;
 
@@ -33,15 +33,18 @@ pub struct Shared {
     pub limits: Limits,
 }
 
-/// What one listener serves: see [`Site::public`] and [`Site::admin`].
+/// What one listener serves: see [`Site::public`], [`Site::admin`] and [`Site::plain`].
 #[derive(Debug)]
 pub struct Site {
     pub(super) shared: Shared,
+    /// What makes it speak TLS.
+    pub(super) tls: Option<Tls>,
     face: Face,
 }
 
 enum Face {
     Public(Doorway),
+    Plain(Doorway),
     Admin,
 }
 
@@ -49,30 +52,23 @@ enum Face {
 struct Doorway {
     upgrades: Arc<dyn Upgrades>,
     origins: OriginRule,
-    tls: Option<Tls>,
 }
 
 impl Site {
     /// For everybody: pages, `/v1/ws`, `/healthz`, `/readyz`; `/metrics` only where the listener is bound to loopback.
     #[must_use]
     pub fn public(shared: Shared, upgrades: Arc<dyn Upgrades>, origins: OriginRule) -> Self {
-        let tls = None;
         Self {
             shared,
-            face: Face::Public(Doorway {
-                upgrades,
-                origins,
-                tls,
-            }),
+            tls: None,
+            face: Face::Public(Doorway { upgrades, origins }),
         }
     }
 
     /// Speaks TLS and nothing else.
     #[must_use]
     pub fn with_tls(mut self, tls: Tls) -> Self {
-        if let Face::Public(doorway) = &mut self.face {
-            doorway.tls = Some(tls);
-        }
+        self.tls = Some(tls);
         self
     }
 
@@ -81,43 +77,59 @@ impl Site {
     pub fn admin(shared: Shared) -> Self {
         Self {
             shared,
+            tls: None,
             face: Face::Admin,
+        }
+    }
+
+    /// For a program that speaks something else over WebSockets: handshakes at every path, with any subprotocol or none,
+    /// and nothing else.
+    #[must_use]
+    pub fn plain(shared: Shared, upgrades: Arc<dyn Upgrades>, origins: OriginRule) -> Self {
+        Self {
+            shared,
+            tls: None,
+            face: Face::Plain(Doorway { upgrades, origins }),
         }
     }
 
     /// The listener's name in logs.
     pub(super) fn name(&self) -> &'static str {
         match self.face {
-            Face::Public(_) => "public",
+            Face::Public(_) | Face::Plain(_) => "public",
             Face::Admin => "admin",
-        }
-    }
-
-    /// What makes it speak TLS.
-    pub(super) fn tls(&self) -> Option<Tls> {
-        match &self.face {
-            Face::Public(doorway) => doorway.tls.clone(),
-            Face::Admin => None,
         }
     }
 
     /// The routes, for a listener bound to this address, and the door that one of them leads to.
     pub(super) fn routes(self, address: SocketAddr) -> (Router, Option<Arc<Door>>) {
-        let Self { shared, face } = self;
+        let Self { shared, tls, face } = self;
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let base = health::routes(shared.readiness);
         let metrics = metrics_routes(shared.metrics.clone(), address);
+        let door = |doorway: Doorway, speech| {
+            Arc::new(Door {
+                upgrades: doorway.upgrades,
+                origins: doorway.origins,
+                speech,
+                metrics: shared.metrics,
+                own: Own {
+                    scheme,
+                    port: address.port(),
+                },
+            })
+        };
         let (routes, door) = match face {
+            Face::Plain(doorway) => {
+                let door = door(doorway, Speech::Plain);
+                let everywhere = Router::new()
+                    .fallback(handshake)
+                    .with_state(Arc::clone(&door));
+                return (everywhere, Some(door));
+            }
             Face::Admin => (base.merge(metrics), None),
             Face::Public(doorway) => {
-                let door = Arc::new(Door {
-                    upgrades: doorway.upgrades,
-                    origins: doorway.origins,
-                    metrics: shared.metrics,
-                    own: Own {
-                        scheme: if doorway.tls.is_some() { "https" } else { "http" },
-                        port: address.port(),
-                    },
-                });
+                let door = door(doorway, Speech::Roomful);
                 let handshakes = Router::new()
                     .route(upgrade::PATH, any(handshake))
                     .with_state(Arc::clone(&door));
@@ -140,8 +152,8 @@ impl Site {
 impl fmt::Debug for Face {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Public(doorway) => f
-                .debug_struct("Public")
+            Self::Public(doorway) | Self::Plain(doorway) => f
+                .debug_struct("Doorway")
                 .field("origins", &doorway.origins)
                 .finish_non_exhaustive(),
             Self::Admin => f.write_str("Admin"),

@@ -15,6 +15,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 use roomful_protocol::error::{CloseCode, ErrorCode};
+use roomful_protocol::websocket;
 
 pub use cells::{By, Counter, Gauge, Label};
 
@@ -76,6 +77,7 @@ shard_counters! {
     connections_closed: By<Option<CloseCode>> = "roomful_connections_closed_total", "Connections that ended, by the close code sent; none where the socket just went away.";
     sessions: Gauge = "roomful_sessions", "Sessions that are attached or can still be resumed.";
     sessions_resumed: Counter = "roomful_sessions_resumed_total", "Sessions that a new connection resumed.";
+    violations: By<Violation> = "roomful_violations_total", "Connections that were closed because the peer broke the WebSocket protocol or a limit of it.";
     auth_failures: By<AuthFailure> = "roomful_auth_failures_total", "Tokens that were refused.";
     rooms: Gauge = "roomful_rooms", "Rooms that are open.";
     members: Gauge = "roomful_members", "Members of the rooms, those inside the presence grace included.";
@@ -158,6 +160,18 @@ labels! {
         Busy = "busy",
     }
 
+    /// How a peer broke the WebSocket protocol.
+    Violation by "reason" {
+        /// A frame that RFC 6455 forbids.
+        Protocol = "protocol",
+        /// Text that is not UTF-8.
+        Utf8 = "utf8",
+        /// A message longer than the limit.
+        TooBig = "too_big",
+        /// A message in too many fragments.
+        Fragments = "fragments",
+    }
+
     /// Why a connection got no WebSocket, or no answer to a request at all.
     HandshakeRejection by "reason" {
         /// What came is not HTTP.
@@ -222,6 +236,29 @@ labels! {
         Loaded = "loaded",
         /// It is no good; the old one stays in use.
         Failed = "failed",
+    }
+}
+
+impl From<websocket::Violation> for Violation {
+    fn from(violation: websocket::Violation) -> Self {
+        use websocket::Violation as Broken;
+
+        match violation {
+            Broken::Unmasked
+            | Broken::Masked
+            | Broken::ReservedBits
+            | Broken::UnknownOpCode
+            | Broken::FragmentedControl
+            | Broken::LongControl
+            | Broken::StrayContinuation
+            | Broken::InterleavedMessage
+            | Broken::NonMinimalLength
+            | Broken::LengthOverflow
+            | Broken::BadClose => Self::Protocol,
+            Broken::NotUtf8 => Self::Utf8,
+            Broken::MessageTooBig => Self::TooBig,
+            Broken::TooManyFragments => Self::Fragments,
+        }
     }
 }
 

@@ -111,7 +111,14 @@ pub enum Input<'a> {
         /// From where.
         connection: ConnectionId,
     },
-    /// The peer sent a close frame, or broke the WebSocket protocol: this is the answer.
+    /// The peer sent a close frame, which is answered with the same code.
+    Closed {
+        /// From where.
+        connection: ConnectionId,
+        /// The code, where there was one.
+        code: Option<u16>,
+    },
+    /// The peer broke the WebSocket protocol: this is the answer.
     Close {
         /// From where.
         connection: ConnectionId,
@@ -318,6 +325,7 @@ impl Shard {
                 self.stage_bytes(connection, &wire::control(OpCode::Pong, payload));
             }
             Input::Pong { connection } => self.heard(connection, now),
+            Input::Closed { connection, code } => self.closed(connection, code, now, host),
             Input::Close { connection, code } => self.close(connection, code, now, host),
             Input::Gone { connection } => self.gone(connection, now, host),
             Input::Writable { connection } => self.writable(connection, now, host),

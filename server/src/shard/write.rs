@@ -153,11 +153,34 @@ impl Shard {
         }
     }
 
-    /// Ends a connection with a close frame behind everything that was said to it.
+    /// The peer has closed, and gets its answer.
+    pub(super) fn closed(
+        &mut self,
+        id: ConnectionId,
+        code: Option<u16>,
+        now: Now,
+        host: &mut dyn Host,
+    ) {
+        self.end(id, CloseCode::Normal, wire::closed(code), now, host);
+    }
+
+    /// Ends a connection with a close frame.
     pub(super) fn close(
         &mut self,
         id: ConnectionId,
         code: CloseCode,
+        now: Now,
+        host: &mut dyn Host,
+    ) {
+        self.end(id, code, wire::close(code), now, host);
+    }
+
+    /// Ends a connection with a close frame behind everything that was said to it; it counts as closed with `code`.
+    fn end(
+        &mut self,
+        id: ConnectionId,
+        code: CloseCode,
+        close: Bytes,
         now: Now,
         host: &mut dyn Host,
     ) {
@@ -176,7 +199,7 @@ impl Shard {
         if !staged.is_empty() {
             words.push(staged.into());
         }
-        words.push(wire::close(code));
+        words.push(close);
         // Counted before it is said, so that whoever has read it finds it in the metrics.
         self.drop_connection(id, Some(code), now, host);
         host.finish(id, words);

@@ -17,29 +17,25 @@ use std::time::Duration;
 use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
-use roomful_protocol::error::CloseCode;
-use roomful_protocol::id::Epoch;
 use roomful_protocol::websocket::{ReadLimits, Reader, Role, WebSocketEvent};
 
+use super::core::Core;
 use super::host::{ENDS_MAX, ThreadHost};
 use super::mailbox::{Letter, Mailbox};
 use super::socket::{Heard, READS_MAX};
 use super::verifier::Verifier;
 use super::{Opened, Post, TransportSettings};
-use crate::clock::Clock;
-use crate::journal::memory::MemoryJournal;
+use crate::clock::{Clock, Now};
 use crate::metrics::ShardCounters;
+use crate::shard::Input;
 use crate::shard::message::{ConnectionId, ShardId};
-use crate::shard::{Input, Shard, Shared};
 
 /// What a thread is made of.
 pub(super) struct Thread {
     pub(super) id: ShardId,
     pub(super) poll: Poll,
     pub(super) mailbox: Arc<Mailbox>,
-    pub(super) shared: Shared,
     pub(super) counters: Arc<ShardCounters>,
-    pub(super) first_epoch: Epoch,
     pub(super) clock: Clock,
     pub(super) posts: Vec<Post>,
     pub(super) verifier: Option<Verifier>,
@@ -50,29 +46,25 @@ pub(super) struct Thread {
 pub(super) const MAIL: Token = Token(usize::MAX);
 
 impl Thread {
-    /// Starts the thread.
+    /// Starts the thread, which makes its core itself.
     ///
     /// # Errors
     /// The system gives no thread.
-    pub(super) fn start(self) -> io::Result<JoinHandle<()>> {
+    pub(super) fn start<C: Core>(
+        self,
+        core: impl FnOnce(ShardId, Now) -> C + Send + 'static,
+    ) -> io::Result<JoinHandle<()>> {
         let name = format!("shard-{}", self.id.0);
         std::thread::Builder::new().name(name).spawn(move || {
-            let (mailbox, poll, mut driver) = self.into_driver();
+            let core = core(self.id, self.clock.now());
+            let (mailbox, poll, mut driver) = self.into_driver(core);
             if let Err(error) = driver.run(poll, &mailbox) {
                 tracing::error!(%error, "a shard can't wait for its sockets any more");
             }
         })
     }
 
-    fn into_driver(self) -> (Arc<Mailbox>, Poll, Driver) {
-        let journal = Box::new(MemoryJournal::new(self.first_epoch));
-        let shard = Shard::new(
-            self.id,
-            self.shared,
-            journal,
-            self.counters,
-            self.clock.now(),
-        );
+    fn into_driver<C: Core>(self, core: C) -> (Arc<Mailbox>, Poll, Driver<C>) {
         let host = ThreadHost::new(
             self.id,
             self.clock.clone(),
@@ -81,7 +73,8 @@ impl Thread {
             self.settings.turn_budget,
         );
         let driver = Driver {
-            shard,
+            core,
+            counters: self.counters,
             host,
             clock: self.clock,
             settings: self.settings,
@@ -93,8 +86,9 @@ impl Thread {
 }
 
 /// The core and everything that it needs.
-struct Driver {
-    shard: Shard,
+struct Driver<C> {
+    core: C,
+    counters: Arc<ShardCounters>,
     host: ThreadHost,
     clock: Clock,
     settings: TransportSettings,
@@ -104,7 +98,7 @@ struct Driver {
     ended: VecDeque<ConnectionId>,
 }
 
-impl Driver {
+impl<C: Core> Driver<C> {
     /// # Errors
     /// The kernel tells of sockets no more.
     fn run(&mut self, mut poll: Poll, mailbox: &Mailbox) -> io::Result<()> {
@@ -137,10 +131,10 @@ impl Driver {
 
     /// How long nothing has to be done unless somebody tells.
     fn wait(&self) -> Option<Duration> {
-        if !self.host.again.is_empty() || !self.ended.is_empty() || !self.shard.is_idle() {
+        if !self.host.again.is_empty() || !self.ended.is_empty() || !self.core.is_idle() {
             return Some(Duration::ZERO);
         }
-        let due = [self.shard.next_tick_ms(), self.host.next_goodbye_ms()];
+        let due = [self.core.next_tick_ms(), self.host.next_goodbye_ms()];
         let next_ms = due.into_iter().flatten().min()?;
         Some(Duration::from_millis(
             next_ms.saturating_sub(self.clock.monotonic_ms()),
@@ -161,7 +155,7 @@ impl Driver {
     fn keep_time(&mut self) {
         let now_ms = self.clock.monotonic_ms();
         if self
-            .shard
+            .core
             .next_tick_ms()
             .is_some_and(|due_ms| due_ms <= now_ms)
         {
@@ -172,9 +166,9 @@ impl Driver {
 
     /// Ends the turn. What its time didn't suffice for goes on in the next one.
     fn end_turn(&mut self) {
-        if !self.shard.is_idle() {
+        if !self.core.is_idle() {
             self.host.begin_turn();
-            self.shard.flush(self.clock.now(), &mut self.host);
+            self.core.flush(self.clock.now(), &mut self.host);
             self.settle();
         }
     }
@@ -201,7 +195,7 @@ impl Driver {
         let token = Token(self.host.vacant_slot());
         poll.registry()
             .register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
-        let connection = self.host.insert(stream, opened.place);
+        let connection = self.host.insert(stream, opened.tls, opened.place);
         self.step(Input::Opened {
             connection,
             encoding: opened.encoding,
@@ -210,6 +204,11 @@ impl Driver {
             self.guarded(connection, |this| {
                 this.received(connection, &mut opened.read_ahead.to_vec());
             });
+        }
+        // What TLS has read ahead, the kernel doesn't know of.
+        let socket = self.host.socket_mut(connection);
+        if socket.is_some_and(|socket| socket.is_readable()) {
+            self.host.look_again(connection);
         }
         Ok(())
     }
@@ -251,13 +250,13 @@ impl Driver {
     /// Reads what is there, as far as the connection may be read now.
     fn read(&mut self, connection: ConnectionId, buffer: &mut [u8]) {
         for _ in 0..READS_MAX {
-            if !self.shard.is_reading(connection) {
+            if !self.core.is_reading(connection) {
                 return;
             }
             let Some(socket) = self.host.socket_mut(connection) else {
                 return;
             };
-            let mut unread = mem::take(&mut socket.unread);
+            let mut unread = socket.take_unread();
             if !unread.is_empty() {
                 self.received(connection, &mut unread);
                 continue;
@@ -284,14 +283,15 @@ impl Driver {
         let now = self.clock.now();
         let limits = self.limits(connection);
         let mut input = bytes;
-        while self.shard.is_reading(connection) {
+        while self.core.is_reading(connection) {
             let event = match reader.next(&mut input, &limits) {
                 Ok(Some(event)) => event,
                 Ok(None) => break,
                 Err(violation) => {
                     tracing::debug!(%violation, "a connection broke the WebSocket protocol");
+                    self.counters.violations.of(violation.into()).add(1);
                     let code = violation.close_code();
-                    self.shard
+                    self.core
                         .step(Input::Close { connection, code }, now, &mut self.host);
                     break;
                 }
@@ -307,35 +307,32 @@ impl Driver {
                     payload,
                 },
                 WebSocketEvent::Pong(_) => Input::Pong { connection },
-                WebSocketEvent::Close { .. } => Input::Close {
-                    connection,
-                    code: CloseCode::Normal,
-                },
+                WebSocketEvent::Close { code, .. } => Input::Closed { connection, code },
             };
-            self.shard.step(input, now, &mut self.host);
+            self.core.step(input, now, &mut self.host);
         }
         // One that says goodbye has nothing to hear any more.
         let socket = self.host.socket_mut(connection);
         if let Some(socket) = socket.filter(|socket| !socket.is_saying_goodbye()) {
             socket.reader = reader;
-            socket.unread = Box::from(&*input);
+            socket.keep_unread(input);
         }
         self.settle();
     }
 
     fn limits(&self, connection: ConnectionId) -> ReadLimits {
         let mut bytes = self.settings.message_bytes_max;
-        if !self.shard.is_open(connection) {
+        if !self.core.is_open(connection) {
             bytes = bytes.min(self.settings.hello_bytes_max);
         }
         ReadLimits {
             message_bytes_max: bytes,
-            ..ReadLimits::default()
+            fragments_max: self.settings.fragments_max,
         }
     }
 
     fn step(&mut self, input: Input<'_>) {
-        self.shard.step(input, self.clock.now(), &mut self.host);
+        self.core.step(input, self.clock.now(), &mut self.host);
         self.settle();
     }
 
@@ -346,7 +343,7 @@ impl Driver {
                 connection,
                 outcome,
             };
-            self.shard.step(input, self.clock.now(), &mut self.host);
+            self.core.step(input, self.clock.now(), &mut self.host);
         }
         self.ended.append(&mut self.host.wants.broken);
         self.host.wake_touched();
