@@ -24,8 +24,8 @@ use crate::http::{self, Limits, Origin, OriginError, OriginRule, Readiness, Site
 use crate::journal::HistoryBounds;
 use crate::journal::memory::MemoryJournal;
 use crate::metrics::Metrics;
-use crate::room::RoomSettings;
 use crate::room::operations::OperationBounds;
+use crate::room::{RoomSettings, kind};
 use crate::session::DataFileError;
 use crate::session::generation::Generation;
 use crate::session::index::Sessions;
@@ -392,7 +392,8 @@ fn shard_settings(config: &Config, resume_key: ResumeKey) -> ShardSettings {
 
 fn room_settings(namespace: &NamespaceConfig, config: &Config) -> RoomSettings {
     RoomSettings {
-        kind: namespace.kind.name().to_owned(),
+        kind: kind::named(namespace.kind.name())
+            .expect("a configuration names kinds of the registry"),
         history: HistoryBounds {
             entries_max: namespace.history_entries_max,
             bytes_max: namespace.history_bytes_max,

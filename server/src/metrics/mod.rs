@@ -102,6 +102,7 @@ shard_counters! {
     journal_failures: Counter = "roomful_journal_failures_total", "Appends that the journal failed, or whose outcome is unknown.";
     mailbox_messages: Counter = "roomful_mailbox_messages_total", "Messages between shards.";
     mailbox_full: Counter = "roomful_mailbox_full_total", "Messages between shards that found the mailbox full.";
+    panics: By<PanicPlace> = "roomful_panics_total", "Panics, each of which ended one thing alone, by what that was.";
     turns: Counter = "roomful_turns_total", "Turns of the shards' loops.";
     turn_over_budget: Counter = "roomful_turn_over_budget_total", "Turns that were cut because their time was spent.";
 }
@@ -132,6 +133,18 @@ macro_rules! labels {
 }
 
 labels! {
+    /// What a panic happened in, and ended.
+    PanicPlace by "where" {
+        /// The handling of one connection.
+        Connection = "connection",
+        /// The handing on of what one room sent.
+        Hub = "hub",
+        /// One room.
+        Room = "room",
+        /// A task of the control runtime. Counted by [`Tasks`].
+        Task = "task",
+    }
+
     /// Why a token was refused.
     AuthFailure by "kind" {
         /// There are keys, and `hello` brought no token.
@@ -325,6 +338,7 @@ impl Metrics {
         let collectors: [Box<dyn Collector>; 8] = [
             Box::new(Shards {
                 counters: shards.clone(),
+                tasks: tasks.clone(),
                 descs: ShardCounters::descs(),
             }),
             Box::new(Process {
@@ -422,6 +436,8 @@ pub const TEXT_FORMAT: &str = prometheus::TEXT_FORMAT;
 /// Adds the shards up when somebody looks.
 struct Shards {
     counters: Vec<Arc<ShardCounters>>,
+    /// Whose panics are counted with those of the shards.
+    tasks: Tasks,
     descs: Vec<Desc>,
 }
 
@@ -431,7 +447,14 @@ impl Collector for Shards {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        ShardCounters::families(&self.counters)
+        let of_tasks = ShardCounters::default();
+        of_tasks
+            .panics
+            .of(PanicPlace::Task)
+            .add(self.tasks.panics());
+        let mut counters = self.counters.clone();
+        counters.push(Arc::new(of_tasks));
+        ShardCounters::families(&counters)
     }
 }
 
@@ -446,7 +469,6 @@ impl Process {
         vec![
             desc(BUILD_INFO.0, BUILD_INFO.1, &["version"]),
             desc(TASKS.0, TASKS.1, &["task"]),
-            desc(PANICS.0, PANICS.1, &["where"]),
             desc(RESIDENT_BYTES.0, RESIDENT_BYTES.1, &[]),
             desc(OPEN_FILES.0, OPEN_FILES.1, &[]),
         ]
@@ -467,11 +489,6 @@ impl Collector for Process {
         let live = self.tasks.live().into_iter();
         let live =
             live.map(|(name, live)| sample(MetricType::GAUGE, &[("task", name)], live as u64));
-        let panics = sample(
-            MetricType::COUNTER,
-            &[("where", "task")],
-            self.tasks.panics(),
-        );
         // Absent where the system does not tell; the registry leaves out families without samples.
         let gauge = |value: Option<u64>| {
             value
@@ -482,7 +499,6 @@ impl Collector for Process {
         vec![
             family(BUILD_INFO.0, BUILD_INFO.1, MetricType::GAUGE, vec![build]),
             family(TASKS.0, TASKS.1, MetricType::GAUGE, live.collect()),
-            family(PANICS.0, PANICS.1, MetricType::COUNTER, vec![panics]),
             family(
                 RESIDENT_BYTES.0,
                 RESIDENT_BYTES.1,
@@ -504,10 +520,6 @@ const BUILD_INFO: (&str, &str) = (
     "Always 1; the version is in the label.",
 );
 const TASKS: (&str, &str) = ("roomful_tasks", "Tasks that are live, by their name.");
-const PANICS: (&str, &str) = (
-    "roomful_panics_total",
-    "Panics, each of which ended one thing alone, by what that was.",
-);
 const RESIDENT_BYTES: (&str, &str) = (
     "process_resident_memory_bytes",
     "Bytes of memory that the process holds.",
@@ -689,6 +701,7 @@ mod tests {
                 assert_eq!(label.index(), place, "{}", label.text());
             }
         }
+        check::<PanicPlace>();
         check::<AuthFailure>();
         check::<HandshakeRejection>();
         check::<TlsHandshake>();

@@ -4,7 +4,8 @@
 //! due; reads everybody who is ready; takes the mail; buries a few of those who have ended; looks at the timers;
 //! and then lets the core hand out what came together, so that what several publish in one moment leaves in one
 //! write a member. There is no task and no buffer per connection.
-//! A panic while a connection's input is handled ends that connection; any other ends the thread.
+//! A panic while a connection is read ends that connection; the core has guards of its own, and any other panic ends
+//! the thread.
 
 use std::collections::VecDeque;
 use std::io;
@@ -26,7 +27,7 @@ use super::socket::{Heard, READS_MAX};
 use super::verifier::Verifier;
 use super::{Opened, Post, TransportSettings};
 use crate::clock::{Clock, Now};
-use crate::metrics::ShardCounters;
+use crate::metrics::{PanicPlace, ShardCounters};
 use crate::shard::Input;
 use crate::shard::message::{ConnectionId, ShardId};
 
@@ -239,10 +240,11 @@ impl<C: Core> Driver<C> {
         self.buffer = buffer;
     }
 
-    /// Handles what a connection has sent. A panic ends the connection.
+    /// Reads a connection, or handles what was read. A panic ends the connection.
     fn guarded(&mut self, connection: ConnectionId, handle: impl FnOnce(&mut Self)) {
         if catch_unwind(AssertUnwindSafe(|| handle(self))).is_err() {
-            tracing::error!("handling a connection's input panicked; the connection is closed");
+            self.counters.panics.of(PanicPlace::Connection).add(1);
+            tracing::error!("reading a connection panicked; it is closed");
             self.step(Input::Gone { connection });
         }
     }
