@@ -13,6 +13,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::admission::client::Trust;
+use crate::admission::{self, Admission, descriptors};
 use crate::auth::Authenticator;
 use crate::clock::Clock;
 use crate::config::{
@@ -115,12 +117,14 @@ struct App {
     readiness: Readiness,
     origins: OriginRule,
     tls: Option<Tls>,
+    admission: Admission,
     end: ShutdownConfig,
 }
 
 impl App {
     async fn start(config: &Config) -> Result<Self, RunError> {
         let clock = Clock::system();
+        raise_descriptors();
         let origins = origin_rule(config)?;
         let authenticator = authenticator(config)?;
         let tasks = Tasks::new();
@@ -159,6 +163,7 @@ impl App {
             readiness: Readiness::new(),
             origins,
             tls,
+            admission: Admission::new(admission_limits(config), trust(config)),
             end: config.shutdown.clone(),
         })
     }
@@ -173,8 +178,14 @@ impl App {
             tasks: self.tasks.clone(),
             limits: Limits::default(),
         };
+        let mut public = Site::public(
+            site.clone(),
+            self.admission.clone(),
+            Arc::new(self.shards.clone()),
+            self.origins,
+        );
+        let admin = Site::admin(site, self.admission.for_operators());
         let span = tracing::Span::none;
-        let mut public = Site::public(site.clone(), Arc::new(self.shards.clone()), self.origins);
         if let Some(tls) = self.tls {
             let watch = tls.certificates.clone().watch(shutdown.clone());
             self.tasks.spawn("certificates", span(), watch);
@@ -188,7 +199,7 @@ impl App {
         self.tasks.spawn(
             "listener",
             span(),
-            http::serve(self.admin, Site::admin(site), shutdown.clone()),
+            http::serve(self.admin, admin, shutdown.clone()),
         );
         self.readiness.ready();
         tokio::select! {
@@ -249,6 +260,16 @@ async fn listen(
 
 fn is_taken(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrInUse
+}
+
+/// Each connection takes a descriptor, and the usual soft limit is made for programs of another kind.
+fn raise_descriptors() {
+    match descriptors::raise() {
+        Ok(limit) => tracing::debug!(limit, "file descriptors"),
+        Err(error) => {
+            tracing::warn!(%error, "the limit of file descriptors can't be raised; it bounds the connections");
+        }
+    }
 }
 
 /// Comes back when a shard's thread has ended.
@@ -411,6 +432,32 @@ fn room_settings(namespace: &NamespaceConfig, config: &Config) -> RoomSettings {
         chunk_entries_max: namespace.catch_up_entries_max,
         chunk_bytes_max: namespace.catch_up_bytes_max,
         empty_ms: config.session.retention_ms,
+    }
+}
+
+/// What the configuration says about how many may come in.
+#[must_use]
+pub fn admission_limits(config: &Config) -> admission::Limits {
+    let admission = &config.admission;
+    admission::Limits {
+        connections_per_address_max: admission.connections_per_address_max,
+        unauthenticated_per_address_max: admission.unauthenticated_per_address_max,
+        limit_loopback: admission.limit_loopback,
+        http_connections_max: admission.http_connections_max,
+        unauthenticated_max: admission.unauthenticated_max,
+        connects: admission::budget::Rate {
+            per_s: admission.connects_per_s,
+            burst: admission.connects_burst,
+        },
+        descriptors_reserved: admission.descriptors_reserved,
+    }
+}
+
+fn trust(config: &Config) -> Trust {
+    Trust {
+        networks: config.listen.trusted_proxies.clone(),
+        proxy_protocol: config.listen.proxy_protocol,
+        header: config.listen.forwarded_header,
     }
 }
 

@@ -21,12 +21,12 @@ pub(super) enum Link {
 impl Link {
     /// The socket, and the state of TLS over it. By then whatever was read before the socket entered the runtime has been
     /// used up: a request was read out of it, and before that the end of a TLS handshake.
-    pub(super) fn into_parts(self) -> (TcpStream, Option<Box<ServerConnection>>) {
+    pub(super) fn into_parts(self) -> (TcpStream, Option<ServerConnection>) {
         match self {
             Self::Plain(rewound) => (rewound.stream, None),
             Self::Tls(stream) => {
                 let (rewound, connection) = stream.into_inner();
-                (rewound.stream, Some(Box::new(connection)))
+                (rewound.stream, Some(connection))
             }
         }
     }

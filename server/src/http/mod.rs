@@ -21,6 +21,7 @@ mod rewound;
 mod secure;
 mod site;
 mod upgrade;
+mod welcome;
 
 #[cfg(test)]
 mod tests;
@@ -31,4 +32,4 @@ pub use health::Readiness;
 pub use origin::{Origin, OriginError, OriginRule};
 pub use secure::Tls;
 pub use site::{Shared, Site};
-pub use upgrade::{Refusal, Upgraded, Upgrades};
+pub use upgrade::{Upgraded, Upgrades};

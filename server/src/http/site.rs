@@ -17,6 +17,7 @@ use super::origin::{OriginRule, Own};
 use super::pages;
 use super::secure::Tls;
 use super::upgrade::{self, Door, Speech, Upgrades};
+use crate::admission::Admission;
 use crate::metrics::{HandshakeRejection, Metrics, TEXT_FORMAT};
 use crate::tasks::Tasks;
 
@@ -39,6 +40,7 @@ pub struct Site {
     pub(super) shared: Shared,
     /// What makes it speak TLS.
     pub(super) tls: Option<Tls>,
+    pub(super) admission: Admission,
     face: Face,
 }
 
@@ -57,10 +59,16 @@ struct Doorway {
 impl Site {
     /// For everybody: pages, `/v1/ws`, `/healthz`, `/readyz`; `/metrics` only where the listener is bound to loopback.
     #[must_use]
-    pub fn public(shared: Shared, upgrades: Arc<dyn Upgrades>, origins: OriginRule) -> Self {
+    pub fn public(
+        shared: Shared,
+        admission: Admission,
+        upgrades: Arc<dyn Upgrades>,
+        origins: OriginRule,
+    ) -> Self {
         Self {
             shared,
             tls: None,
+            admission,
             face: Face::Public(Doorway { upgrades, origins }),
         }
     }
@@ -74,10 +82,11 @@ impl Site {
 
     /// For the operator: `/metrics`, `/healthz`, `/readyz`.
     #[must_use]
-    pub fn admin(shared: Shared) -> Self {
+    pub fn admin(shared: Shared, admission: Admission) -> Self {
         Self {
             shared,
             tls: None,
+            admission,
             face: Face::Admin,
         }
     }
@@ -85,10 +94,16 @@ impl Site {
     /// For a program that speaks something else over WebSockets: handshakes at every path, with any subprotocol or none,
     /// and nothing else.
     #[must_use]
-    pub fn plain(shared: Shared, upgrades: Arc<dyn Upgrades>, origins: OriginRule) -> Self {
+    pub fn plain(
+        shared: Shared,
+        admission: Admission,
+        upgrades: Arc<dyn Upgrades>,
+        origins: OriginRule,
+    ) -> Self {
         Self {
             shared,
             tls: None,
+            admission,
             face: Face::Plain(Doorway { upgrades, origins }),
         }
     }
@@ -103,13 +118,19 @@ impl Site {
 
     /// The routes, for a listener bound to this address, and the door that one of them leads to.
     pub(super) fn routes(self, address: SocketAddr) -> (Router, Option<Arc<Door>>) {
-        let Self { shared, tls, face } = self;
+        let Self {
+            shared,
+            tls,
+            admission,
+            face,
+        } = self;
         let scheme = if tls.is_some() { "https" } else { "http" };
         let base = health::routes(shared.readiness);
         let metrics = metrics_routes(shared.metrics.clone(), address);
         let door = |doorway: Doorway, speech| {
             Arc::new(Door {
                 upgrades: doorway.upgrades,
+                admission,
                 origins: doorway.origins,
                 speech,
                 metrics: shared.metrics,
@@ -166,14 +187,9 @@ async fn handshake(
     Extension(peer): Extension<Arc<PeerContext>>,
     request: Request,
 ) -> Response {
-    match door.open(&request) {
-        Ok(accepted) => {
-            let response = accepted.response();
-            peer.accept(accepted);
-            response
-        }
-        Err(rejected) => rejected.answer(&door.metrics),
-    }
+    let checked = door.check(&request, peer.client);
+    let outcome = checked.and_then(|checked| peer.admit(&door, checked));
+    outcome.unwrap_or_else(|rejected| rejected.answer(&door.metrics))
 }
 
 fn metrics_routes(metrics: Metrics, address: SocketAddr) -> Router {

@@ -10,6 +10,7 @@ mod cells;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
@@ -46,6 +47,8 @@ struct Inner {
     tls_reloads: Vec<IntCounter>,
     /// Written when a certificate is read.
     certificate_expires: IntGauge,
+    /// Written by the accept loops, and shown beside the panics of others.
+    acceptor_panics: Arc<AtomicU64>,
 }
 
 /// Declares [`ShardCounters`]: a field, its kind (see [`Row`]), its metric's name and help. A new metric is a new line.
@@ -143,6 +146,8 @@ labels! {
         Room = "room",
         /// A task of the control runtime. Counted by [`Tasks`].
         Task = "task",
+        /// The handling of a socket that had just been accepted.
+        Acceptor = "acceptor",
     }
 
     /// Why a token was refused.
@@ -213,6 +218,20 @@ labels! {
         Subprotocol = "subprotocol",
         /// The page, or the host name it used, may not connect.
         Origin = "origin",
+        /// A proxy that has to begin with a PROXY protocol header sent none in time, or something else.
+        ProxyHeader = "proxy_header",
+        /// Its address has as many sockets as it may have.
+        AddressConnections = "address_connections",
+        /// Its address has as many sockets without a session as it may have.
+        AddressUnauthenticated = "address_unauthenticated",
+        /// There are as many sockets without a WebSocket as there may be.
+        HttpConnections = "http_connections",
+        /// There are as many WebSockets without a session as there may be.
+        Unauthenticated = "unauthenticated",
+        /// There have been as many WebSockets in this moment as there may be.
+        Connects = "connects",
+        /// Nearly all of the process's file descriptors are in use.
+        Descriptors = "descriptors",
         /// The server has as many connections as it may have.
         Full = "full",
         /// The server is about to end.
@@ -335,10 +354,12 @@ impl Metrics {
             "Connections that could not be accepted.",
         );
         let accept_errors = IntCounter::with_opts(accept_errors).expect(WELL_FORMED);
+        let acceptor_panics = Arc::new(AtomicU64::new(0));
         let collectors: [Box<dyn Collector>; 8] = [
             Box::new(Shards {
                 counters: shards.clone(),
                 tasks: tasks.clone(),
+                acceptor_panics: Arc::clone(&acceptor_panics),
                 descs: ShardCounters::descs(),
             }),
             Box::new(Process {
@@ -364,6 +385,7 @@ impl Metrics {
             tls_violations,
             tls_reloads: series::<TlsReload>(&tls_reloads),
             certificate_expires,
+            acceptor_panics,
         };
         Self {
             inner: Arc::new(inner),
@@ -390,6 +412,11 @@ impl Metrics {
     /// Counts a connection that could not be accepted.
     pub fn accept_failed(&self) {
         self.inner.accept_errors.inc();
+    }
+
+    /// Counts a panic over a socket that had just been accepted.
+    pub fn acceptor_panicked(&self) {
+        self.inner.acceptor_panics.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many connections could not be accepted.
@@ -438,6 +465,8 @@ struct Shards {
     counters: Vec<Arc<ShardCounters>>,
     /// Whose panics are counted with those of the shards.
     tasks: Tasks,
+    /// And those of the accept loops.
+    acceptor_panics: Arc<AtomicU64>,
     descs: Vec<Desc>,
 }
 
@@ -447,13 +476,18 @@ impl Collector for Shards {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let of_tasks = ShardCounters::default();
-        of_tasks
-            .panics
-            .of(PanicPlace::Task)
-            .add(self.tasks.panics());
+        let others = ShardCounters::default();
+        for (place, panics) in [
+            (PanicPlace::Task, self.tasks.panics()),
+            (
+                PanicPlace::Acceptor,
+                self.acceptor_panics.load(Ordering::Relaxed),
+            ),
+        ] {
+            others.panics.of(place).add(panics);
+        }
         let mut counters = self.counters.clone();
-        counters.push(Arc::new(of_tasks));
+        counters.push(Arc::new(others));
         ShardCounters::families(&counters)
     }
 }

@@ -214,6 +214,11 @@ impl Socket {
         self.over
     }
 
+    /// Its session is open.
+    pub(super) fn authenticated(&mut self) {
+        self.place.ticket.authenticate();
+    }
+
     /// Whether the core is done with it.
     pub(super) fn is_saying_goodbye(&self) -> bool {
         matches!(self.rest, Rest::Goodbye(_))
