@@ -471,6 +471,8 @@ pub fn transport_settings(config: &Config) -> TransportSettings {
         imbalance_max: config.placement.imbalance_max,
         message_bytes_max: config.connection.message_bytes_max,
         fragments_max: u32::try_from(config.connection.fragments_max).unwrap_or(u32::MAX),
+        message_timeout_ms: config.connection.message_timeout_ms,
+        close_timeout_ms: config.connection.close_timeout_ms,
         hello_bytes_max: config.connection.hello_bytes_max,
         verifier_threads: NonZeroUsize::new(config.auth.pool_threads).unwrap_or(NonZeroUsize::MIN),
         verifier_queue_max: config.auth.pool_queue_max,

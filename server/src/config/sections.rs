@@ -109,6 +109,11 @@ section! {
         message_bytes_max: usize = 65_536, 2_048..=16_777_216;
         /// Fragments of one message from a client. Empty ones count.
         fragments_max: usize = 1_024, 1..=1_000_000_000;
+        /// How long a message from a client may take, from its first byte to its last, in milliseconds.
+        message_timeout_ms: u64 = 30_000, 10..=3_600_000;
+        /// How long a connection that was closed may take to say what is left and to close too, in milliseconds. Then its
+        /// socket is dropped.
+        close_timeout_ms: u64 = 3_000, 10..=600_000;
         /// Longest payload of a publish, a signal or a presence value, in bytes. At least 1024 less than a message, for the
         /// frame around it.
         payload_bytes_max: usize = 61_440, 1..=16_777_216;

@@ -188,6 +188,8 @@ labels! {
         TooBig = "too_big",
         /// A message in too many fragments.
         Fragments = "fragments",
+        /// A message that was not complete in time.
+        MessageTimeout = "message_timeout",
     }
 
     /// Why a connection got no WebSocket, or no answer to a request at all.
@@ -290,6 +292,7 @@ impl From<websocket::Violation> for Violation {
             Broken::NotUtf8 => Self::Utf8,
             Broken::MessageTooBig => Self::TooBig,
             Broken::TooManyFragments => Self::Fragments,
+            Broken::MessageTimeout => Self::MessageTimeout,
         }
     }
 }
