@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::admission::client::Trust;
 use crate::admission::{self, Admission, descriptors};
-use crate::auth::Authenticator;
+use crate::auth::{Authenticator, Remote};
 use crate::clock::Clock;
 use crate::config::{
     Config, DEFAULT_NAMESPACE, NamespaceConfig, Problems, ShutdownConfig, is_loopback,
@@ -115,6 +115,7 @@ struct App {
     metrics: Metrics,
     tasks: Tasks,
     readiness: Readiness,
+    authenticator: Option<Authenticator>,
     origins: OriginRule,
     tls: Option<Tls>,
     admission: Admission,
@@ -126,7 +127,7 @@ impl App {
         let clock = Clock::system();
         raise_descriptors();
         let origins = origin_rule(config)?;
-        let authenticator = authenticator(config)?;
+        let authenticator = authenticator(config, &clock)?;
         let tasks = Tasks::new();
         let metrics = Metrics::new(tasks.clone(), config.shard_count().get());
         let tls = tls(config, &clock, &metrics)?;
@@ -142,7 +143,7 @@ impl App {
         let parts = Parts {
             directory: shared.directory.clone(),
             counters: counters.clone(),
-            authenticator,
+            authenticator: authenticator.clone(),
             clock,
             settings: transport_settings(config),
         };
@@ -161,6 +162,7 @@ impl App {
             metrics,
             tasks,
             readiness: Readiness::new(),
+            authenticator,
             origins,
             tls,
             admission: Admission::new(admission_limits(config), trust(config)),
@@ -187,8 +189,9 @@ impl App {
         let admin = Site::admin(site, self.admission.for_operators());
         let span = tracing::Span::none;
         if let Some(tls) = self.tls {
-            let watch = tls.certificates.clone().watch(shutdown.clone());
-            self.tasks.spawn("certificates", span(), watch);
+            let watch = tls.certificates.clone().watch();
+            self.tasks
+                .spawn("certificates", span(), until(watch, shutdown.clone()));
             public = public.with_tls(tls);
         }
         self.tasks.spawn(
@@ -201,7 +204,17 @@ impl App {
             span(),
             http::serve(self.admin, admin, shutdown.clone()),
         );
-        self.readiness.ready();
+        match self.authenticator.as_ref().and_then(Authenticator::remote) {
+            Some(keys) => {
+                self.readiness.waits_for_keys();
+                let answered = ready_with(Arc::clone(&keys), self.readiness.clone());
+                self.tasks
+                    .spawn("readiness", span(), until(answered, shutdown.clone()));
+                let fetching = keys.run(self.metrics.clone(), shutdown.clone());
+                self.tasks.spawn("jwks", span(), fetching);
+            }
+            None => self.readiness.ready(),
+        }
         tokio::select! {
             signal = signals.next() => tracing::info!(%signal, "stopping"),
             ended = watch(&self.threads) => return Err(ended.into()),
@@ -214,6 +227,20 @@ impl App {
         }
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// The server is ready with the first keys.
+async fn ready_with(keys: Arc<Remote>, readiness: Readiness) {
+    keys.answered().await;
+    readiness.ready();
+}
+
+/// Runs something to its end, or to that of the process.
+async fn until(running: impl Future<Output = ()>, shutdown: Shutdown) {
+    tokio::select! {
+        () = running => {}
+        () = shutdown.wait() => {}
     }
 }
 
@@ -317,11 +344,11 @@ async fn gone(shards: &Shards) {
     }
 }
 
-fn authenticator(config: &Config) -> Result<Option<Arc<Authenticator>>, RunError> {
+fn authenticator(config: &Config, clock: &Clock) -> Result<Option<Authenticator>, RunError> {
     if config.is_anonymous() {
         return Ok(None);
     }
-    Ok(Some(Arc::new(Authenticator::new(&config.auth)?)))
+    Ok(Some(Authenticator::new(&config.auth, clock)?))
 }
 
 fn tls(config: &Config, clock: &Clock, metrics: &Metrics) -> Result<Option<Tls>, CertificateError> {

@@ -7,6 +7,8 @@
 //! dashboards.
 
 mod cells;
+mod keys;
+mod tls;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,10 +21,14 @@ use roomful_protocol::error::{CloseCode, ErrorCode};
 use roomful_protocol::websocket;
 
 pub use cells::{By, Counter, Gauge, Label};
+pub use keys::KeyFetch;
+pub use tls::{TlsHandshake, TlsReload};
 
 use crate::auth::AuthError;
 use crate::tasks::Tasks;
 use cells::Row;
+use keys::KeyMetrics;
+use tls::TlsMetrics;
 
 /// The metrics of a process; a cheap handle.
 #[derive(Debug, Clone)]
@@ -39,16 +45,10 @@ struct Inner {
     rejections: Vec<IntCounter>,
     /// Written by the accept loops.
     accept_errors: IntCounter,
-    /// One for each [`TlsHandshake`], by its index; written by HTTP connections.
-    tls_handshakes: Vec<IntCounter>,
-    /// Written by shards.
-    tls_violations: IntCounter,
-    /// One for each [`TlsReload`], by its index.
-    tls_reloads: Vec<IntCounter>,
-    /// Written when a certificate is read.
-    certificate_expires: IntGauge,
     /// Written by the accept loops, and shown beside the panics of others.
     acceptor_panics: Arc<AtomicU64>,
+    keys: KeyMetrics,
+    tls: TlsMetrics,
 }
 
 /// Declares [`ShardCounters`]: a field, its kind (see [`Row`]), its metric's name and help. A new metric is a new line.
@@ -134,6 +134,7 @@ macro_rules! labels {
         }
     )*};
 }
+use labels;
 
 labels! {
     /// What a panic happened in, and ended.
@@ -176,6 +177,8 @@ labels! {
         Mismatch = "mismatch",
         /// The queue of tokens to check was full.
         Busy = "busy",
+        /// Its key is unknown, and no keys could be fetched.
+        KeysUnavailable = "keys_unavailable",
     }
 
     /// How a peer broke the WebSocket protocol.
@@ -239,38 +242,6 @@ labels! {
         /// The server is about to end.
         Draining = "draining",
     }
-
-    /// How a TLS handshake ended.
-    TlsHandshake by "outcome" {
-        /// A good one with the certificate.
-        Full = "full",
-        /// A good one with a ticket of an earlier one.
-        Resumed = "resumed",
-        /// What came is HTTP without TLS.
-        PlainHttp = "plain_http",
-        /// What came is not TLS, or breaks it.
-        Malformed = "malformed",
-        /// No version or cipher that both sides have.
-        Incompatible = "incompatible",
-        /// The client wants to speak something else than HTTP/1.1.
-        Alpn = "alpn",
-        /// The client refused: most often it doesn't trust the certificate.
-        Alert = "alert",
-        /// The client went away.
-        Gone = "gone",
-        /// It took too long.
-        Timeout = "timeout",
-        /// There were as many as there may be at a time.
-        Busy = "busy",
-    }
-
-    /// What became of a new certificate.
-    TlsReload by "outcome" {
-        /// It is in use.
-        Loaded = "loaded",
-        /// It is no good; the old one stays in use.
-        Failed = "failed",
-    }
 }
 
 impl From<websocket::Violation> for Violation {
@@ -302,6 +273,7 @@ impl From<AuthError> for AuthFailure {
         match error {
             AuthError::Missing => Self::Missing,
             AuthError::Busy => Self::Busy,
+            AuthError::KeysUnavailable => Self::KeysUnavailable,
             AuthError::TooLong | AuthError::Malformed | AuthError::CriticalHeader => {
                 Self::Malformed
             }
@@ -330,35 +302,17 @@ impl Metrics {
         let shards: Vec<_> = (0..shards)
             .map(|_index| Arc::new(ShardCounters::default()))
             .collect();
-        let rejections = vec::<HandshakeRejection>(
+        let rejections = by_label::<HandshakeRejection>(
             "roomful_handshakes_rejected_total",
             "Connections that got no WebSocket, or no answer at all.",
         );
-        let tls_handshakes = vec::<TlsHandshake>(
-            "roomful_tls_handshakes_total",
-            "TLS handshakes that have ended.",
-        );
-        let tls_reloads = vec::<TlsReload>(
-            "roomful_tls_reloads_total",
-            "Times that the certificate was read again.",
-        );
-        let tls_violations = IntCounter::new(
-            "roomful_tls_violations_total",
-            "Connections that broke TLS after their handshake.",
-        )
-        .expect(WELL_FORMED);
-        let certificate_expires = IntGauge::new(
-            "roomful_tls_certificate_expires_seconds",
-            "When the certificate in use expires, in seconds since 1970; 0 without one.",
-        )
-        .expect(WELL_FORMED);
         let accept_errors = Opts::new(
             "roomful_accept_errors_total",
             "Connections that could not be accepted.",
         );
         let accept_errors = IntCounter::with_opts(accept_errors).expect(WELL_FORMED);
         let acceptor_panics = Arc::new(AtomicU64::new(0));
-        let collectors: [Box<dyn Collector>; 8] = [
+        let collectors: [Box<dyn Collector>; 4] = [
             Box::new(Shards {
                 counters: shards.clone(),
                 tasks: tasks.clone(),
@@ -371,24 +325,20 @@ impl Metrics {
             }),
             Box::new(rejections.clone()),
             Box::new(accept_errors.clone()),
-            Box::new(tls_handshakes.clone()),
-            Box::new(tls_violations.clone()),
-            Box::new(tls_reloads.clone()),
-            Box::new(certificate_expires.clone()),
         ];
         for collector in collectors {
             registry.register(collector).expect(WELL_FORMED);
         }
+        let keys = KeyMetrics::register(&registry);
+        let tls = TlsMetrics::register(&registry);
         let inner = Inner {
             registry,
             shards,
-            rejections: series::<HandshakeRejection>(&rejections),
+            rejections: resolved::<HandshakeRejection>(&rejections),
             accept_errors,
-            tls_handshakes: series::<TlsHandshake>(&tls_handshakes),
-            tls_violations,
-            tls_reloads: series::<TlsReload>(&tls_reloads),
-            certificate_expires,
             acceptor_panics,
+            keys,
+            tls,
         };
         Self {
             inner: Arc::new(inner),
@@ -430,22 +380,32 @@ impl Metrics {
 
     /// Counts a TLS handshake that has ended.
     pub fn tls_handshake(&self, outcome: TlsHandshake) {
-        self.inner.tls_handshakes[outcome.index()].inc();
+        self.inner.tls.handshake(outcome);
     }
 
     /// Counts a connection that broke TLS after its handshake.
     pub fn tls_violated(&self) {
-        self.inner.tls_violations.inc();
+        self.inner.tls.violated();
     }
 
     /// Counts a certificate that was read again.
     pub fn tls_reloaded(&self, outcome: TlsReload) {
-        self.inner.tls_reloads[outcome.index()].inc();
+        self.inner.tls.reloaded(outcome);
     }
 
     /// Notes when the certificate in use expires.
     pub fn certificate_expires(&self, unix_s: i64) {
-        self.inner.certificate_expires.set(unix_s);
+        self.inner.tls.expires(unix_s);
+    }
+
+    /// Counts a request for keys.
+    pub fn keys_fetched(&self, outcome: KeyFetch) {
+        self.inner.keys.fetched(outcome);
+    }
+
+    /// Notes the keys of a good answer.
+    pub fn keys_known(&self, count: usize, unix_ms: u64) {
+        self.inner.keys.known(count, unix_ms);
     }
 
     /// All of it in the text format, [`TEXT_FORMAT`].
@@ -598,15 +558,19 @@ mod system {
     }
 }
 
-fn vec<L: Label>(name: &str, help: &str) -> IntCounterVec {
+fn by_label<L: Label>(name: &str, help: &str) -> IntCounterVec {
     IntCounterVec::new(Opts::new(name, help), &[L::NAME]).expect(WELL_FORMED)
 }
 
-/// The counters by their label's index, resolved once, which also makes every series exist from the start, at 0.
-fn series<L: Label>(counters: &IntCounterVec) -> Vec<IntCounter> {
-    L::all()
-        .into_iter()
-        .map(|label| counters.with_label_values(&[label.text()]))
+fn gauge(name: &str, help: &str) -> IntGauge {
+    IntGauge::new(name, help).expect(WELL_FORMED)
+}
+
+/// A counter for each value of a label. Resolved once, which also makes every series exist from the start, at 0.
+fn resolved<L: Label>(counters: &IntCounterVec) -> Vec<IntCounter> {
+    let texts = L::all().into_iter().map(L::text);
+    texts
+        .map(|text| counters.with_label_values(&[text]))
         .collect()
 }
 
@@ -741,6 +705,7 @@ mod tests {
         check::<PanicPlace>();
         check::<AuthFailure>();
         check::<HandshakeRejection>();
+        check::<KeyFetch>();
         check::<TlsHandshake>();
         check::<TlsReload>();
         check::<ErrorCode>();

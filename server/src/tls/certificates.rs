@@ -17,7 +17,6 @@ use tokio::time::sleep;
 use super::expiry::expires_at_s;
 use crate::clock::Clock;
 use crate::metrics::{Metrics, TlsReload};
-use crate::shutdown::Shutdown;
 
 /// The certificate in use; clones share it.
 #[derive(Debug, Clone)]
@@ -138,15 +137,12 @@ impl Certificates {
         }
     }
 
-    /// Reloads when the files have changed and changed no more: whoever writes two files writes one of them first. Ends
-    /// with the process.
-    pub async fn watch(self, shutdown: Shutdown) {
+    /// Reloads when the files have changed and changed no more: whoever writes two files writes one of them first. Never
+    /// ends by itself.
+    pub async fn watch(self) {
         let mut before = None;
         loop {
-            tokio::select! {
-                () = sleep(LOOK_INTERVAL) => {}
-                () = shutdown.wait() => return,
-            }
+            sleep(LOOK_INTERVAL).await;
             let stamps = Stamps::of(&self.inner.files);
             let settled = stamps.is_some() && stamps == before;
             before = stamps;
