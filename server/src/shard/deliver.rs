@@ -37,7 +37,7 @@ impl Shard {
     }
 
     /// Hands turns to members until all have them or the turn's time is up. Hubs take their chance one after the other.
-    pub(super) fn fan_out(&mut self, now: Now, host: &mut dyn Host) -> Flush {
+    pub(super) fn fan_out(&mut self, now: Now, host: &mut dyn Host) {
         let mut next = self.last_hub;
         let mut served = 0;
         loop {
@@ -46,7 +46,7 @@ impl Shard {
                 .range((std::ops::Bound::Excluded(next), std::ops::Bound::Unbounded))
                 .next();
             let Some(alias) = after.or_else(|| self.dirty_hubs.first()).copied() else {
-                return Flush::Done;
+                return;
             };
             let mut progress = Flush::Done;
             self.guard_hub(alias, now, host, |shard, host| {
@@ -65,7 +65,7 @@ impl Shard {
             if progress == Flush::More
                 || (look && !self.dirty_hubs.is_empty() && host.turn_is_spent())
             {
-                return Flush::More;
+                return;
             }
         }
     }
@@ -330,7 +330,11 @@ fn wants(subscriber: &Subscriber, delta: &Delta) -> bool {
     watches && subscriber.missed_presence.is_none()
 }
 
-fn presence_bytes<'a>(subscriber: &Subscriber, delta: &'a Delta, outlet: &Outlet) -> &'a Bytes {
+pub(super) fn presence_bytes<'a>(
+    subscriber: &Subscriber,
+    delta: &'a Delta,
+    outlet: &Outlet,
+) -> &'a Bytes {
     match subscriber.watch {
         Watch::None | Watch::Occupancy => wire::occupancy(delta, outlet.encoding),
         Watch::Members => wire::delta(delta, outlet.encoding),
