@@ -13,6 +13,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::admission::client::Trust;
+use crate::admission::{self, Admission, descriptors};
 use crate::auth::Authenticator;
 use crate::clock::Clock;
 use crate::config::{
@@ -110,12 +112,14 @@ struct App {
     tasks: Tasks,
     readiness: Readiness,
     origins: OriginRule,
+    admission: Admission,
     end: ShutdownConfig,
 }
 
 impl App {
     async fn start(config: &Config) -> Result<Self, RunError> {
         let clock = Clock::system();
+        raise_descriptors();
         let origins = origin_rule(config)?;
         let authenticator = authenticator(config)?;
         let unsent = u32::try_from(config.connection.kernel_unsent_bytes_max).unwrap_or(u32::MAX);
@@ -152,6 +156,7 @@ impl App {
             tasks,
             readiness: Readiness::new(),
             origins,
+            admission: Admission::new(admission_limits(config), trust(config)),
             end: config.shutdown.clone(),
         })
     }
@@ -166,7 +171,13 @@ impl App {
             tasks: self.tasks.clone(),
             limits: Limits::default(),
         };
-        let public = Site::public(site.clone(), Arc::new(self.shards.clone()), self.origins);
+        let public = Site::public(
+            site.clone(),
+            self.admission.clone(),
+            Arc::new(self.shards.clone()),
+            self.origins,
+        );
+        let admin = Site::admin(site, self.admission.for_operators());
         let span = tracing::Span::none;
         self.tasks.spawn(
             "listener",
@@ -176,7 +187,7 @@ impl App {
         self.tasks.spawn(
             "listener",
             span(),
-            http::serve(self.admin, Site::admin(site), shutdown.clone()),
+            http::serve(self.admin, admin, shutdown.clone()),
         );
         self.readiness.ready();
         tokio::select! {
@@ -237,6 +248,16 @@ async fn listen(
 
 fn is_taken(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrInUse
+}
+
+/// Each connection takes a descriptor, and the usual soft limit is made for programs of another kind.
+fn raise_descriptors() {
+    match descriptors::raise() {
+        Ok(limit) => tracing::debug!(limit, "file descriptors"),
+        Err(error) => {
+            tracing::warn!(%error, "the limit of file descriptors can't be raised; it bounds the connections");
+        }
+    }
 }
 
 /// Comes back when a shard's thread has ended.
@@ -385,6 +406,32 @@ fn room_settings(namespace: &NamespaceConfig, config: &Config) -> RoomSettings {
     }
 }
 
+/// What the configuration says about how many may come in.
+#[must_use]
+pub fn admission_limits(config: &Config) -> admission::Limits {
+    let admission = &config.admission;
+    admission::Limits {
+        connections_per_address_max: admission.connections_per_address_max,
+        unauthenticated_per_address_max: admission.unauthenticated_per_address_max,
+        limit_loopback: admission.limit_loopback,
+        http_connections_max: admission.http_connections_max,
+        unauthenticated_max: admission.unauthenticated_max,
+        connects: admission::budget::Rate {
+            per_s: admission.connects_per_s,
+            burst: admission.connects_burst,
+        },
+        descriptors_reserved: admission.descriptors_reserved,
+    }
+}
+
+fn trust(config: &Config) -> Trust {
+    Trust {
+        networks: config.listen.trusted_proxies.clone(),
+        proxy_protocol: config.listen.proxy_protocol,
+        header: config.listen.forwarded_header,
+    }
+}
+
 /// What the configuration says about sockets and threads.
 #[must_use]
 pub fn transport_settings(config: &Config) -> TransportSettings {
@@ -396,6 +443,8 @@ pub fn transport_settings(config: &Config) -> TransportSettings {
         imbalance_max: config.placement.imbalance_max,
         message_bytes_max: config.connection.message_bytes_max,
         fragments_max: u32::try_from(config.connection.fragments_max).unwrap_or(u32::MAX),
+        message_timeout_ms: config.connection.message_timeout_ms,
+        close_timeout_ms: config.connection.close_timeout_ms,
         hello_bytes_max: config.connection.hello_bytes_max,
         verifier_threads: NonZeroUsize::new(config.auth.pool_threads).unwrap_or(NonZeroUsize::MIN),
         verifier_queue_max: config.auth.pool_queue_max,
