@@ -14,6 +14,7 @@ pub mod echo;
 pub mod follower;
 pub mod healthy;
 pub mod http;
+pub mod issuer;
 pub mod metrics;
 pub mod peer;
 pub mod process;
