@@ -13,6 +13,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::admission::client::Trust;
+use crate::admission::{self, Admission, descriptors};
 use crate::auth::Authenticator;
 use crate::clock::Clock;
 use crate::config::{
@@ -22,14 +24,16 @@ use crate::connection::{Rate, Rates};
 use crate::directory::Directory;
 use crate::http::{self, Limits, Origin, OriginError, OriginRule, Readiness, Site};
 use crate::journal::HistoryBounds;
+use crate::journal::memory::MemoryJournal;
 use crate::metrics::Metrics;
-use crate::room::RoomSettings;
 use crate::room::operations::OperationBounds;
+use crate::room::{RoomSettings, kind};
 use crate::session::DataFileError;
 use crate::session::generation::Generation;
 use crate::session::index::Sessions;
 use crate::session::token::{ResumeKey, ResumeKeyError};
-use crate::shard::{ShardSettings, Shared};
+use crate::shard::message::ShardId;
+use crate::shard::{Shard, ShardSettings, Shared};
 use crate::shutdown::{Plan, Shutdown, Signal, Signals, is_on_terminal};
 use crate::tasks::Tasks;
 use crate::transport::{Parts, Shards, ThreadEnded, Threads, TransportSettings};
@@ -108,12 +112,14 @@ struct App {
     tasks: Tasks,
     readiness: Readiness,
     origins: OriginRule,
+    admission: Admission,
     end: ShutdownConfig,
 }
 
 impl App {
     async fn start(config: &Config) -> Result<Self, RunError> {
         let clock = Clock::system();
+        raise_descriptors();
         let origins = origin_rule(config)?;
         let authenticator = authenticator(config)?;
         let unsent = u32::try_from(config.connection.kernel_unsent_bytes_max).unwrap_or(u32::MAX);
@@ -125,15 +131,22 @@ impl App {
         let generation = Generation::begin(data_dir, clock.unix_ms())?;
         let tasks = Tasks::new();
         let metrics = Metrics::new(tasks.clone(), config.shard_count().get());
+        let shared = shared(config, resume_key, &clock);
+        let counters = metrics.shards().to_vec();
         let parts = Parts {
-            shared: shared(config, resume_key, &clock),
-            counters: metrics.shards().to_vec(),
-            first_epoch: generation.first_epoch(),
+            directory: shared.directory.clone(),
+            counters: counters.clone(),
             authenticator,
             clock,
             settings: transport_settings(config),
         };
-        let (shards, threads) = Shards::start(parts).map_err(RunError::System)?;
+        let first_epoch = generation.first_epoch();
+        let core = move |id: ShardId, now| {
+            let journal = Box::new(MemoryJournal::new(first_epoch));
+            let counters = Arc::clone(&counters[usize::from(id.0)]);
+            Shard::new(id, shared.clone(), journal, counters, now)
+        };
+        let (shards, threads) = Shards::start(parts, core).map_err(RunError::System)?;
         Ok(Self {
             public,
             admin,
@@ -143,6 +156,7 @@ impl App {
             tasks,
             readiness: Readiness::new(),
             origins,
+            admission: Admission::new(admission_limits(config), trust(config)),
             end: config.shutdown.clone(),
         })
     }
@@ -157,7 +171,13 @@ impl App {
             tasks: self.tasks.clone(),
             limits: Limits::default(),
         };
-        let public = Site::public(site.clone(), Arc::new(self.shards.clone()), self.origins);
+        let public = Site::public(
+            site.clone(),
+            self.admission.clone(),
+            Arc::new(self.shards.clone()),
+            self.origins,
+        );
+        let admin = Site::admin(site, self.admission.for_operators());
         let span = tracing::Span::none;
         self.tasks.spawn(
             "listener",
@@ -167,7 +187,7 @@ impl App {
         self.tasks.spawn(
             "listener",
             span(),
-            http::serve(self.admin, Site::admin(site), shutdown.clone()),
+            http::serve(self.admin, admin, shutdown.clone()),
         );
         self.readiness.ready();
         tokio::select! {
@@ -228,6 +248,16 @@ async fn listen(
 
 fn is_taken(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrInUse
+}
+
+/// Each connection takes a descriptor, and the usual soft limit is made for programs of another kind.
+fn raise_descriptors() {
+    match descriptors::raise() {
+        Ok(limit) => tracing::debug!(limit, "file descriptors"),
+        Err(error) => {
+            tracing::warn!(%error, "the limit of file descriptors can't be raised; it bounds the connections");
+        }
+    }
 }
 
 /// Comes back when a shard's thread has ended.
@@ -354,7 +384,8 @@ fn shard_settings(config: &Config, resume_key: ResumeKey) -> ShardSettings {
 
 fn room_settings(namespace: &NamespaceConfig, config: &Config) -> RoomSettings {
     RoomSettings {
-        kind: namespace.kind.name().to_owned(),
+        kind: kind::named(namespace.kind.name())
+            .expect("a configuration names kinds of the registry"),
         history: HistoryBounds {
             entries_max: namespace.history_entries_max,
             bytes_max: namespace.history_bytes_max,
@@ -375,13 +406,44 @@ fn room_settings(namespace: &NamespaceConfig, config: &Config) -> RoomSettings {
     }
 }
 
-fn transport_settings(config: &Config) -> TransportSettings {
+/// What the configuration says about how many may come in.
+#[must_use]
+pub fn admission_limits(config: &Config) -> admission::Limits {
+    let admission = &config.admission;
+    admission::Limits {
+        connections_per_address_max: admission.connections_per_address_max,
+        unauthenticated_per_address_max: admission.unauthenticated_per_address_max,
+        limit_loopback: admission.limit_loopback,
+        http_connections_max: admission.http_connections_max,
+        unauthenticated_max: admission.unauthenticated_max,
+        connects: admission::budget::Rate {
+            per_s: admission.connects_per_s,
+            burst: admission.connects_burst,
+        },
+        descriptors_reserved: admission.descriptors_reserved,
+    }
+}
+
+fn trust(config: &Config) -> Trust {
+    Trust {
+        networks: config.listen.trusted_proxies.clone(),
+        proxy_protocol: config.listen.proxy_protocol,
+        header: config.listen.forwarded_header,
+    }
+}
+
+/// What the configuration says about sockets and threads.
+#[must_use]
+pub fn transport_settings(config: &Config) -> TransportSettings {
     TransportSettings {
         connections_max: config.connection.connections_max,
         turn_budget: Duration::from_micros(config.shard.turn_budget_us),
         mailbox_bytes_max: config.shard.mailbox_bytes_max,
         imbalance_max: config.placement.imbalance_max,
         message_bytes_max: config.connection.message_bytes_max,
+        fragments_max: u32::try_from(config.connection.fragments_max).unwrap_or(u32::MAX),
+        message_timeout_ms: config.connection.message_timeout_ms,
+        close_timeout_ms: config.connection.close_timeout_ms,
         hello_bytes_max: config.connection.hello_bytes_max,
         verifier_threads: NonZeroUsize::new(config.auth.pool_threads).unwrap_or(NonZeroUsize::MIN),
         verifier_queue_max: config.auth.pool_queue_max,

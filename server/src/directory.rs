@@ -68,6 +68,12 @@ impl Directory {
         )
     }
 
+    /// How many shards there are.
+    #[must_use]
+    pub fn shards(&self) -> u16 {
+        self.inner.shards
+    }
+
     /// The shard of a placement key.
     ///
     /// # Panics

@@ -23,13 +23,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 
-pub use choice::{Algorithm, LogFilter, LogFormat, RoomKind, WebOrigin};
+pub use choice::{Algorithm, ForwardedHeader, LogFilter, LogFormat, RoomKind, WebOrigin};
 pub use key::{KeyConfig, KeySource};
 pub use problem::{Place, Problem, Problems};
 pub use secret::{Secret, SecretKey};
 pub use sections::{
-    AuthConfig, ConnectionConfig, ListenConfig, LogConfig, NamespaceConfig, NodeConfig,
-    PlacementConfig, SessionConfig, ShardConfig, ShutdownConfig,
+    AdmissionConfig, AuthConfig, ConnectionConfig, ListenConfig, LogConfig, NamespaceConfig,
+    NodeConfig, PlacementConfig, SessionConfig, ShardConfig, ShutdownConfig,
 };
 pub use source::{Flag, Sources};
 
@@ -48,6 +48,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// `[connection]`
     pub connection: ConnectionConfig,
+    /// `[admission]`
+    pub admission: AdmissionConfig,
     /// `[session]`
     pub session: SessionConfig,
     /// `[placement]`
@@ -159,6 +161,7 @@ impl Config {
             ("listen", &mut self.listen),
             ("auth", &mut self.auth),
             ("connection", &mut self.connection),
+            ("admission", &mut self.admission),
             ("session", &mut self.session),
             ("placement", &mut self.placement),
             ("shard", &mut self.shard),
@@ -250,6 +253,7 @@ impl Default for Config {
             listen: ListenConfig::default(),
             auth: AuthConfig::default(),
             connection: ConnectionConfig::default(),
+            admission: AdmissionConfig::default(),
             session: SessionConfig::default(),
             placement: PlacementConfig::default(),
             shard: ShardConfig::default(),

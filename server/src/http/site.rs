@@ -15,7 +15,8 @@ use super::guard;
 use super::health::{self, Readiness};
 use super::origin::OriginRule;
 use super::pages;
-use super::upgrade::{self, Door, Upgrades};
+use super::upgrade::{self, Door, Speech, Upgrades};
+use crate::admission::Admission;
 use crate::metrics::{HandshakeRejection, Metrics, TEXT_FORMAT};
 use crate::tasks::Tasks;
 
@@ -32,15 +33,17 @@ pub struct Shared {
     pub limits: Limits,
 }
 
-/// What one listener serves: see [`Site::public`] and [`Site::admin`].
+/// What one listener serves: see [`Site::public`], [`Site::admin`] and [`Site::plain`].
 #[derive(Debug)]
 pub struct Site {
     pub(super) shared: Shared,
+    pub(super) admission: Admission,
     face: Face,
 }
 
 enum Face {
     Public(Doorway),
+    Plain(Doorway),
     Admin,
 }
 
@@ -53,44 +56,83 @@ struct Doorway {
 impl Site {
     /// For everybody: pages, `/v1/ws`, `/healthz`, `/readyz`; `/metrics` only where the listener is bound to loopback.
     #[must_use]
-    pub fn public(shared: Shared, upgrades: Arc<dyn Upgrades>, origins: OriginRule) -> Self {
+    pub fn public(
+        shared: Shared,
+        admission: Admission,
+        upgrades: Arc<dyn Upgrades>,
+        origins: OriginRule,
+    ) -> Self {
         Self {
             shared,
+            admission,
             face: Face::Public(Doorway { upgrades, origins }),
         }
     }
 
     /// For the operator: `/metrics`, `/healthz`, `/readyz`.
     #[must_use]
-    pub fn admin(shared: Shared) -> Self {
+    pub fn admin(shared: Shared, admission: Admission) -> Self {
         Self {
             shared,
+            admission,
             face: Face::Admin,
+        }
+    }
+
+    /// For a program that speaks something else over WebSockets: handshakes at every path, with any subprotocol or none,
+    /// and nothing else.
+    #[must_use]
+    pub fn plain(
+        shared: Shared,
+        admission: Admission,
+        upgrades: Arc<dyn Upgrades>,
+        origins: OriginRule,
+    ) -> Self {
+        Self {
+            shared,
+            admission,
+            face: Face::Plain(Doorway { upgrades, origins }),
         }
     }
 
     /// The listener's name in logs.
     pub(super) fn name(&self) -> &'static str {
         match self.face {
-            Face::Public(_) => "public",
+            Face::Public(_) | Face::Plain(_) => "public",
             Face::Admin => "admin",
         }
     }
 
     /// The routes, for a listener bound to this address, and the door that one of them leads to.
     pub(super) fn routes(self, address: SocketAddr) -> (Router, Option<Arc<Door>>) {
-        let Self { shared, face } = self;
+        let Self {
+            shared,
+            admission,
+            face,
+        } = self;
         let base = health::routes(shared.readiness);
         let metrics = metrics_routes(shared.metrics.clone(), address);
+        let door = |doorway: Doorway, speech| {
+            Arc::new(Door {
+                upgrades: doorway.upgrades,
+                admission,
+                origins: doorway.origins,
+                speech,
+                metrics: shared.metrics,
+                port: address.port(),
+            })
+        };
         let (routes, door) = match face {
+            Face::Plain(doorway) => {
+                let door = door(doorway, Speech::Plain);
+                let everywhere = Router::new()
+                    .fallback(handshake)
+                    .with_state(Arc::clone(&door));
+                return (everywhere, Some(door));
+            }
             Face::Admin => (base.merge(metrics), None),
             Face::Public(doorway) => {
-                let door = Arc::new(Door {
-                    upgrades: doorway.upgrades,
-                    origins: doorway.origins,
-                    metrics: shared.metrics,
-                    port: address.port(),
-                });
+                let door = door(doorway, Speech::Roomful);
                 let handshakes = Router::new()
                     .route(upgrade::PATH, any(handshake))
                     .with_state(Arc::clone(&door));
@@ -113,8 +155,8 @@ impl Site {
 impl fmt::Debug for Face {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Public(doorway) => f
-                .debug_struct("Public")
+            Self::Public(doorway) | Self::Plain(doorway) => f
+                .debug_struct("Doorway")
                 .field("origins", &doorway.origins)
                 .finish_non_exhaustive(),
             Self::Admin => f.write_str("Admin"),
@@ -127,14 +169,9 @@ async fn handshake(
     Extension(peer): Extension<Arc<PeerContext>>,
     request: Request,
 ) -> Response {
-    match door.open(&request) {
-        Ok(accepted) => {
-            let response = accepted.response();
-            peer.accept(accepted);
-            response
-        }
-        Err(rejected) => rejected.answer(&door.metrics),
-    }
+    let checked = door.check(&request, peer.client);
+    let outcome = checked.and_then(|checked| peer.admit(&door, checked));
+    outcome.unwrap_or_else(|rejected| rejected.answer(&door.metrics))
 }
 
 fn metrics_routes(metrics: Metrics, address: SocketAddr) -> Router {

@@ -10,11 +10,13 @@ mod cells;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
 use roomful_protocol::error::{CloseCode, ErrorCode};
+use roomful_protocol::websocket;
 
 pub use cells::{By, Counter, Gauge, Label};
 
@@ -37,6 +39,8 @@ struct Inner {
     rejections: Vec<IntCounter>,
     /// Written by the accept loops.
     accept_errors: IntCounter,
+    /// Written by the accept loops, and shown beside the panics of others.
+    acceptor_panics: Arc<AtomicU64>,
 }
 
 /// Declares [`ShardCounters`]: a field, its kind (see [`Row`]), its metric's name and help. A new metric is a new line.
@@ -68,6 +72,7 @@ shard_counters! {
     connections_closed: By<Option<CloseCode>> = "roomful_connections_closed_total", "Connections that ended, by the close code sent; none where the socket just went away.";
     sessions: Gauge = "roomful_sessions", "Sessions that are attached or can still be resumed.";
     sessions_resumed: Counter = "roomful_sessions_resumed_total", "Sessions that a new connection resumed.";
+    violations: By<Violation> = "roomful_violations_total", "Connections that were closed because the peer broke the WebSocket protocol or a limit of it.";
     auth_failures: By<AuthFailure> = "roomful_auth_failures_total", "Tokens that were refused.";
     rooms: Gauge = "roomful_rooms", "Rooms that are open.";
     members: Gauge = "roomful_members", "Members of the rooms, those inside the presence grace included.";
@@ -92,6 +97,7 @@ shard_counters! {
     journal_failures: Counter = "roomful_journal_failures_total", "Appends that the journal failed, or whose outcome is unknown.";
     mailbox_messages: Counter = "roomful_mailbox_messages_total", "Messages between shards.";
     mailbox_full: Counter = "roomful_mailbox_full_total", "Messages between shards that found the mailbox full.";
+    panics: By<PanicPlace> = "roomful_panics_total", "Panics, each of which ended one thing alone, by what that was.";
     turns: Counter = "roomful_turns_total", "Turns of the shards' loops.";
     turn_over_budget: Counter = "roomful_turn_over_budget_total", "Turns that were cut because their time was spent.";
 }
@@ -122,6 +128,20 @@ macro_rules! labels {
 }
 
 labels! {
+    /// What a panic happened in, and ended.
+    PanicPlace by "where" {
+        /// The handling of one connection.
+        Connection = "connection",
+        /// The handing on of what one room sent.
+        Hub = "hub",
+        /// One room.
+        Room = "room",
+        /// A task of the control runtime. Counted by [`Tasks`].
+        Task = "task",
+        /// The handling of a socket that had just been accepted.
+        Acceptor = "acceptor",
+    }
+
     /// Why a token was refused.
     AuthFailure by "kind" {
         /// There are keys, and `hello` brought no token.
@@ -148,6 +168,20 @@ labels! {
         Mismatch = "mismatch",
         /// The queue of tokens to check was full.
         Busy = "busy",
+    }
+
+    /// How a peer broke the WebSocket protocol.
+    Violation by "reason" {
+        /// A frame that RFC 6455 forbids.
+        Protocol = "protocol",
+        /// Text that is not UTF-8.
+        Utf8 = "utf8",
+        /// A message longer than the limit.
+        TooBig = "too_big",
+        /// A message in too many fragments.
+        Fragments = "fragments",
+        /// A message that was not complete in time.
+        MessageTimeout = "message_timeout",
     }
 
     /// Why a connection got no WebSocket, or no answer to a request at all.
@@ -178,10 +212,48 @@ labels! {
         Subprotocol = "subprotocol",
         /// The page, or the host name it used, may not connect.
         Origin = "origin",
+        /// A proxy that has to begin with a PROXY protocol header sent none in time, or something else.
+        ProxyHeader = "proxy_header",
+        /// Its address has as many sockets as it may have.
+        AddressConnections = "address_connections",
+        /// Its address has as many sockets without a session as it may have.
+        AddressUnauthenticated = "address_unauthenticated",
+        /// There are as many sockets without a WebSocket as there may be.
+        HttpConnections = "http_connections",
+        /// There are as many WebSockets without a session as there may be.
+        Unauthenticated = "unauthenticated",
+        /// There have been as many WebSockets in this moment as there may be.
+        Connects = "connects",
+        /// Nearly all of the process's file descriptors are in use.
+        Descriptors = "descriptors",
         /// The server has as many connections as it may have.
         Full = "full",
         /// The server is about to end.
         Draining = "draining",
+    }
+}
+
+impl From<websocket::Violation> for Violation {
+    fn from(violation: websocket::Violation) -> Self {
+        use websocket::Violation as Broken;
+
+        match violation {
+            Broken::Unmasked
+            | Broken::Masked
+            | Broken::ReservedBits
+            | Broken::UnknownOpCode
+            | Broken::FragmentedControl
+            | Broken::LongControl
+            | Broken::StrayContinuation
+            | Broken::InterleavedMessage
+            | Broken::NonMinimalLength
+            | Broken::LengthOverflow
+            | Broken::BadClose => Self::Protocol,
+            Broken::NotUtf8 => Self::Utf8,
+            Broken::MessageTooBig => Self::TooBig,
+            Broken::TooManyFragments => Self::Fragments,
+            Broken::MessageTimeout => Self::MessageTimeout,
+        }
     }
 }
 
@@ -224,9 +296,12 @@ impl Metrics {
             "Connections that could not be accepted.",
         );
         let accept_errors = IntCounter::with_opts(accept_errors).expect(WELL_FORMED);
+        let acceptor_panics = Arc::new(AtomicU64::new(0));
         let collectors: [Box<dyn Collector>; 4] = [
             Box::new(Shards {
                 counters: shards.clone(),
+                tasks: tasks.clone(),
+                acceptor_panics: Arc::clone(&acceptor_panics),
                 descs: ShardCounters::descs(),
             }),
             Box::new(Process {
@@ -248,6 +323,7 @@ impl Metrics {
             shards,
             rejections: rejections.collect(),
             accept_errors,
+            acceptor_panics,
         };
         Self {
             inner: Arc::new(inner),
@@ -276,6 +352,11 @@ impl Metrics {
         self.inner.accept_errors.inc();
     }
 
+    /// Counts a panic over a socket that had just been accepted.
+    pub fn acceptor_panicked(&self) {
+        self.inner.acceptor_panics.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// How many connections could not be accepted.
     #[must_use]
     pub fn accept_errors(&self) -> u64 {
@@ -300,6 +381,10 @@ pub const TEXT_FORMAT: &str = prometheus::TEXT_FORMAT;
 /// Adds the shards up when somebody looks.
 struct Shards {
     counters: Vec<Arc<ShardCounters>>,
+    /// Whose panics are counted with those of the shards.
+    tasks: Tasks,
+    /// And those of the accept loops.
+    acceptor_panics: Arc<AtomicU64>,
     descs: Vec<Desc>,
 }
 
@@ -309,7 +394,19 @@ impl Collector for Shards {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        ShardCounters::families(&self.counters)
+        let others = ShardCounters::default();
+        for (place, panics) in [
+            (PanicPlace::Task, self.tasks.panics()),
+            (
+                PanicPlace::Acceptor,
+                self.acceptor_panics.load(Ordering::Relaxed),
+            ),
+        ] {
+            others.panics.of(place).add(panics);
+        }
+        let mut counters = self.counters.clone();
+        counters.push(Arc::new(others));
+        ShardCounters::families(&counters)
     }
 }
 
@@ -324,7 +421,6 @@ impl Process {
         vec![
             desc(BUILD_INFO.0, BUILD_INFO.1, &["version"]),
             desc(TASKS.0, TASKS.1, &["task"]),
-            desc(PANICS.0, PANICS.1, &["where"]),
             desc(RESIDENT_BYTES.0, RESIDENT_BYTES.1, &[]),
             desc(OPEN_FILES.0, OPEN_FILES.1, &[]),
         ]
@@ -345,11 +441,6 @@ impl Collector for Process {
         let live = self.tasks.live().into_iter();
         let live =
             live.map(|(name, live)| sample(MetricType::GAUGE, &[("task", name)], live as u64));
-        let panics = sample(
-            MetricType::COUNTER,
-            &[("where", "task")],
-            self.tasks.panics(),
-        );
         // Absent where the system does not tell; the registry leaves out families without samples.
         let gauge = |value: Option<u64>| {
             value
@@ -360,7 +451,6 @@ impl Collector for Process {
         vec![
             family(BUILD_INFO.0, BUILD_INFO.1, MetricType::GAUGE, vec![build]),
             family(TASKS.0, TASKS.1, MetricType::GAUGE, live.collect()),
-            family(PANICS.0, PANICS.1, MetricType::COUNTER, vec![panics]),
             family(
                 RESIDENT_BYTES.0,
                 RESIDENT_BYTES.1,
@@ -382,10 +472,6 @@ const BUILD_INFO: (&str, &str) = (
     "Always 1; the version is in the label.",
 );
 const TASKS: (&str, &str) = ("roomful_tasks", "Tasks that are live, by their name.");
-const PANICS: (&str, &str) = (
-    "roomful_panics_total",
-    "Panics, each of which ended one thing alone, by what that was.",
-);
 const RESIDENT_BYTES: (&str, &str) = (
     "process_resident_memory_bytes",
     "Bytes of memory that the process holds.",
@@ -563,6 +649,7 @@ mod tests {
                 assert_eq!(label.index(), place, "{}", label.text());
             }
         }
+        check::<PanicPlace>();
         check::<AuthFailure>();
         check::<HandshakeRejection>();
         check::<ErrorCode>();

@@ -152,7 +152,7 @@ impl Room {
             } else {
                 roomful_protocol::id::Sequence(0)
             };
-            self.operations.join(&key, next);
+            self.operations.join(&key, next, now.unix_ms);
             member.producer = Some(key);
         }
     }

@@ -35,7 +35,7 @@ pub struct ConnectionId {
 }
 
 /// Where a reply goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Origin {
     /// The shard that holds the connection.
     pub shard: ShardId,
@@ -198,7 +198,65 @@ pub enum Request {
     },
 }
 
+/// Whom of a shard a message is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recipient {
+    /// A room that is homed there, or will be.
+    Room,
+    /// The members of a room.
+    Hub(RoomAlias),
+    /// One connection.
+    Connection(ConnectionId),
+}
+
 impl Message {
+    /// Whom it is for.
+    #[must_use]
+    pub fn recipient(&self) -> Recipient {
+        match self {
+            Self::Join(_) | Self::Request { .. } => Recipient::Room,
+            Self::Turn(Turn { room, .. })
+            | Self::Chunk(Chunk { room, .. })
+            | Self::Ended {
+                room,
+                connection: None,
+                ..
+            } => Recipient::Hub(*room),
+            Self::Reply { to, .. } | Self::Joined { to, .. } => {
+                Recipient::Connection(to.connection)
+            }
+            Self::Direct { to, .. }
+            | Self::Presence { to, .. }
+            | Self::Ended {
+                connection: Some(to),
+                ..
+            }
+            | Self::Evict(to) => Recipient::Connection(*to),
+        }
+    }
+
+    /// Whom it lets into which room, and where that is ordered.
+    #[must_use]
+    pub fn admits(&self) -> Option<(ShardId, RoomAlias, MemberId, Attachment)> {
+        match self {
+            Self::Joined {
+                room,
+                outcome: Ok(admitted),
+                ..
+            } => Some((admitted.home, *room, admitted.member, admitted.attachment)),
+            _ => None,
+        }
+    }
+
+    /// Whose request it ends.
+    #[must_use]
+    pub fn answers(&self) -> Option<Origin> {
+        match self {
+            Self::Reply { to, .. } | Self::Joined { to, .. } => Some(*to),
+            _ => None,
+        }
+    }
+
     /// About how many bytes of payload it keeps alive.
     #[must_use]
     pub fn payload_bytes(&self) -> usize {

@@ -5,13 +5,14 @@
 //! what the core wants is done at once, or after the step where it would come back into the core. Nothing here
 //! waits but the loop for its events. Rooms, sessions and what frames mean are not known here.
 
+mod core;
 mod host;
 mod mailbox;
 mod socket;
 mod thread;
 mod verifier;
 
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -21,14 +22,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use mio::{Poll, Waker};
 use roomful_protocol::codec::Encoding;
-use roomful_protocol::id::{Epoch, PlacementKey};
+use roomful_protocol::id::PlacementKey;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+pub use self::core::Core;
+use crate::admission::{Reason, Refusal, Ticket};
 use crate::auth::Authenticator;
-use crate::clock::Clock;
-use crate::http::{Refusal, Upgraded, Upgrades};
+use crate::clock::{Clock, Now};
+use crate::directory::Directory;
+use crate::http::{Upgraded, Upgrades};
 use crate::metrics::ShardCounters;
-use crate::shard::Shared;
 use crate::shard::message::ShardId;
 use mailbox::{Letter, Mailbox};
 use thread::{MAIL, Thread};
@@ -42,7 +45,7 @@ pub struct Shards {
 
 #[derive(Debug)]
 struct Inner {
-    shared: Shared,
+    directory: Directory,
     posts: Vec<Post>,
     places: Arc<Semaphore>,
     settings: TransportSettings,
@@ -63,6 +66,7 @@ struct Opened {
     stream: TcpStream,
     read_ahead: Bytes,
     encoding: Encoding,
+    client: IpAddr,
     place: Place,
 }
 
@@ -71,6 +75,7 @@ struct Opened {
 #[derive(Debug)]
 struct Place {
     _admitted: OwnedSemaphorePermit,
+    ticket: Ticket,
     dealt: Option<Dealt>,
 }
 
@@ -104,6 +109,12 @@ pub struct TransportSettings {
     pub imbalance_max: usize,
     /// Longest message, in bytes.
     pub message_bytes_max: usize,
+    /// Most fragments of a message.
+    pub fragments_max: u32,
+    /// How long a message may take from its first byte to its last, in milliseconds.
+    pub message_timeout_ms: u64,
+    /// How long a connection that was closed may take to close too, in milliseconds.
+    pub close_timeout_ms: u64,
     /// Longest message before the session is open, in bytes.
     pub hello_bytes_max: usize,
     /// Threads that check costly tokens.
@@ -115,12 +126,10 @@ pub struct TransportSettings {
 /// What the threads are made of.
 #[derive(Debug)]
 pub struct Parts {
-    /// What the shards share.
-    pub shared: Shared,
+    /// Which shard a placement key means.
+    pub directory: Directory,
     /// One set of counters a shard; there are as many shards.
     pub counters: Vec<Arc<ShardCounters>>,
-    /// Above every epoch of an earlier process.
-    pub first_epoch: Epoch,
     /// Checks tokens; none on an anonymous server.
     pub authenticator: Option<Arc<Authenticator>>,
     /// The time.
@@ -141,11 +150,14 @@ pub struct Threads {
 }
 
 impl Shards {
-    /// Starts a thread for each shard.
+    /// Starts a thread for each shard, which makes its core by calling `core`.
     ///
     /// # Errors
     /// The system gives no thread or no event queue.
-    pub fn start(parts: Parts) -> std::io::Result<(Self, Threads)> {
+    pub fn start<C: Core>(
+        parts: Parts,
+        core: impl Fn(ShardId, Now) -> C + Clone + Send + 'static,
+    ) -> std::io::Result<(Self, Threads)> {
         let settings = parts.settings;
         let mut posts = Vec::new();
         let mut polls = Vec::new();
@@ -176,18 +188,16 @@ impl Shards {
                 id,
                 poll,
                 mailbox: Arc::clone(&post.mailbox),
-                shared: parts.shared.clone(),
                 counters,
-                first_epoch: parts.first_epoch,
                 clock: parts.clock.clone(),
                 posts: posts.clone(),
                 verifier: verifier.clone(),
                 settings,
             };
-            handles.push((id, thread.start()?));
+            handles.push((id, thread.start(core.clone())?));
         }
         let inner = Inner {
-            shared: parts.shared,
+            directory: parts.directory,
             posts,
             places: Arc::new(Semaphore::new(
                 settings.connections_max.min(Semaphore::MAX_PERMITS),
@@ -230,7 +240,7 @@ impl Shards {
         let loads: Vec<usize> = self.inner.posts.iter().map(load).collect();
         let least = (0..).zip(&loads).min_by_key(|(_, load)| **load);
         let (least, least_load) = least.map_or((0, 0), |(index, load)| (index, *load));
-        let home = key.map(|key| self.inner.shared.directory.shard_of(key));
+        let home = key.map(|key| self.inner.directory.shard_of(key));
         let close = |home: &ShardId| {
             let load = loads
                 .get(usize::from(home.0))
@@ -245,13 +255,15 @@ impl Shards {
 impl Upgrades for Shards {
     fn admit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
         if self.inner.draining.load(Ordering::Relaxed) {
-            return Err(Refusal::Draining {
+            return Err(Refusal {
+                reason: Reason::Draining,
                 retry_after: ELSEWHERE_AFTER,
             });
         }
         Arc::clone(&self.inner.places)
             .try_acquire_owned()
-            .map_err(|_| Refusal::Full {
+            .map_err(|_| Refusal {
+                reason: Reason::Full,
                 retry_after: RETRY_AFTER,
             })
     }
@@ -279,12 +291,14 @@ impl Post {
         self.connections.fetch_add(1, Ordering::Relaxed);
         let place = Place {
             _admitted: upgraded.place,
+            ticket: upgraded.ticket,
             dealt: Some(Dealt(Arc::clone(&self.connections))),
         };
         self.mailbox.push(Letter::Opened(Box::new(Opened {
             stream: upgraded.stream,
             read_ahead: upgraded.read_ahead,
             encoding: upgraded.encoding,
+            client: upgraded.client,
             place,
         })));
     }

@@ -4,7 +4,8 @@
 //! due; reads everybody who is ready; takes the mail; buries a few of those who have ended; looks at the timers;
 //! and then lets the core hand out what came together, so that what several publish in one moment leaves in one
 //! write a member. There is no task and no buffer per connection.
-//! A panic while a connection's input is handled ends that connection; any other ends the thread.
+//! A panic while a connection is read ends that connection; the core has guards of its own, and any other panic ends
+//! the thread.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,29 +18,26 @@ use std::time::Duration;
 use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
-use roomful_protocol::error::CloseCode;
-use roomful_protocol::id::Epoch;
-use roomful_protocol::websocket::{ReadLimits, Reader, Role, WebSocketEvent};
+use roomful_protocol::websocket::{ReadLimits, Reader, Role, Violation, WebSocketEvent};
 
+use super::core::Core;
 use super::host::{ENDS_MAX, ThreadHost};
 use super::mailbox::{Letter, Mailbox};
 use super::socket::{Heard, READS_MAX};
 use super::verifier::Verifier;
 use super::{Opened, Post, TransportSettings};
-use crate::clock::Clock;
-use crate::journal::memory::MemoryJournal;
-use crate::metrics::ShardCounters;
+use crate::clock::{Clock, Now};
+use crate::metrics::{PanicPlace, ShardCounters};
+use crate::shard::Input;
 use crate::shard::message::{ConnectionId, ShardId};
-use crate::shard::{Input, Shard, Shared};
+use crate::shard::wheel::Wheel;
 
 /// What a thread is made of.
 pub(super) struct Thread {
     pub(super) id: ShardId,
     pub(super) poll: Poll,
     pub(super) mailbox: Arc<Mailbox>,
-    pub(super) shared: Shared,
     pub(super) counters: Arc<ShardCounters>,
-    pub(super) first_epoch: Epoch,
     pub(super) clock: Clock,
     pub(super) posts: Vec<Post>,
     pub(super) verifier: Option<Verifier>,
@@ -50,51 +48,52 @@ pub(super) struct Thread {
 pub(super) const MAIL: Token = Token(usize::MAX);
 
 impl Thread {
-    /// Starts the thread.
+    /// Starts the thread, which makes its core itself.
     ///
     /// # Errors
     /// The system gives no thread.
-    pub(super) fn start(self) -> io::Result<JoinHandle<()>> {
+    pub(super) fn start<C: Core>(
+        self,
+        core: impl FnOnce(ShardId, Now) -> C + Send + 'static,
+    ) -> io::Result<JoinHandle<()>> {
         let name = format!("shard-{}", self.id.0);
         std::thread::Builder::new().name(name).spawn(move || {
-            let (mailbox, poll, mut driver) = self.into_driver();
+            let core = core(self.id, self.clock.now());
+            let (mailbox, poll, mut driver) = self.into_driver(core);
             if let Err(error) = driver.run(poll, &mailbox) {
                 tracing::error!(%error, "a shard can't wait for its sockets any more");
             }
         })
     }
 
-    fn into_driver(self) -> (Arc<Mailbox>, Poll, Driver) {
-        let journal = Box::new(MemoryJournal::new(self.first_epoch));
-        let shard = Shard::new(
-            self.id,
-            self.shared,
-            journal,
-            self.counters,
-            self.clock.now(),
-        );
+    fn into_driver<C: Core>(self, core: C) -> (Arc<Mailbox>, Poll, Driver<C>) {
         let host = ThreadHost::new(
             self.id,
             self.clock.clone(),
             self.posts,
             self.verifier,
-            self.settings.turn_budget,
+            &self.settings,
         );
+        let deadlines = Wheel::new(self.clock.monotonic_ms());
         let driver = Driver {
-            shard,
+            core,
+            counters: self.counters,
             host,
             clock: self.clock,
             settings: self.settings,
             buffer: vec![0; READ_BUFFER_BYTES],
             ended: VecDeque::new(),
+            deadlines,
+            overdue: Vec::new(),
         };
         (self.mailbox, self.poll, driver)
     }
 }
 
 /// The core and everything that it needs.
-struct Driver {
-    shard: Shard,
+struct Driver<C> {
+    core: C,
+    counters: Arc<ShardCounters>,
     host: ThreadHost,
     clock: Clock,
     settings: TransportSettings,
@@ -102,9 +101,13 @@ struct Driver {
     buffer: Vec<u8>,
     /// Connections that have ended or broken, and which the core still has.
     ended: VecDeque<ConnectionId>,
+    /// Connections that owe the rest of a message, until when they may.
+    deadlines: Wheel<ConnectionId>,
+    /// Those of them whose time was up at the last look.
+    overdue: Vec<ConnectionId>,
 }
 
-impl Driver {
+impl<C: Core> Driver<C> {
     /// # Errors
     /// The kernel tells of sockets no more.
     fn run(&mut self, mut poll: Poll, mailbox: &Mailbox) -> io::Result<()> {
@@ -137,10 +140,18 @@ impl Driver {
 
     /// How long nothing has to be done unless somebody tells.
     fn wait(&self) -> Option<Duration> {
-        if !self.host.again.is_empty() || !self.ended.is_empty() || !self.shard.is_idle() {
+        let busy = !self.host.again.is_empty()
+            || !self.ended.is_empty()
+            || !self.overdue.is_empty()
+            || !self.core.is_idle();
+        if busy {
             return Some(Duration::ZERO);
         }
-        let due = [self.shard.next_tick_ms(), self.host.next_goodbye_ms()];
+        let due = [
+            self.core.next_tick_ms(),
+            self.host.next_goodbye_ms(),
+            self.deadlines.next_ms(),
+        ];
         let next_ms = due.into_iter().flatten().min()?;
         Some(Duration::from_millis(
             next_ms.saturating_sub(self.clock.monotonic_ms()),
@@ -161,20 +172,64 @@ impl Driver {
     fn keep_time(&mut self) {
         let now_ms = self.clock.monotonic_ms();
         if self
-            .shard
+            .core
             .next_tick_ms()
             .is_some_and(|due_ms| due_ms <= now_ms)
         {
             self.step(Input::Tick);
         }
         self.host.close_overdue();
+        self.end_messages(now_ms);
+    }
+
+    /// Closes those whose message has been on its way for too long: a few a turn.
+    fn end_messages(&mut self, now_ms: u64) {
+        self.deadlines.advance(now_ms, &mut self.overdue);
+        let count = self.overdue.len().min(ENDS_MAX);
+        for connection in self.overdue.drain(..count).collect::<Vec<_>>() {
+            if self.is_message_late(connection, now_ms) {
+                self.violated(connection, Violation::MessageTimeout);
+                self.settle();
+            }
+        }
+    }
+
+    /// Whether a connection owes the rest of a message for too long; if not yet, it is looked at again.
+    fn is_message_late(&mut self, connection: ConnectionId, now_ms: u64) -> bool {
+        let reading = self.core.is_reading(connection);
+        let Some(socket) = self.host.socket_mut(connection) else {
+            return false;
+        };
+        socket.timed = false;
+        let timeout_ms = self.settings.message_timeout_ms;
+        let due_ms = match socket.reader.incomplete_since(now_ms) {
+            Some(since_ms) if reading => since_ms + timeout_ms,
+            // It is not read, so it may have sent the rest.
+            Some(_) => now_ms + timeout_ms,
+            None => return false,
+        };
+        if due_ms > now_ms {
+            socket.timed = true;
+            self.deadlines.set(due_ms, connection);
+        }
+        due_ms <= now_ms
+    }
+
+    /// Counts what a peer has violated, and closes its connection.
+    fn violated(&mut self, connection: ConnectionId, violation: Violation) {
+        tracing::debug!(%violation, "a connection broke the WebSocket protocol");
+        self.counters.violations.of(violation.into()).add(1);
+        let code = violation.close_code();
+        let now = self.clock.now();
+        self.core
+            .step(Input::Close { connection, code }, now, &mut self.host);
     }
 
     /// Ends the turn. What its time didn't suffice for goes on in the next one.
     fn end_turn(&mut self) {
-        if !self.shard.is_idle() {
+        if !self.core.is_idle() {
             self.host.begin_turn();
-            self.shard.flush(self.clock.now(), &mut self.host);
+            self.core.flush(self.clock.now(), &mut self.host);
             self.settle();
         }
     }
@@ -188,8 +243,9 @@ impl Driver {
             }),
             Letter::Drain { spread_ms } => self.step(Input::Drain { spread_ms }),
             Letter::Opened(opened) => {
+                let client = opened.client;
                 if let Err(error) = self.open(*opened, poll) {
-                    tracing::warn!(%error, "a connection could not be taken over");
+                    tracing::warn!(%error, %client, "a connection could not be taken over");
                 }
             }
         }
@@ -202,6 +258,7 @@ impl Driver {
         poll.registry()
             .register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         let connection = self.host.insert(stream, opened.place);
+        tracing::debug!(?connection, client = %opened.client, "a connection is open");
         self.step(Input::Opened {
             connection,
             encoding: opened.encoding,
@@ -240,10 +297,11 @@ impl Driver {
         self.buffer = buffer;
     }
 
-    /// Handles what a connection has sent. A panic ends the connection.
+    /// Reads a connection, or handles what was read. A panic ends the connection.
     fn guarded(&mut self, connection: ConnectionId, handle: impl FnOnce(&mut Self)) {
         if catch_unwind(AssertUnwindSafe(|| handle(self))).is_err() {
-            tracing::error!("handling a connection's input panicked; the connection is closed");
+            self.counters.panics.of(PanicPlace::Connection).add(1);
+            tracing::error!("reading a connection panicked; it is closed");
             self.step(Input::Gone { connection });
         }
     }
@@ -251,7 +309,7 @@ impl Driver {
     /// Reads what is there, as far as the connection may be read now.
     fn read(&mut self, connection: ConnectionId, buffer: &mut [u8]) {
         for _ in 0..READS_MAX {
-            if !self.shard.is_reading(connection) {
+            if !self.core.is_reading(connection) {
                 return;
             }
             let Some(socket) = self.host.socket_mut(connection) else {
@@ -282,17 +340,15 @@ impl Driver {
         };
         let mut reader = mem::replace(&mut socket.reader, Reader::new(Role::Server));
         let now = self.clock.now();
-        let limits = self.limits(connection);
         let mut input = bytes;
-        while self.shard.is_reading(connection) {
+        while self.core.is_reading(connection) {
+            // The first message may be what opens the connection.
+            let limits = self.limits(connection);
             let event = match reader.next(&mut input, &limits) {
                 Ok(Some(event)) => event,
                 Ok(None) => break,
                 Err(violation) => {
-                    tracing::debug!(%violation, "a connection broke the WebSocket protocol");
-                    let code = violation.close_code();
-                    self.shard
-                        .step(Input::Close { connection, code }, now, &mut self.host);
+                    self.violated(connection, violation);
                     break;
                 }
             };
@@ -307,35 +363,37 @@ impl Driver {
                     payload,
                 },
                 WebSocketEvent::Pong(_) => Input::Pong { connection },
-                WebSocketEvent::Close { .. } => Input::Close {
-                    connection,
-                    code: CloseCode::Normal,
-                },
+                WebSocketEvent::Close { code, .. } => Input::Closed { connection, code },
             };
-            self.shard.step(input, now, &mut self.host);
+            self.core.step(input, now, &mut self.host);
         }
         // One that says goodbye has nothing to hear any more.
         let socket = self.host.socket_mut(connection);
         if let Some(socket) = socket.filter(|socket| !socket.is_saying_goodbye()) {
+            let owes = reader.incomplete_since(now.monotonic_ms).is_some();
             socket.reader = reader;
             socket.unread = Box::from(&*input);
+            if owes && !mem::replace(&mut socket.timed, true) {
+                let due_ms = now.monotonic_ms + self.settings.message_timeout_ms;
+                self.deadlines.set(due_ms, connection);
+            }
         }
         self.settle();
     }
 
     fn limits(&self, connection: ConnectionId) -> ReadLimits {
         let mut bytes = self.settings.message_bytes_max;
-        if !self.shard.is_open(connection) {
+        if !self.core.is_open(connection) {
             bytes = bytes.min(self.settings.hello_bytes_max);
         }
         ReadLimits {
             message_bytes_max: bytes,
-            ..ReadLimits::default()
+            fragments_max: self.settings.fragments_max,
         }
     }
 
     fn step(&mut self, input: Input<'_>) {
-        self.shard.step(input, self.clock.now(), &mut self.host);
+        self.core.step(input, self.clock.now(), &mut self.host);
         self.settle();
     }
 
@@ -346,7 +404,7 @@ impl Driver {
                 connection,
                 outcome,
             };
-            self.shard.step(input, self.clock.now(), &mut self.host);
+            self.core.step(input, self.clock.now(), &mut self.host);
         }
         self.ended.append(&mut self.host.wants.broken);
         self.host.wake_touched();

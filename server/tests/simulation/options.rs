@@ -8,8 +8,8 @@ use rand::rngs::StdRng;
 use roomful_server::config::SecretKey;
 use roomful_server::connection::{Rate, Rates};
 use roomful_server::journal::HistoryBounds;
-use roomful_server::room::RoomSettings;
 use roomful_server::room::operations::OperationBounds;
+use roomful_server::room::{RoomSettings, kind};
 use roomful_server::session::token::ResumeKey;
 use roomful_server::shard::ShardSettings;
 
@@ -84,7 +84,7 @@ impl Options {
 
     pub fn settings(&self) -> ShardSettings {
         let room = RoomSettings {
-            kind: "relay".to_owned(),
+            kind: kind::REGISTRY[0].1,
             history: HistoryBounds {
                 entries_max: self.history_entries_max,
                 bytes_max: 1 << 20,

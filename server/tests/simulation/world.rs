@@ -559,7 +559,7 @@ impl World {
         );
     }
 
-    fn send_all(&mut self, index: usize, frames: Vec<ClientFrame>) {
+    fn send_all(&self, index: usize, frames: Vec<ClientFrame>) {
         let Some(link) = self.links[index] else {
             return;
         };
