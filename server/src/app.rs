@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::admission::client::Trust;
 use crate::admission::{self, Admission, descriptors};
-use crate::auth::Authenticator;
+use crate::auth::{Authenticator, Remote};
 use crate::clock::Clock;
 use crate::config::{
     Config, DEFAULT_NAMESPACE, NamespaceConfig, Problems, ShutdownConfig, is_loopback,
@@ -111,6 +111,7 @@ struct App {
     metrics: Metrics,
     tasks: Tasks,
     readiness: Readiness,
+    authenticator: Option<Authenticator>,
     origins: OriginRule,
     admission: Admission,
     end: ShutdownConfig,
@@ -121,7 +122,7 @@ impl App {
         let clock = Clock::system();
         raise_descriptors();
         let origins = origin_rule(config)?;
-        let authenticator = authenticator(config)?;
+        let authenticator = authenticator(config, &clock)?;
         let unsent = u32::try_from(config.connection.kernel_unsent_bytes_max).unwrap_or(u32::MAX);
         let patience = Instant::now() + Duration::from_millis(config.listen.wait_ms);
         let public = listen("public", config.listen.public, unsent, patience).await?;
@@ -136,7 +137,7 @@ impl App {
         let parts = Parts {
             directory: shared.directory.clone(),
             counters: counters.clone(),
-            authenticator,
+            authenticator: authenticator.clone(),
             clock,
             settings: transport_settings(config),
         };
@@ -155,6 +156,7 @@ impl App {
             metrics,
             tasks,
             readiness: Readiness::new(),
+            authenticator,
             origins,
             admission: Admission::new(admission_limits(config), trust(config)),
             end: config.shutdown.clone(),
@@ -189,7 +191,17 @@ impl App {
             span(),
             http::serve(self.admin, admin, shutdown.clone()),
         );
-        self.readiness.ready();
+        match self.authenticator.as_ref().and_then(Authenticator::remote) {
+            Some(keys) => {
+                self.readiness.waits_for_keys();
+                let answered = ready_with(Arc::clone(&keys), self.readiness.clone());
+                self.tasks
+                    .spawn("readiness", span(), until(answered, shutdown.clone()));
+                let fetching = keys.run(self.metrics.clone(), shutdown.clone());
+                self.tasks.spawn("jwks", span(), fetching);
+            }
+            None => self.readiness.ready(),
+        }
         tokio::select! {
             signal = signals.next() => tracing::info!(%signal, "stopping"),
             ended = watch(&self.threads) => return Err(ended.into()),
@@ -202,6 +214,20 @@ impl App {
         }
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// The server is ready with the first keys.
+async fn ready_with(keys: Arc<Remote>, readiness: Readiness) {
+    keys.answered().await;
+    readiness.ready();
+}
+
+/// Runs something to its end, or to that of the process.
+async fn until(running: impl Future<Output = ()>, shutdown: Shutdown) {
+    tokio::select! {
+        () = running => {}
+        () = shutdown.wait() => {}
     }
 }
 
@@ -305,11 +331,11 @@ async fn gone(shards: &Shards) {
     }
 }
 
-fn authenticator(config: &Config) -> Result<Option<Arc<Authenticator>>, RunError> {
+fn authenticator(config: &Config, clock: &Clock) -> Result<Option<Authenticator>, RunError> {
     if config.is_anonymous() {
         return Ok(None);
     }
-    Ok(Some(Arc::new(Authenticator::new(&config.auth)?)))
+    Ok(Some(Authenticator::new(&config.auth, clock)?))
 }
 
 fn origin_rule(config: &Config) -> Result<OriginRule, RunError> {

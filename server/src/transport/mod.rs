@@ -131,7 +131,7 @@ pub struct Parts {
     /// One set of counters a shard; there are as many shards.
     pub counters: Vec<Arc<ShardCounters>>,
     /// Checks tokens; none on an anonymous server.
-    pub authenticator: Option<Arc<Authenticator>>,
+    pub authenticator: Option<Authenticator>,
     /// The time.
     pub clock: Clock,
     /// The configuration.
