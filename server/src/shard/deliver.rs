@@ -153,7 +153,8 @@ struct Handing<'a> {
 }
 
 impl Handing<'_> {
-    /// Serves a publisher before everybody else; its turn is then over.
+    /// Serves a publisher before everybody else; its turn is then over. One that blocks waits with the others: what
+    /// is queued may set it back to a position, and then it would be served again.
     fn hand_first(
         &self,
         publisher: ConnectionId,
@@ -162,7 +163,8 @@ impl Handing<'_> {
         now: Now,
         host: &mut dyn Host,
     ) -> Written {
-        let Some(outlet) = outlet_of(outlets, publisher) else {
+        let Some(outlet) = outlet_of(outlets, publisher).filter(|outlet| outlet.outbox.is_none())
+        else {
             return Written::All;
         };
         let membership = outlet
@@ -179,9 +181,7 @@ impl Handing<'_> {
             return Written::All;
         }
         let written = self.hand_to(subscriber, outlet, now, host);
-        if matches!(subscriber.place, Place::Live(_)) {
-            subscriber.place = Place::Live(self.number + 1);
-        }
+        subscriber.place = Place::Live(self.number + 1);
         written
     }
 

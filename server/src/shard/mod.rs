@@ -280,7 +280,7 @@ pub struct ShardSettings {
     pub write_stall_ms: u64,
     /// Members that fan-out serves between two looks at the turn's time.
     pub members_per_look: usize,
-    /// Turns of a room that may wait for a fan-out that is slower than the room.
+    /// Turns of a room that may wait for a fan-out that is slower than the room; at least 2, since the first may be half handed on.
     pub waiting_turns_max: usize,
 }
 
