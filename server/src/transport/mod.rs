@@ -33,6 +33,7 @@ use crate::directory::Directory;
 use crate::http::{Upgraded, Upgrades};
 use crate::metrics::ShardCounters;
 use crate::shard::message::ShardId;
+use crate::tls::Records;
 use mailbox::{Letter, Mailbox};
 use thread::{MAIL, Thread};
 use verifier::Verifier;
@@ -64,6 +65,7 @@ struct Post {
 #[derive(Debug)]
 struct Opened {
     stream: TcpStream,
+    tls: Option<Box<Records>>,
     read_ahead: Bytes,
     encoding: Encoding,
     client: IpAddr,
@@ -298,6 +300,7 @@ impl Post {
         };
         self.mailbox.push(Letter::Opened(Box::new(Opened {
             stream: upgraded.stream,
+            tls: upgraded.tls,
             read_ahead: upgraded.read_ahead,
             encoding: upgraded.encoding,
             client: upgraded.client,
