@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::origin::OriginRule;
+use super::origin::{OriginRule, Own};
 use super::upgrade::{Door, Speech, Upgraded, Upgrades};
 use super::welcome;
 use crate::admission::budget::Rate;
@@ -55,7 +55,10 @@ impl Judge {
             origins,
             speech: Speech::Roomful,
             metrics: Metrics::new(Tasks::new(), 1),
-            port,
+            own: Own {
+                scheme: "http",
+                port,
+            },
         })
     }
 
