@@ -13,12 +13,14 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 
+use crate::admin::key::{AdminKey, AdminKeyError};
+use crate::admin::{self, Admin, AdminSettings};
 use crate::auth::Authenticator;
 use crate::clock::Clock;
 use crate::config::{Config, DEFAULT_NAMESPACE, NamespaceConfig, Problems, is_loopback};
 use crate::connection::{Rate, Rates};
 use crate::directory::Directory;
-use crate::http::{self, Limits, Origin, OriginError, OriginRule, Readiness, Site};
+use crate::http::{self, Limits, Operations, Origin, OriginError, OriginRule, Readiness, Site};
 use crate::journal::HistoryBounds;
 use crate::metrics::Metrics;
 use crate::room::RoomSettings;
@@ -57,6 +59,9 @@ pub enum RunError {
     /// The key for resume tokens is unusable.
     #[error(transparent)]
     ResumeKey(#[from] ResumeKeyError),
+    /// The key of the admin listener is unusable.
+    #[error(transparent)]
+    AdminKey(#[from] AdminKeyError),
     /// The data directory is unusable.
     #[error(transparent)]
     Data(#[from] DataFileError),
@@ -94,6 +99,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
 struct App {
     public: TcpListener,
     admin: TcpListener,
+    operations: Operations,
     shards: Shards,
     threads: Threads,
     metrics: Metrics,
@@ -113,6 +119,7 @@ impl App {
         let admin = listen("admin", config.listen.admin, unsent)?;
         let data_dir = Path::new(&config.node.data_dir);
         let resume_key = ResumeKey::open(&config.auth, data_dir)?;
+        let admin_key = AdminKey::open(&config.admin, data_dir)?;
         let generation = Generation::begin(data_dir, clock.unix_ms())?;
         let tasks = Tasks::new();
         let metrics = Metrics::new(tasks.clone(), config.shard_count().get());
@@ -121,10 +128,17 @@ impl App {
             counters: metrics.shards().to_vec(),
             first_epoch: generation.first_epoch(),
             authenticator,
-            clock,
+            clock: clock.clone(),
             settings: transport_settings(config),
         };
         let (shards, threads) = Shards::start(parts).map_err(RunError::System)?;
+        let operations = admin::Parts {
+            shards: shards.clone(),
+            key: admin_key,
+            metrics: metrics.clone(),
+            clock,
+            settings: admin_settings(config),
+        };
         let (readiness, limit) = (
             Readiness::new(),
             Duration::from_millis(config.shutdown.limit_ms),
@@ -132,6 +146,10 @@ impl App {
         Ok(Self {
             public,
             admin,
+            operations: Operations {
+                routes: Admin::new(operations).routes(),
+                body_bytes_max: config.admin.body_bytes_max,
+            },
             shards,
             threads,
             metrics,
@@ -162,7 +180,11 @@ impl App {
         self.tasks.spawn(
             "listener",
             span(),
-            http::serve(self.admin, Site::admin(site), shutdown.clone()),
+            http::serve(
+                self.admin,
+                Site::admin(site, self.operations),
+                shutdown.clone(),
+            ),
         );
         self.readiness.ready();
         tokio::select! {
@@ -348,6 +370,23 @@ fn transport_settings(config: &Config) -> TransportSettings {
         hello_bytes_max: config.connection.hello_bytes_max,
         verifier_threads: NonZeroUsize::new(config.auth.pool_threads).unwrap_or(NonZeroUsize::MIN),
         verifier_queue_max: config.auth.pool_queue_max,
+    }
+}
+
+fn admin_settings(config: &Config) -> AdminSettings {
+    let admin = &config.admin;
+    AdminSettings {
+        loopback: is_loopback(config.listen.admin),
+        wrong_keys: Rate::per_minute(admin.wrong_keys_per_minute_max),
+        requests_max: admin.requests_max,
+        request_timeout: Duration::from_millis(admin.request_timeout_ms),
+        body_bytes_max: admin.body_bytes_max,
+        payload_bytes_max: config.connection.payload_bytes_max,
+        durability: config
+            .namespaces
+            .iter()
+            .map(|(name, namespace)| (name.clone(), namespace.durability))
+            .collect(),
     }
 }
 

@@ -35,6 +35,8 @@ struct Inner {
     rejections: Vec<IntCounter>,
     /// Written by the accept loops.
     accept_errors: IntCounter,
+    /// One for each [`AdminDenial`], by its index; written by the admin listener's requests.
+    admin_denials: Vec<IntCounter>,
 }
 
 /// Declares [`ShardCounters`]: a field, its kind (see [`Row`]), its metric's name and help. A new metric is a new line.
@@ -183,6 +185,20 @@ labels! {
     }
 }
 
+labels! {
+    /// Why the admin listener has denied a request.
+    AdminDenial by "reason" {
+        /// It was called by a name that is not this machine's own.
+        Host = "host",
+        /// No key was shown.
+        Missing = "missing",
+        /// Another key was shown.
+        Wrong = "wrong",
+        /// Too many wrong keys came from the address.
+        Limited = "limited",
+    }
+}
+
 impl From<AuthError> for AuthFailure {
     fn from(error: AuthError) -> Self {
         match error {
@@ -222,7 +238,9 @@ impl Metrics {
             "Connections that could not be accepted.",
         );
         let accept_errors = IntCounter::with_opts(accept_errors).expect(WELL_FORMED);
-        let collectors: [Box<dyn Collector>; 4] = [
+        let admin_denials = admin_denials();
+        let collectors: [Box<dyn Collector>; 5] = [
+            Box::new(admin_denials.clone()),
             Box::new(Shards {
                 counters: shards.clone(),
                 descs: ShardCounters::descs(),
@@ -241,7 +259,11 @@ impl Metrics {
         let rejections = HandshakeRejection::all()
             .into_iter()
             .map(|reason| rejections.with_label_values(&[reason.text()]));
+        let admin_denials = AdminDenial::all()
+            .into_iter()
+            .map(|reason| admin_denials.with_label_values(&[reason.text()]));
         let inner = Inner {
+            admin_denials: admin_denials.collect(),
             registry,
             shards,
             rejections: rejections.collect(),
@@ -267,6 +289,11 @@ impl Metrics {
     #[must_use]
     pub fn handshakes_rejected(&self, reason: HandshakeRejection) -> u64 {
         self.inner.rejections[reason.index()].get()
+    }
+
+    /// Counts a request that the admin listener has denied.
+    pub fn admin_denied(&self, reason: AdminDenial) {
+        self.inner.admin_denials[reason.index()].inc();
     }
 
     /// Counts a connection that could not be accepted.
@@ -625,6 +652,14 @@ fn rejections() -> IntCounterVec {
         "Connections that got no WebSocket, or no answer at all.",
     );
     IntCounterVec::new(opts, &[HandshakeRejection::NAME]).expect(WELL_FORMED)
+}
+
+fn admin_denials() -> IntCounterVec {
+    let opts = Opts::new(
+        "roomful_admin_denied_total",
+        "Requests that the admin listener has denied.",
+    );
+    IntCounterVec::new(opts, &[AdminDenial::NAME]).expect(WELL_FORMED)
 }
 
 fn desc(name: &str, help: &str, labels: &[&str]) -> Desc {

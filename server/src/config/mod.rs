@@ -28,10 +28,12 @@ pub use key::{KeyConfig, KeySource};
 pub use problem::{Place, Problem, Problems};
 pub use secret::{Secret, SecretKey};
 pub use sections::{
-    AuthConfig, ConnectionConfig, ListenConfig, LogConfig, NamespaceConfig, NodeConfig,
+    AdminConfig, AuthConfig, ConnectionConfig, ListenConfig, LogConfig, NamespaceConfig, NodeConfig,
     PlacementConfig, SessionConfig, ShardConfig, ShutdownConfig,
 };
 pub use source::{Flag, Sources};
+
+pub(crate) use relation::ADMIN_KEY_BYTES_MIN;
 
 use problem::Report;
 use section::{Section, report_unknown, set_field, set_fields};
@@ -46,6 +48,8 @@ pub struct Config {
     pub listen: ListenConfig,
     /// `[auth]`
     pub auth: AuthConfig,
+    /// `[admin]`
+    pub admin: AdminConfig,
     /// `[connection]`
     pub connection: ConnectionConfig,
     /// `[session]`
@@ -158,6 +162,7 @@ impl Config {
             ("", &mut self.node),
             ("listen", &mut self.listen),
             ("auth", &mut self.auth),
+            ("admin", &mut self.admin),
             ("connection", &mut self.connection),
             ("session", &mut self.session),
             ("placement", &mut self.placement),
@@ -249,6 +254,7 @@ impl Default for Config {
             node: NodeConfig::default(),
             listen: ListenConfig::default(),
             auth: AuthConfig::default(),
+            admin: AdminConfig::default(),
             connection: ConnectionConfig::default(),
             session: SessionConfig::default(),
             placement: PlacementConfig::default(),

@@ -97,10 +97,12 @@ impl Acceptor {
             limits,
             ..
         } = site.shared.clone();
+        let bodies = site.bodies();
         let (router, door) = site.routes(listener.local_addr()?);
         let server = Server {
             router,
             door,
+            bodies,
             metrics,
             limits,
             shutdown,

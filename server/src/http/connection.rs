@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt;
 
-use super::guard;
+use super::guard::{self, Bodies};
 use super::rewound::Rewound;
 use super::upgrade::{self, Accepted, Door, Upgraded};
 use crate::metrics::{HandshakeRejection, Metrics};
@@ -64,14 +64,17 @@ pub(super) struct Server {
     pub(super) router: Router,
     /// Where handshakes are decided, on a listener that has them.
     pub(super) door: Option<Arc<Door>>,
+    pub(super) bodies: Bodies,
     pub(super) metrics: Metrics,
     pub(super) limits: Limits,
     pub(super) shutdown: Shutdown,
 }
 
 /// What the routes and the connection that they answer on tell each other.
-#[derive(Debug, Default)]
-pub(super) struct PeerContext {
+#[derive(Debug)]
+pub struct PeerContext {
+    /// Who is at the other end.
+    peer: SocketAddr,
     /// The handshake that was accepted: written by its route, taken when the answer is out. The lock is there
     /// because routes are shared between threads; nobody ever waits for it.
     accepted: Mutex<Option<Accepted>>,
@@ -80,6 +83,20 @@ pub(super) struct PeerContext {
 }
 
 impl PeerContext {
+    fn of(peer: SocketAddr) -> Self {
+        Self {
+            peer,
+            accepted: Mutex::new(None),
+            asked: AtomicBool::new(false),
+        }
+    }
+
+    /// Who is at the other end.
+    #[must_use]
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
     /// Notes that the socket is to be handed over once the answer is out.
     pub(super) fn accept(&self, accepted: Accepted) {
         *self.accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some(accepted);
@@ -147,7 +164,7 @@ impl Server {
             let value = HeaderValue::from_bytes(line.value).ok()?;
             request.headers_mut().append(name, value);
         }
-        guard::check(&request).ok()?;
+        guard::check(&request, self.bodies).ok()?;
         if request.uri().path() != upgrade::PATH {
             return None;
         }
@@ -167,7 +184,7 @@ impl Server {
                 return tracing::warn!(%error, "the socket could not enter the runtime");
             }
         };
-        let context = Arc::new(PeerContext::default());
+        let context = Arc::new(PeerContext::of(peer));
         let routes = Routes {
             server: Arc::clone(&self),
             context: Arc::clone(&context),
@@ -288,7 +305,7 @@ impl hyper::service::Service<Request<Incoming>> for Routes {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.context.asked.store(true, Ordering::Relaxed);
-        let refused = guard::check(&request)
+        let refused = guard::check(&request, self.server.bodies)
             .err()
             .map(|rejected| rejected.answer(&self.server.metrics));
         request.extensions_mut().insert(Arc::clone(&self.context));

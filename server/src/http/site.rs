@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 
 use super::connection::{Limits, PeerContext};
-use super::guard;
+use super::guard::{self, Bodies};
 use super::health::{self, Readiness};
 use super::origin::OriginRule;
 use super::pages;
@@ -41,13 +41,22 @@ pub struct Site {
 
 enum Face {
     Public(Doorway),
-    Admin,
+    Admin(Operations),
 }
 
 /// What the handshake needs beyond [`Shared`].
 struct Doorway {
     upgrades: Arc<dyn Upgrades>,
     origins: OriginRule,
+}
+
+/// What the admin listener serves beyond [`Shared`].
+#[derive(Debug)]
+pub struct Operations {
+    /// Routes that ask for a key of their own.
+    pub routes: Router,
+    /// Longest body of a request to them, in bytes.
+    pub body_bytes_max: usize,
 }
 
 impl Site {
@@ -60,12 +69,20 @@ impl Site {
         }
     }
 
-    /// For the operator: `/metrics`, `/healthz`, `/readyz`.
+    /// For the operator and the back end: `/metrics`, `/healthz`, `/readyz`, and the operations.
     #[must_use]
-    pub fn admin(shared: Shared) -> Self {
+    pub fn admin(shared: Shared, operations: Operations) -> Self {
         Self {
             shared,
-            face: Face::Admin,
+            face: Face::Admin(operations),
+        }
+    }
+
+    /// Which bodies a request may have.
+    pub(super) fn bodies(&self) -> Bodies {
+        match &self.face {
+            Face::Public(_) => Bodies::None,
+            Face::Admin(operations) => Bodies::UpTo(operations.body_bytes_max),
         }
     }
 
@@ -73,7 +90,7 @@ impl Site {
     pub(super) fn name(&self) -> &'static str {
         match self.face {
             Face::Public(_) => "public",
-            Face::Admin => "admin",
+            Face::Admin(_) => "admin",
         }
     }
 
@@ -83,7 +100,7 @@ impl Site {
         let base = health::routes(shared.readiness);
         let metrics = metrics_routes(shared.metrics.clone(), address);
         let (routes, door) = match face {
-            Face::Admin => (base.merge(metrics), None),
+            Face::Admin(operations) => (base.merge(metrics).merge(operations.routes), None),
             Face::Public(doorway) => {
                 let door = Arc::new(Door {
                     upgrades: doorway.upgrades,
@@ -117,7 +134,7 @@ impl fmt::Debug for Face {
                 .debug_struct("Public")
                 .field("origins", &doorway.origins)
                 .finish_non_exhaustive(),
-            Self::Admin => f.write_str("Admin"),
+            Self::Admin(operations) => f.debug_tuple("Admin").field(operations).finish(),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use roomful_protocol::codec::Encoding;
@@ -740,7 +741,13 @@ async fn metrics_are_for_the_operator() {
         let shared = shared(Limits::default());
         let site = match site {
             Some(taker) => Site::public(shared, taker, OriginRule::SameHost),
-            None => Site::admin(shared),
+            None => Site::admin(
+                shared,
+                Operations {
+                    routes: Router::new(),
+                    body_bytes_max: 0,
+                },
+            ),
         };
         let request = Request::get("/metrics")
             .header("Host", host)

@@ -27,7 +27,8 @@ use crate::clock::Now;
 use crate::journal::{CompletionResult, HistoryBounds, Journal, Outcome, Ticket};
 use crate::metrics::ShardCounters;
 use crate::shard::message::{
-    Attachment, Batch, Delta, Message, Origin, Refusal, Request, ShardId, Signals, Turn, Wire,
+    Answer, Attachment, Batch, Delta, Description, Message, OpenRoom, Origin, Refusal, Request,
+    ShardId, Signals, Turn, Wire,
 };
 use kind::RoomKind;
 use operations::{OperationBounds, Operations, ProducerKey};
@@ -309,11 +310,11 @@ impl Room {
                 shard,
             } => self.detach(member, attachment, shard, context),
             Request::Publish {
-                member,
+                author,
                 to,
                 op,
                 payload,
-            } => self.publish(member, to, op, payload, context),
+            } => self.publish(&author, to, op, payload, context),
             Request::Signal {
                 member,
                 reply,
@@ -324,6 +325,7 @@ impl Room {
             Request::SetPresence { member, to, value } => {
                 self.set_presence(member, to, value, context);
             }
+            Request::Describe { to } => self.describe(to, context),
             Request::Members { to, after, limit } => {
                 context.reply(to, Ok(Reply::Members(self.members.page(after, limit))));
             }
@@ -477,6 +479,19 @@ impl Room {
                     .push((downstream.shard, Message::Turn(message.clone())));
             }
         }
+    }
+
+    fn describe(&self, to: Origin, context: &mut Context<'_>) {
+        let description = Description {
+            kind: self.settings.kind.clone(),
+            durability: context.journal.durability(),
+            open: Some(OpenRoom {
+                head: self.head(),
+                occupancy: self.members.occupancy(),
+            }),
+        };
+        let answer = Answer::Room(description);
+        context.send(to.shard, Message::Answer { to, answer });
     }
 
     pub(super) fn head(&self) -> Position {

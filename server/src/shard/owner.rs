@@ -8,9 +8,9 @@
 use std::sync::Arc;
 
 use roomful_protocol::error::ErrorCode;
-use roomful_protocol::id::RoomAlias;
+use roomful_protocol::id::{RoomAlias, RoomId};
 
-use super::message::{Join, Message, Refusal, Request, ShardId};
+use super::message::{Answer, Call, Description, Join, Message, Refusal, Request, ShardId};
 use super::{Host, Shard, Timer};
 use crate::clock::Now;
 use crate::journal::Completion;
@@ -21,7 +21,7 @@ impl Shard {
     /// Lets somebody into a room, which is opened if it is not.
     pub(super) fn join_room(&mut self, join: Join, now: Now, host: &mut dyn Host) {
         let (to, room) = (join.to, join.room.clone());
-        match self.room_for(&join, now, host) {
+        match self.room_for(&join.room, now, host) {
             Ok(alias) => {
                 let request = Request::Join(Box::new(join));
                 self.with_room(alias, now, host, |room, context| {
@@ -38,6 +38,41 @@ impl Shard {
                 self.send(to.shard, joined, host);
             }
         }
+    }
+
+    /// Hands the back end's request to its room. Only a publish opens a room: looking at one must not make it.
+    pub(super) fn call_room(&mut self, call: Call, now: Now, host: &mut dyn Host) {
+        let Call { room, to, request } = call;
+        let opens = matches!(request, Request::Publish { .. });
+        if !opens && !self.rooms_by_id.contains_key(&room) {
+            let message = match self.describe_closed(room.name.namespace()) {
+                Ok(description) => Message::Answer {
+                    to,
+                    answer: Answer::Room(description),
+                },
+                Err(refusal) => Message::Reply {
+                    to,
+                    outcome: Err(refusal),
+                },
+            };
+            return self.send(to.shard, message, host);
+        }
+        match self.room_for(&room, now, host) {
+            Ok(alias) => self.request_room(alias, request, now, host),
+            Err(refusal) => {
+                let outcome = Err(refusal);
+                self.send(to.shard, Message::Reply { to, outcome }, host);
+            }
+        }
+    }
+
+    /// What a room of the namespace would be like.
+    fn describe_closed(&self, namespace: &str) -> Result<Description, Refusal> {
+        Ok(Description {
+            kind: self.room_settings(namespace)?.kind.clone(),
+            durability: self.journal.durability(),
+            open: None,
+        })
     }
 
     /// Hands a request to its room.
@@ -141,14 +176,14 @@ impl Shard {
 
     fn room_for(
         &mut self,
-        join: &Join,
+        id: &RoomId,
         now: Now,
         host: &mut dyn Host,
     ) -> Result<RoomAlias, Refusal> {
-        if let Some(alias) = self.rooms_by_id.get(&join.room) {
+        if let Some(alias) = self.rooms_by_id.get(id) {
             return Ok(*alias);
         }
-        let settings = self.room_settings(join.room.name.namespace())?;
+        let settings = self.room_settings(id.name.namespace())?;
         let kind = kind::create(&settings.kind).ok_or_else(|| {
             Refusal::new(
                 ErrorCode::UnknownNamespace,
@@ -157,15 +192,15 @@ impl Shard {
         })?;
         let handle = self
             .directory
-            .open(&join.room, self.id)
+            .open(id, self.id)
             .map_err(|full| Refusal {
                 code: ErrorCode::Overloaded,
                 text: full.to_string(),
                 after_ms: Some(FULL_RETRY_MS),
             })?;
-        let room = Room::new(join.room.clone(), handle.alias, settings, kind);
+        let room = Room::new(id.clone(), handle.alias, settings, kind);
         self.rooms.insert(handle.alias, room);
-        self.rooms_by_id.insert(join.room.clone(), handle.alias);
+        self.rooms_by_id.insert(id.clone(), handle.alias);
         self.counters.rooms.set(self.rooms.len() as u64);
         self.with_room(handle.alias, now, host, |room, context| room.open(context));
         Ok(handle.alias)

@@ -5,6 +5,7 @@
 //! what the core wants is done at once, or after the step where it would come back into the core. Nothing here
 //! waits but the loop for its events. Rooms, sessions and what frames mean are not known here.
 
+mod calls;
 mod host;
 mod mailbox;
 mod socket;
@@ -29,7 +30,9 @@ use crate::clock::Clock;
 use crate::http::{Refusal, Upgraded, Upgrades};
 use crate::metrics::ShardCounters;
 use crate::shard::Shared;
-use crate::shard::message::ShardId;
+use crate::shard::message::{Message, Origin, ShardId};
+use calls::Calls;
+pub use calls::{Answered, PendingCall};
 use mailbox::{Letter, Mailbox};
 use thread::{MAIL, Thread};
 use verifier::Verifier;
@@ -44,6 +47,7 @@ pub struct Shards {
 struct Inner {
     shared: Shared,
     posts: Vec<Post>,
+    calls: Calls,
     places: Arc<Semaphore>,
     settings: TransportSettings,
     draining: AtomicBool,
@@ -167,6 +171,7 @@ impl Shards {
             )?),
             None => None,
         };
+        let calls = Calls::default();
         let mut handles = Vec::new();
         for (index, ((counters, poll), post)) in
             (0..).zip(parts.counters.into_iter().zip(polls).zip(&posts))
@@ -181,6 +186,7 @@ impl Shards {
                 first_epoch: parts.first_epoch,
                 clock: parts.clock.clone(),
                 posts: posts.clone(),
+                calls: calls.clone(),
                 verifier: verifier.clone(),
                 settings,
             };
@@ -189,6 +195,7 @@ impl Shards {
         let inner = Inner {
             shared: parts.shared,
             posts,
+            calls,
             places: Arc::new(Semaphore::new(
                 settings.connections_max.min(Semaphore::MAX_PERMITS),
             )),
@@ -221,6 +228,23 @@ impl Shards {
             .iter()
             .map(|post| post.connections.load(Ordering::Relaxed))
             .sum()
+    }
+
+    /// What the shards share.
+    #[must_use]
+    pub fn shared(&self) -> &Shared {
+        &self.inner.shared
+    }
+
+    /// Calls one shard, which answers once.
+    pub fn call(&self, shard: ShardId, message: impl FnOnce(Origin) -> Message) -> PendingCall {
+        let pending = self.inner.calls.begin(1);
+        if let Some(post) = self.inner.posts.get(usize::from(shard.0)) {
+            post.mailbox
+                .push(Letter::Message(message(pending.origin())));
+            post.mailbox.wake();
+        }
+        pending
     }
 
     /// The shard of the placement key, unless it is too far ahead of the least loaded one (consistent hashing

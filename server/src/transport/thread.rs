@@ -21,6 +21,7 @@ use roomful_protocol::error::CloseCode;
 use roomful_protocol::id::Epoch;
 use roomful_protocol::websocket::{ReadLimits, Reader, Role, WebSocketEvent};
 
+use super::calls::Calls;
 use super::host::{ENDS_MAX, ThreadHost};
 use super::mailbox::{Letter, Mailbox};
 use super::socket::{Heard, READS_MAX};
@@ -42,6 +43,7 @@ pub(super) struct Thread {
     pub(super) first_epoch: Epoch,
     pub(super) clock: Clock,
     pub(super) posts: Vec<Post>,
+    pub(super) calls: Calls,
     pub(super) verifier: Option<Verifier>,
     pub(super) settings: TransportSettings,
 }
@@ -77,6 +79,7 @@ impl Thread {
             self.id,
             self.clock.clone(),
             self.posts,
+            self.calls,
             self.verifier,
             self.settings.turn_budget,
         );
