@@ -236,7 +236,11 @@ impl Connection {
     }
 }
 
-fn connect(target: SocketAddr, index: usize) -> Result<TcpStream> {
+/// Connects to a server on loopback from one of several addresses, by the connection's number.
+///
+/// # Errors
+/// No connection.
+pub(crate) fn connect(target: SocketAddr, index: usize) -> Result<TcpStream> {
     let socket =
         Socket::new(Domain::for_address(target), Type::STREAM, None).context("no socket")?;
     if let Some(source) = source(target, index) {
@@ -260,7 +264,8 @@ fn source(target: SocketAddr, index: usize) -> Option<Ipv4Addr> {
     (loopback && cfg!(target_os = "linux")).then(|| Ipv4Addr::new(127, 0, 0, last))
 }
 
-fn request(target: SocketAddr, upgrade: &Upgrade) -> String {
+/// The head of an upgrade request.
+pub(crate) fn request(target: SocketAddr, upgrade: &Upgrade) -> String {
     let Upgrade {
         path, subprotocol, ..
     } = upgrade;

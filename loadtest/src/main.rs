@@ -53,6 +53,8 @@ enum Command {
     Echo(scenario::echo::Args),
     /// Some members of a room stop reading: what the others' latency is with them and without.
     Slow(scenario::slow::Args),
+    /// Slow, flooding and silent attackers beside a room: what its latency is with them and without, and how long a new client waits.
+    Siege(scenario::siege::Args),
     /// Members that watch who is in their room while others come and go: frames per member, processor time per frame.
     Presence(scenario::presence::Args),
     /// All clients lose their connections and resume at once: time and processor time until they have caught up, and what a healthy
@@ -71,6 +73,12 @@ enum Command {
     /// The healthy room beside a storm.
     #[command(hide = true)]
     Bystander(scenario::bystander::Args),
+    /// The new clients of a siege.
+    #[command(hide = true)]
+    Visitor(scenario::visitor::Args),
+    /// The attackers of a siege.
+    #[command(hide = true)]
+    Besiegers(scenario::besiegers::Args),
     /// The plain broadcast server that the figures are compared with.
     #[command(hide = true)]
     PlainServer(plain_server::Args),
@@ -109,6 +117,9 @@ fn run(command: Command) -> Result<()> {
         Command::Rooms(args) => scenario::rooms::run(&args),
         Command::Echo(args) => scenario::echo::run(&args),
         Command::Slow(args) => scenario::slow::run(&args),
+        Command::Siege(args) => scenario::siege::run(&args),
+        Command::Visitor(args) => scenario::visitor::run(&args),
+        Command::Besiegers(args) => scenario::besiegers::run(&args),
         Command::Presence(args) => scenario::presence::run(&args),
         Command::Storm(args) => scenario::storm::run(&args),
         Command::Bystander(args) => scenario::bystander::run(&args),

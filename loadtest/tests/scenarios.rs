@@ -89,6 +89,24 @@ fn slow_compares_pairs_and_the_stalled_catch_up() {
 }
 
 #[test]
+fn a_siege_is_withstood_and_visitors_come_in() {
+    let arguments = [
+        "--members=40",
+        "--stopped=5",
+        "--slow=50",
+        "--pairs=1",
+        "--warmup-s=0.3",
+        "--duration-s=1.2",
+    ];
+    let figures = [
+        "room's p99, under attack / in quiet",
+        "connect and join under attack, p99",
+    ];
+    let result = result("siege", &arguments, &figures);
+    assert!(figure(&result, "flooded") > 0.0, "{result}");
+}
+
+#[test]
 fn presence_tells_everybody_who_is_there() {
     let arguments = ["--members=60", "--rate=20", "--duration-s=1.5"];
     let frames = "delta frames per member and second";

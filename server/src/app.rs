@@ -11,13 +11,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::admin::key::{AdminKey, AdminKeyError};
 use crate::admin::{self, Admin, AdminSettings};
 use crate::auth::Authenticator;
 use crate::clock::Clock;
-use crate::config::{Config, DEFAULT_NAMESPACE, NamespaceConfig, Problems, is_loopback};
+use crate::config::{
+    Config, DEFAULT_NAMESPACE, NamespaceConfig, Problems, ShutdownConfig, is_loopback,
+};
 use crate::connection::{Rate, Rates};
 use crate::directory::Directory;
 use crate::http::{self, Limits, Operations, Origin, OriginError, OriginRule, Readiness, Site};
@@ -30,7 +32,7 @@ use crate::session::generation::Generation;
 use crate::session::index::Sessions;
 use crate::session::token::{ResumeKey, ResumeKeyError};
 use crate::shard::{ShardSettings, Shared};
-use crate::shutdown::{Shutdown, signals};
+use crate::shutdown::{Plan, Shutdown, Signal, Signals, is_on_terminal};
 use crate::tasks::Tasks;
 use crate::transport::{Parts, Shards, ThreadEnded, Threads, TransportSettings};
 
@@ -77,6 +79,12 @@ pub enum RunError {
     /// A shard's thread has ended; what it held is gone, so the process ends too.
     #[error(transparent)]
     Thread(#[from] ThreadEnded),
+    /// A second signal came before everybody had been told to come back.
+    #[error("a second signal ({signal}) ended it before everybody was told to come back")]
+    Interrupted {
+        /// The second one.
+        signal: Signal,
+    },
 }
 
 /// Runs the server until it is told to stop.
@@ -106,7 +114,7 @@ struct App {
     tasks: Tasks,
     readiness: Readiness,
     origins: OriginRule,
-    limit: Duration,
+    end: ShutdownConfig,
 }
 
 impl App {
@@ -115,8 +123,9 @@ impl App {
         let origins = origin_rule(config)?;
         let authenticator = authenticator(config)?;
         let unsent = u32::try_from(config.connection.kernel_unsent_bytes_max).unwrap_or(u32::MAX);
-        let public = listen("public", config.listen.public, unsent)?;
-        let admin = listen("admin", config.listen.admin, unsent)?;
+        let patience = Instant::now() + Duration::from_millis(config.listen.wait_ms);
+        let public = listen("public", config.listen.public, unsent, patience).await?;
+        let admin = listen("admin", config.listen.admin, unsent, patience).await?;
         let data_dir = Path::new(&config.node.data_dir);
         let resume_key = ResumeKey::open(&config.auth, data_dir)?;
         let admin_key = AdminKey::open(&config.admin, data_dir)?;
@@ -139,10 +148,6 @@ impl App {
             clock,
             settings: admin_settings(config),
         };
-        let (readiness, limit) = (
-            Readiness::new(),
-            Duration::from_millis(config.shutdown.limit_ms),
-        );
         Ok(Self {
             public,
             admin,
@@ -154,15 +159,15 @@ impl App {
             threads,
             metrics,
             tasks,
-            readiness,
+            readiness: Readiness::new(),
             origins,
-            limit,
+            end: config.shutdown.clone(),
         })
     }
 
-    /// Serves until a signal, then says goodbye within the limit.
+    /// Serves until a signal, then says goodbye within the limit. A second signal ends it at once.
     async fn serve(self) -> Result<(), RunError> {
-        let signal = signals().map_err(RunError::System)?;
+        let mut signals = Signals::new().map_err(RunError::System)?;
         let shutdown = Shutdown::new();
         let site = http::Shared {
             metrics: self.metrics.clone(),
@@ -188,35 +193,36 @@ impl App {
         );
         self.readiness.ready();
         tokio::select! {
-            signal = signal => tracing::info!(%signal, "stopping"),
-            ended = watch(&self.threads) => {
-                tracing::error!(error = %ended, "the server can't go on");
-                return Err(ended.into());
-            }
+            signal = signals.next() => tracing::info!(%signal, "stopping"),
+            ended = watch(&self.threads) => return Err(ended.into()),
         }
         self.readiness.draining();
-        shutdown.trigger();
-        self.shards.drain(RECONNECT_SPREAD);
-        if timeout(self.limit, goodbye(&self.shards, &self.tasks))
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                connections = self.shards.connections(),
-                "not everybody took the goodbye in time"
-            );
+        tokio::select! {
+            () = goodbye(&self.shards, &self.tasks, &self.end, &shutdown) => {}
+            signal = signals.next() => return Err(RunError::Interrupted { signal }),
+            ended = watch(&self.threads) => return Err(ended.into()),
         }
         tracing::info!("stopped");
         Ok(())
     }
 }
 
-fn listen(
+/// Listens, once nobody else does any more.
+async fn listen(
     listener: &'static str,
     address: SocketAddr,
     unsent_bytes_max: u32,
+    patience: Instant,
 ) -> Result<TcpListener, RunError> {
-    http::listen(address, unsent_bytes_max).map_err(|source| {
+    let outcome = loop {
+        match http::listen(address, unsent_bytes_max) {
+            Err(error) if is_taken(&error) && Instant::now() < patience => {
+                sleep(LISTEN_INTERVAL).await;
+            }
+            outcome => break outcome,
+        }
+    };
+    outcome.map_err(|source| {
         let flag = if listener == "public" {
             "--listen"
         } else {
@@ -242,22 +248,53 @@ fn listen(
     })
 }
 
+fn is_taken(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrInUse
+}
+
 /// Comes back when a shard's thread has ended.
 async fn watch(threads: &Threads) -> ThreadEnded {
     loop {
         if let Err(ended) = threads.check() {
+            tracing::error!(error = %ended, "the server can't go on");
             return ended;
         }
         sleep(WATCH_INTERVAL).await;
     }
 }
 
-/// Comes back when everybody has gone.
-async fn goodbye(shards: &Shards, tasks: &Tasks) {
+/// Says goodbye to everybody: goes on for a while, then turns newcomers away while the others are told, and closes
+/// the listeners when all have gone. Until then each newcomer gets an answer, whatever a balancer still believes.
+async fn goodbye(shards: &Shards, tasks: &Tasks, config: &ShutdownConfig, shutdown: &Shutdown) {
+    let plan = Plan::new(config, shards.connections(), is_on_terminal());
+    let deadline = Instant::now() + plan.limit;
+    let all_gone = async {
+        sleep(plan.accept).await;
+        let connections = shards.connections();
+        tracing::info!(connections, spread = ?plan.spread, "saying goodbye");
+        shards.drain(plan.spread);
+        gone(shards).await;
+    };
+    let told = timeout_at(deadline, all_gone).await;
+    shutdown.trigger();
+    // Whoever was accepted in the last moment is on its way to its shard until the listeners have ended.
+    let ended = async {
+        tasks.wait().await;
+        gone(shards).await;
+    };
+    if told.is_err() || timeout_at(deadline, ended).await.is_err() {
+        tracing::warn!(
+            connections = shards.connections(),
+            "not everybody took the goodbye in time"
+        );
+    }
+}
+
+/// Comes back when nobody is connected.
+async fn gone(shards: &Shards) {
     while shards.connections() > 0 {
         sleep(GOODBYE_INTERVAL).await;
     }
-    tasks.wait().await;
 }
 
 fn authenticator(config: &Config) -> Result<Option<Arc<Authenticator>>, RunError> {
@@ -393,9 +430,6 @@ fn admin_settings(config: &Config) -> AdminSettings {
 /// Threads for HTTP, pages and metrics: two, so that a slow scrape does not keep a handshake waiting.
 const CONTROL_THREADS: usize = 2;
 
-/// Within which time the connections of a stopping server are told to come back.
-const RECONNECT_SPREAD: Duration = Duration::from_secs(1);
-
 /// A look at the clock is cheap beside the system call that a member costs, and a turn of 64 members is far
 /// below any budget.
 const MEMBERS_PER_LOOK: usize = 64;
@@ -404,5 +438,7 @@ const MEMBERS_PER_LOOK: usize = 64;
 const WAITING_TURNS_MAX: usize = 64;
 
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+
+const LISTEN_INTERVAL: Duration = Duration::from_millis(50);
 
 const GOODBYE_INTERVAL: Duration = Duration::from_millis(10);

@@ -2,7 +2,8 @@
 //!
 //! It turns arguments into a configuration, starts the logs and hands over to the library; what a command
 //! prints goes through `console`. Exit codes: 0 done, 1 the server or a command failed, 2 the arguments or
-//! the configuration are wrong and nothing was started.
+//! the configuration are wrong and nothing was started, 130 a second signal ended the server before everybody was
+//! told to come back.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -241,6 +242,7 @@ fn fail(error: &CommandError) -> ExitCode {
     }
     let code = match error {
         CommandError::Config(_) | CommandError::Token(_) => EXIT_USAGE,
+        CommandError::Run(app::RunError::Interrupted { .. }) => EXIT_INTERRUPTED,
         CommandError::Logging(_) | CommandError::Run(_) | CommandError::Output(_) => 1,
     };
     match console::complain(&text) {
@@ -284,10 +286,13 @@ const AFTER_HELP: &str = "\
 The configuration is read from roomful.toml, then the environment (listen.public is ROOMFUL_LISTEN__PUBLIC), then flags; later
 ones win. `roomful print-config` shows every key.
 
-Exit codes: 0 done, 1 failed, 2 wrong arguments or configuration.";
+Exit codes: 0 done, 1 failed, 2 wrong arguments or configuration, 130 ended by a second signal.";
 
 /// What shells and clap use for a wrong command line.
 const EXIT_USAGE: u8 = 2;
+
+/// What shells use for a program that was interrupted.
+const EXIT_INTERRUPTED: u8 = 130;
 
 #[cfg(test)]
 mod tests {

@@ -10,6 +10,7 @@
     reason = "a harness reports by panicking, and its caller is a test"
 )]
 
+pub mod back_end;
 pub mod follower;
 pub mod healthy;
 pub mod http;
@@ -21,6 +22,7 @@ pub mod server;
 pub mod tokens;
 pub mod wait;
 
+pub use back_end::BackEnd;
 pub use follower::Follower;
 pub use healthy::Healthy;
 pub use metrics::Metrics;

@@ -1,21 +1,16 @@
 //! A healthy room beside a scenario, watched by a process of its own: what happens to those who have nothing to do with it.
 //!
-//! The scenario's own process is busy with what it does, and would count its own business as the server's. So this program starts
-//! itself a second time; that process publishes into a small room of its own at a fixed rate, times every delivery, and tells what it has timed
-//! whenever it is asked, by a line. The process that asks lowers its own priority, so that the bystander gets the processor
-//! whenever it needs it. A bystander ends when nobody can ask any more.
+//! It is a [`Companion`] that publishes into a small room of its own at a fixed rate, times every delivery, and tells what it has timed
+//! whenever it is asked. The process that asks lowers its own priority, so that the bystander gets the processor whenever it needs it.
 
-use std::env;
-use std::io::{BufRead as _, BufReader, Write as _, stdin};
 use std::net::SocketAddr;
-use std::process::{self, Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::mpsc::{Receiver, TryRecvError, channel};
-use std::thread;
+use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::Deadline;
+use super::companion::{Companion, questions, step_back};
 use super::pace::{Pace, Timed};
 use super::traffic::{Layout, Traffic};
 use crate::console;
@@ -42,11 +37,7 @@ pub(crate) struct Args {
 
 /// The second process, from the first one's side. It ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct Bystander {
-    child: Child,
-    asking: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
-}
+pub(super) struct Bystander(Companion);
 
 const PAYLOAD_BYTES: usize = 64;
 
@@ -84,41 +75,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     traffic.rest()
 }
 
-/// One for each line of the standard input; none any more when it has ended.
-fn questions() -> Receiver<()> {
-    let (ask, questions) = channel();
-    thread::spawn(move || {
-        for line in stdin().lines() {
-            if line.is_err() || ask.send(()).is_err() {
-                return;
-            }
-        }
-    });
-    questions
-}
-
 impl Bystander {
     /// Starts one, waits until it has joined, and steps back behind it.
     ///
     /// # Errors
     /// It can't be started, or can't join.
     pub(super) fn start(address: SocketAddr) -> Result<Self> {
-        let mut child = Command::new(env::current_exe()?)
-            .args(["bystander", &address.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("can't start the bystander")?;
-        let asking = child.stdin.take();
-        let answers = child.stdout.take().context("the bystander has no output")?;
-        let mut bystander = Self {
-            child,
-            asking,
-            answers: BufReader::new(answers),
-        };
-        bystander.answer()?;
+        let companion = Companion::start("bystander", &[address.to_string()])?;
         step_back()?;
-        Ok(bystander)
+        Ok(Self(companion))
     }
 
     /// What it has timed since it was last asked.
@@ -126,11 +91,8 @@ impl Bystander {
     /// # Errors
     /// Its room is not healthy, or nothing was delivered there.
     pub(super) fn ask(&mut self) -> Result<Latency> {
-        let asking = self.asking.as_mut().context("the bystander has ended")?;
-        // If it has ended, its answer is missing, and the reason is on standard error.
-        asking.write_all(b"\n").ok();
         let counts: Vec<(u64, u64)> =
-            serde_json::from_str(&self.answer()?).context("the bystander's answer")?;
+            serde_json::from_str(&self.0.ask()?).context("the bystander's answer")?;
         let latency = Latency::of_counts(&counts);
         ensure!(
             latency.count() > 0,
@@ -143,37 +105,7 @@ impl Bystander {
     ///
     /// # Errors
     /// Something hasn't.
-    pub(super) fn finish(mut self) -> Result<()> {
-        drop(self.asking.take());
-        let status = self.child.wait().context("waiting for the bystander")?;
-        ensure!(status.success(), "the healthy room failed ({status})");
-        Ok(())
+    pub(super) fn finish(self) -> Result<()> {
+        self.0.finish().context("the healthy room")
     }
-
-    fn answer(&mut self) -> Result<String> {
-        let mut line = String::new();
-        self.answers.read_line(&mut line)?;
-        ensure!(!line.is_empty(), "the healthy room failed");
-        Ok(line)
-    }
-}
-
-impl Drop for Bystander {
-    fn drop(&mut self) {
-        // Either fails only if it has ended already.
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-/// Gives this process the lowest priority. It never gets the old one back, so it is the last thing it does to itself.
-fn step_back() -> Result<()> {
-    let pid = process::id().to_string();
-    let renice = Command::new("renice")
-        .args(["-n", "19", "-p", &pid])
-        .stdout(Stdio::null())
-        .status()
-        .context("renice can't be run")?;
-    ensure!(renice.success(), "renice failed with {renice}");
-    Ok(())
 }

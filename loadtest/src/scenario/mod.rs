@@ -3,6 +3,7 @@
 //! Each has its arguments, a `measure` that the comparison calls too, and a `run` for the command. All are bounded in time and
 //! all verify that everything they published has arrived; a scenario that can't prove this has no result.
 
+pub(crate) mod besiegers;
 pub(crate) mod bystander;
 pub(crate) mod connect;
 pub(crate) mod echo;
@@ -12,9 +13,12 @@ pub(crate) mod mixed;
 pub(crate) mod presence;
 pub(crate) mod recover;
 pub(crate) mod rooms;
+pub(crate) mod siege;
 pub(crate) mod slow;
 pub(crate) mod storm;
+pub(crate) mod visitor;
 
+mod companion;
 mod deadline;
 mod load;
 mod pace;

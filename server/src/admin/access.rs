@@ -219,7 +219,10 @@ mod tests {
         }
         let limited = Err(Denied::Limited { after_ms: 1_000 });
         assert_eq!(guesses.judge(other, 0, || true), limited);
-        assert_eq!(guesses.judge(address("2001:db8:0:1::1"), 0, || true), Ok(()));
+        assert_eq!(
+            guesses.judge(address("2001:db8:0:1::1"), 0, || true),
+            Ok(())
+        );
         assert_eq!(guesses.judge(address("192.0.2.1"), 0, || true), Ok(()));
         assert_eq!(guesses.judge(one, 1_000, || true), Ok(()));
     }
@@ -230,11 +233,14 @@ mod tests {
         let guesses = Guesses::new(RATE);
         for number in 0..3 * 1_024_u32 {
             let address = IpAddr::from((0x0a00_0000 + number).to_be_bytes());
-            drop(guesses.judge(address, 0, || false));
+            assert!(guesses.judge(address, 0, || false).is_err());
         }
         assert!(guesses.buckets.lock().unwrap().len() <= ADDRESSES_MAX + 1);
         let new = address("192.0.2.1");
-        assert!(guesses.judge(new, 0, || true).is_err(), "they share a place");
+        assert!(
+            guesses.judge(new, 0, || true).is_err(),
+            "they share a place"
+        );
         assert_eq!(guesses.judge(new, 60_000, || false), Err(Denied::Wrong));
         assert_eq!(guesses.judge(new, 60_000, || false), Err(Denied::Wrong));
         assert!(guesses.buckets.lock().unwrap().len() <= 2);

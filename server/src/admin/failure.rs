@@ -94,12 +94,8 @@ impl IntoResponse for Failure {
             "retry": retry,
             "after_ms": refusal.after_ms,
         }});
-        let mut response = (
-            status,
-            [(header::CONTENT_TYPE, JSON)],
-            format!("{body}\n"),
-        )
-            .into_response();
+        let mut response =
+            (status, [(header::CONTENT_TYPE, JSON)], format!("{body}\n")).into_response();
         if let Some(after_ms) = refusal.after_ms {
             let seconds = HeaderValue::from(after_ms.div_ceil(1_000));
             response.headers_mut().insert(header::RETRY_AFTER, seconds);

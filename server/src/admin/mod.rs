@@ -117,7 +117,6 @@ impl Admin {
     }
 
     /// The routes, behind the key.
-    #[must_use]
     pub fn routes(&self) -> Router {
         Router::new()
             .route("/v1/rooms", get(rooms::list))
@@ -177,7 +176,11 @@ impl Admin {
         .map_err(|_| Failure::slow_body())?
         .map_err(|_| Failure::broken_body())?;
         serde_json::from_slice(&bytes).map_err(|error| {
-            Refusal::new(ErrorCode::BadFrame, format!("the body is not right: {error}")).into()
+            Refusal::new(
+                ErrorCode::BadFrame,
+                format!("the body is not right: {error}"),
+            )
+            .into()
         })
     }
 
@@ -193,16 +196,16 @@ impl Admin {
 /// Reads the parameters behind the path.
 fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Failure> {
     let parameters = Query::try_from_uri(uri);
-    let Query(parameters) = parameters
-        .map_err(|rejection| Refusal::new(ErrorCode::BadValue, rejection.body_text()))?;
+    let Query(parameters) =
+        parameters.map_err(|rejection| Refusal::new(ErrorCode::BadValue, rejection.body_text()))?;
     Ok(parameters)
 }
 
 /// The tenant that is named, or the default one.
 fn tenant(name: Option<&str>, target: &mut Target) -> Result<TenantId, Failure> {
     let tenant = name.map_or_else(|| Ok(TenantId::default_tenant()), TenantId::parse);
-    let tenant = tenant
-        .map_err(|error| Refusal::new(ErrorCode::BadValue, format!("the tenant {error}")))?;
+    let tenant =
+        tenant.map_err(|error| Refusal::new(ErrorCode::BadValue, format!("the tenant {error}")))?;
     tenant.as_str().clone_into(&mut target.tenant);
     Ok(tenant)
 }

@@ -10,7 +10,6 @@ use roomful_protocol::frame::{Durability, MembersPage, OpId, Published, Reply};
 use roomful_protocol::id::{
     INTEGER_MAX, MemberId, ProducerId, RoomId, RoomName, Sequence, TenantId, UserId,
 };
-use roomful_protocol::limits::PAGE_MAX;
 use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
 use serde::{Deserialize, Serialize};
@@ -19,7 +18,9 @@ use sha2::{Digest, Sha256};
 use super::failure::Failure;
 use super::{Admin, Target, json, query, tenant};
 use crate::http::PeerContext;
-use crate::shard::message::{Answer, Author, Call, Description, Message, Origin, Refusal, Request as RoomRequest};
+use crate::shard::message::{
+    Answer, Author, Call, Description, Message, Origin, Refusal, Request as RoomRequest,
+};
 use crate::shard::{check_payload, page_limit};
 
 /// Which tenant; all that some operations ask beside the path.
@@ -251,8 +252,9 @@ impl Admin {
 fn room_id(name: &str, of: Option<&str>, target: &mut Target) -> Result<RoomId, Failure> {
     name.clone_into(&mut target.on);
     let tenant: TenantId = tenant(of, target)?;
-    let name = RoomName::parse(name.as_bytes())
-        .map_err(|error| Refusal::new(ErrorCode::BadRoomName, format!("the room's name {error}")))?;
+    let name = RoomName::parse(name.as_bytes()).map_err(|error| {
+        Refusal::new(ErrorCode::BadRoomName, format!("the room's name {error}"))
+    })?;
     Ok(RoomId { tenant, name })
 }
 
@@ -272,7 +274,9 @@ fn operation(headers: &HeaderMap) -> Result<Option<OpId>, Failure> {
         return Err(Refusal::new(ErrorCode::BadValue, text).into());
     }
     let digest: [u8; 32] = Sha256::digest(key).into();
-    let number = digest.first_chunk().map_or(0, |first| u64::from_be_bytes(*first));
+    let number = digest
+        .first_chunk()
+        .map_or(0, |first| u64::from_be_bytes(*first));
     Ok(Some(OpId {
         producer: ProducerId(number & INTEGER_MAX),
         sequence: Sequence(1),
@@ -283,7 +287,5 @@ fn operation(headers: &HeaderMap) -> Result<Option<OpId>, Failure> {
 const USER_DEFAULT: &str = "server";
 
 const PAGE_DEFAULT: u64 = 100;
-
-const _: () = assert!(PAGE_DEFAULT as usize <= PAGE_MAX);
 
 const OPERATION_BYTES_MAX: usize = 255;

@@ -28,8 +28,8 @@ pub use key::{KeyConfig, KeySource};
 pub use problem::{Place, Problem, Problems};
 pub use secret::{Secret, SecretKey};
 pub use sections::{
-    AdminConfig, AuthConfig, ConnectionConfig, ListenConfig, LogConfig, NamespaceConfig, NodeConfig,
-    PlacementConfig, SessionConfig, ShardConfig, ShutdownConfig,
+    AdminConfig, AuthConfig, ConnectionConfig, ListenConfig, LogConfig, NamespaceConfig,
+    NodeConfig, PlacementConfig, SessionConfig, ShardConfig, ShutdownConfig,
 };
 pub use source::{Flag, Sources};
 

@@ -29,6 +29,7 @@ pub(super) fn check(config: &Config) -> Vec<Wrong> {
     wrong.extend(admin(config));
     wrong.extend(connection(config));
     wrong.extend(auth(config));
+    wrong.extend(shutdown(config));
     config
         .namespaces
         .iter()
@@ -111,6 +112,22 @@ fn auth(config: &Config) -> Vec<Wrong> {
         Side("auth.expiry_warning_s", auth.expiry_warning_s),
         Side("auth.lifetime_max_s", auth.lifetime_max_s),
     )
+}
+
+fn shutdown(config: &Config) -> Vec<Wrong> {
+    let shutdown = &config.shutdown;
+    let limit = Side("shutdown.limit_ms", shutdown.limit_ms);
+    let window = shutdown.drain_accept_ms + shutdown.spread_ms;
+    let together = Side("shutdown.drain_accept_ms + shutdown.spread_ms", window);
+    let mut wrong = at_most(together, limit);
+    for wrong in &mut wrong {
+        wrong.keys = keys([
+            "shutdown.limit_ms",
+            "shutdown.spread_ms",
+            "shutdown.drain_accept_ms",
+        ]);
+    }
+    wrong
 }
 
 fn namespace(config: &Config, name: &str, namespace: &NamespaceConfig) -> Vec<Wrong> {

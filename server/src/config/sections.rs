@@ -34,6 +34,9 @@ section! {
         public: SocketAddr = loopback(7400);
         /// Address of the admin listener. It also serves /metrics when the public listener isn't loopback.
         admin: SocketAddr = loopback(7401);
+        /// How long to wait for an address that another process still has, in milliseconds: for a start in the place of
+        /// a process that is about to end.
+        wait_ms: u64 = 0, 0..=600_000;
         /// Lets a server without keys listen beyond loopback, where everybody may then do everything.
         allow_anonymous: bool = false;
         /// Web origins that browsers may connect from, such as `https://app.example.com`. Compared exactly.
@@ -196,8 +199,15 @@ section! {
 section! {
     /// The end of the process.
     pub struct ShutdownConfig {
-        /// How long saying goodbye may take, in milliseconds.
-        limit_ms: u64 = 10_000, 0..=600_000;
+        /// How long new connections are still accepted after the signal, in milliseconds: balancers learn late that
+        /// the server isn't ready any more. Not waited where there is no connection, or on a terminal.
+        drain_accept_ms: u64 = 5_000, 0..=600_000;
+        /// Over how long the connections are then told to come back, in milliseconds, an equal share in each half
+        /// second. All at once on a terminal.
+        spread_ms: u64 = 12_000, 0..=600_000;
+        /// How long after the signal the process ends at the latest, in milliseconds. Keep it below what a supervisor
+        /// waits before it kills (30 s in Kubernetes).
+        limit_ms: u64 = 25_000, 0..=600_000;
     }
 }
 

@@ -450,6 +450,10 @@ fn relations_between_keys_are_checked() {
             "[admin]\nkey = \"01234567890123456789012345678901\"\nkey_file = \"key\"",
             "line 3: admin.key and admin.key_file are both set",
         ),
+        (
+            "[shutdown]\nspread_ms = 20001",
+            "line 2: shutdown.drain_accept_ms + shutdown.spread_ms needs 25001, but shutdown.limit_ms is 25000",
+        ),
     ] {
         check_problem(&Written::file(text), expected);
     }

@@ -102,10 +102,9 @@ impl Bodies {
         // With both headers at once the parser has dropped the length, so the encoding alone tells.
         let encoded = headers.contains_key(header::TRANSFER_ENCODING);
         match self {
-            Self::None if encoded || lengths.any(|length| length != "0") => refuse(
-                StatusCode::BAD_REQUEST,
-                "a request here has no body\n",
-            ),
+            Self::None if encoded || lengths.any(|length| length != "0") => {
+                refuse(StatusCode::BAD_REQUEST, "a request here has no body\n")
+            }
             Self::UpTo(_) if encoded => refuse(
                 StatusCode::LENGTH_REQUIRED,
                 "a body needs a Content-Length\n",

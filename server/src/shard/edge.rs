@@ -46,7 +46,7 @@ impl Shard {
         });
         self.counters.connections.add(1);
         self.counters.connections_opened.add(1);
-        if self.draining {
+        if self.goodbyes.is_some() {
             return self.close(id, CloseCode::Restart, now, host);
         }
         self.wheel.set(

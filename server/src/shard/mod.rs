@@ -8,11 +8,13 @@
 //!
 //! Read on in [`message`] (what shards tell each other), `edge` (from a frame to a request, by way of
 //! `hello`, `enter` and `ask`), `owner` (from a request to a room), `deliver` (from a room's turn to the
-//! members), `catch_up` (members who are behind), `write` (one connection's bytes), [`hub`] and [`wheel`].
+//! members), `catch_up` (members who are behind), `write` (one connection's bytes), `drain` (the end of all of
+//! them), [`hub`] and [`wheel`].
 
 mod ask;
 mod catch_up;
 mod deliver;
+mod drain;
 mod edge;
 mod enter;
 mod hello;
@@ -76,7 +78,8 @@ pub struct Shard {
     dirty_hubs: BTreeSet<RoomAlias>,
     /// The hub that was served last, so that the next one is next.
     last_hub: RoomAlias,
-    draining: bool,
+    /// What is left to say, once the server stops.
+    goodbyes: Option<drain::Goodbyes>,
 }
 
 /// What a shard is told.
@@ -142,8 +145,8 @@ pub enum Input<'a> {
     Tick,
     /// The server stops: everybody is told when to come back, and closed.
     Drain {
-        /// The longest time to come back in; each connection gets one of its own, evenly spread below it.
-        reconnect_after_ms: u64,
+        /// How long that may take, in milliseconds: the connections are spread over it.
+        spread_ms: u64,
     },
 }
 
@@ -262,6 +265,7 @@ enum Timer {
     Token(ConnectionId),
     Session(SessionId, Attachment),
     Room(RoomAlias, RoomTimer),
+    Drain,
 }
 
 impl Shard {
@@ -292,7 +296,7 @@ impl Shard {
             dirty_rooms: BTreeSet::new(),
             dirty_hubs: BTreeSet::new(),
             last_hub: RoomAlias(0),
-            draining: false,
+            goodbyes: None,
         }
     }
 
@@ -326,7 +330,7 @@ impl Shard {
             Input::Mail(message) => self.local.push_back(message),
             Input::Journal(completion) => self.journal_completed(completion, now, host),
             Input::Tick => self.tick(now, host),
-            Input::Drain { reconnect_after_ms } => self.drain(reconnect_after_ms, now, host),
+            Input::Drain { spread_ms } => self.drain(spread_ms, now, host),
         }
         self.handle_local(now, host);
     }
@@ -393,6 +397,7 @@ impl Shard {
                 Timer::Token(connection) => self.watch_token(connection, now, host),
                 Timer::Session(session, attachment) => self.session_over(session, attachment),
                 Timer::Room(alias, timer) => self.room_timer(alias, timer, now, host),
+                Timer::Drain => self.go_on_draining(now, host),
             }
             self.handle_local(now, host);
         }

@@ -190,14 +190,11 @@ impl Shard {
                 "the namespace's kind is not known here",
             )
         })?;
-        let handle = self
-            .directory
-            .open(id, self.id)
-            .map_err(|full| Refusal {
-                code: ErrorCode::Overloaded,
-                text: full.to_string(),
-                after_ms: Some(FULL_RETRY_MS),
-            })?;
+        let handle = self.directory.open(id, self.id).map_err(|full| Refusal {
+            code: ErrorCode::Overloaded,
+            text: full.to_string(),
+            after_ms: Some(FULL_RETRY_MS),
+        })?;
         let room = Room::new(id.clone(), handle.alias, settings, kind);
         self.rooms.insert(handle.alias, room);
         self.rooms_by_id.insert(id.clone(), handle.alias);

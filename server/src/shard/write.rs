@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use roomful_protocol::error::CloseCode;
-use roomful_protocol::frame::{Goaway, ServerFrame};
+use roomful_protocol::frame::ServerFrame;
 use roomful_protocol::id::RoomAlias;
 
 use super::message::{ConnectionId, Message, Request};
@@ -150,35 +150,6 @@ impl Shard {
                 self.close(id, CloseCode::SlowConsumer, now, host);
             }
             true => self.wheel.set(until_ms, Timer::Stall(id)),
-        }
-    }
-
-    /// Tells everybody when to come back, each at a time of its own, and closes.
-    pub(super) fn drain(&mut self, reconnect_after_ms: u64, now: Now, host: &mut dyn Host) {
-        self.draining = true;
-        let ids: Vec<_> = self
-            .outlets
-            .iter()
-            .flatten()
-            .map(|outlet| outlet.id)
-            .collect();
-        let count = ids.len().max(1) as u64;
-        for (index, id) in (1_u64..).zip(ids) {
-            let resume = self
-                .connection(id)
-                .and_then(|connection| Some(self.resume_token(connection.open()?, now)));
-            if let Some(resume) = resume {
-                let reconnect_after_ms = reconnect_after_ms * index / count;
-                self.stage(
-                    id,
-                    &Goaway {
-                        reconnect_after_ms,
-                        resume,
-                    }
-                    .into(),
-                );
-            }
-            self.close(id, CloseCode::Restart, now, host);
         }
     }
 

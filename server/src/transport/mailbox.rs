@@ -26,8 +26,8 @@ pub(super) enum Letter {
     Verified(ConnectionId, Result<Identity, AuthError>),
     /// Say goodbye to everybody.
     Drain {
-        /// The longest time to come back in, in milliseconds.
-        reconnect_after_ms: u64,
+        /// How long that may take, in milliseconds.
+        spread_ms: u64,
     },
 }
 
@@ -117,13 +117,9 @@ mod tests {
         let mut poll = Poll::new().unwrap();
         let waker = Waker::new(poll.registry(), Token(7)).unwrap();
         let mailbox = Mailbox::new(2 * LETTER_BYTES, waker);
-        mailbox.push(Letter::Drain {
-            reconnect_after_ms: 1,
-        });
+        mailbox.push(Letter::Drain { spread_ms: 1 });
         assert!(mailbox.has_room());
-        mailbox.push(Letter::Drain {
-            reconnect_after_ms: 2,
-        });
+        mailbox.push(Letter::Drain { spread_ms: 2 });
         assert!(!mailbox.has_room());
         mailbox.wake();
         let mut events = Events::with_capacity(8);
@@ -131,18 +127,8 @@ mod tests {
         assert_eq!(events.iter().next().unwrap().token(), Token(7));
         let taken = mailbox.take();
         let [first, second] = [&taken[0], &taken[1]];
-        assert!(matches!(
-            first,
-            Letter::Drain {
-                reconnect_after_ms: 1
-            }
-        ));
-        assert!(matches!(
-            second,
-            Letter::Drain {
-                reconnect_after_ms: 2
-            }
-        ));
+        assert!(matches!(first, Letter::Drain { spread_ms: 1 }));
+        assert!(matches!(second, Letter::Drain { spread_ms: 2 }));
         assert!(mailbox.has_room());
     }
 }

@@ -210,12 +210,12 @@ impl Shards {
         ))
     }
 
-    /// Says goodbye to everybody, and takes nobody in any more.
-    pub fn drain(&self, reconnect_after: Duration) {
+    /// Takes nobody in any more, and says goodbye to everybody within `spread`.
+    pub fn drain(&self, spread: Duration) {
         self.inner.draining.store(true, Ordering::Relaxed);
-        let reconnect_after_ms = u64::try_from(reconnect_after.as_millis()).unwrap_or(u64::MAX);
+        let spread_ms = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
         for post in &self.inner.posts {
-            post.mailbox.push(Letter::Drain { reconnect_after_ms });
+            post.mailbox.push(Letter::Drain { spread_ms });
             post.mailbox.wake();
         }
     }
@@ -268,13 +268,16 @@ impl Shards {
 
 impl Upgrades for Shards {
     fn admit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
-        let retry_after = RETRY_AFTER;
         if self.inner.draining.load(Ordering::Relaxed) {
-            return Err(Refusal::Draining { retry_after });
+            return Err(Refusal::Draining {
+                retry_after: ELSEWHERE_AFTER,
+            });
         }
         Arc::clone(&self.inner.places)
             .try_acquire_owned()
-            .map_err(|_| Refusal::Full { retry_after })
+            .map_err(|_| Refusal::Full {
+                retry_after: RETRY_AFTER,
+            })
     }
 
     fn hand_over(&self, upgraded: Vec<Upgraded>) {
@@ -326,3 +329,8 @@ impl Threads {
 
 /// When somebody who was not let in should come again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// When somebody should come again whom a process that ends has not let in. Behind a balancer the next attempt meets
+/// another process, so that it should come soon; where the next process takes this one's port, the client's back-off
+/// makes the attempts rarer until it is there.
+const ELSEWHERE_AFTER: Duration = Duration::from_secs(1);

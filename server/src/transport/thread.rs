@@ -189,7 +189,7 @@ impl Driver {
                 connection,
                 outcome,
             }),
-            Letter::Drain { reconnect_after_ms } => self.step(Input::Drain { reconnect_after_ms }),
+            Letter::Drain { spread_ms } => self.step(Input::Drain { spread_ms }),
             Letter::Opened(opened) => {
                 if let Err(error) = self.open(*opened, poll) {
                     tracing::warn!(%error, "a connection could not be taken over");
