@@ -26,8 +26,8 @@ use roomful_server::connection::{Rate, Rates};
 use roomful_server::directory::Directory;
 use roomful_server::journal::HistoryBounds;
 use roomful_server::journal::memory::MemoryJournal;
-use roomful_server::room::RoomSettings;
 use roomful_server::room::operations::OperationBounds;
+use roomful_server::room::{RoomSettings, kind};
 use roomful_server::session::index::Sessions;
 use roomful_server::session::token::ResumeKey;
 use roomful_server::shard::message::{ConnectionId, Message, ShardId};
@@ -335,7 +335,7 @@ fn producer(member: usize) -> ProducerId {
 /// Everything on, nothing in the way.
 fn shared(members: usize) -> Shared {
     let room = RoomSettings {
-        kind: "relay".to_owned(),
+        kind: kind::REGISTRY[0].1,
         history: HistoryBounds {
             entries_max: 64,
             bytes_max: 1 << 20,

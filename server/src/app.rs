@@ -24,14 +24,16 @@ use crate::connection::{Rate, Rates};
 use crate::directory::Directory;
 use crate::http::{self, Limits, Operations, Origin, OriginError, OriginRule, Readiness, Site};
 use crate::journal::HistoryBounds;
+use crate::journal::memory::MemoryJournal;
 use crate::metrics::Metrics;
-use crate::room::RoomSettings;
 use crate::room::operations::OperationBounds;
+use crate::room::{RoomSettings, kind};
 use crate::session::DataFileError;
 use crate::session::generation::Generation;
 use crate::session::index::Sessions;
 use crate::session::token::{ResumeKey, ResumeKeyError};
-use crate::shard::{ShardSettings, Shared};
+use crate::shard::message::ShardId;
+use crate::shard::{Shard, ShardSettings, Shared};
 use crate::shutdown::{Plan, Shutdown, Signal, Signals, is_on_terminal};
 use crate::tasks::Tasks;
 use crate::transport::{Parts, Shards, ThreadEnded, Threads, TransportSettings};
@@ -132,15 +134,22 @@ impl App {
         let generation = Generation::begin(data_dir, clock.unix_ms())?;
         let tasks = Tasks::new();
         let metrics = Metrics::new(tasks.clone(), config.shard_count().get());
+        let shared = shared(config, resume_key, &clock);
+        let counters = metrics.shards().to_vec();
         let parts = Parts {
-            shared: shared(config, resume_key, &clock),
-            counters: metrics.shards().to_vec(),
-            first_epoch: generation.first_epoch(),
+            directory: shared.directory.clone(),
+            counters: counters.clone(),
             authenticator,
             clock: clock.clone(),
             settings: transport_settings(config),
         };
-        let (shards, threads) = Shards::start(parts).map_err(RunError::System)?;
+        let first_epoch = generation.first_epoch();
+        let core = move |id: ShardId, now| {
+            let journal = Box::new(MemoryJournal::new(first_epoch));
+            let counters = Arc::clone(&counters[usize::from(id.0)]);
+            Shard::new(id, shared.clone(), journal, counters, now)
+        };
+        let (shards, threads) = Shards::start(parts, core).map_err(RunError::System)?;
         let operations = admin::Parts {
             shards: shards.clone(),
             key: admin_key,
@@ -376,7 +385,8 @@ fn shard_settings(config: &Config, resume_key: ResumeKey) -> ShardSettings {
 
 fn room_settings(namespace: &NamespaceConfig, config: &Config) -> RoomSettings {
     RoomSettings {
-        kind: namespace.kind.name().to_owned(),
+        kind: kind::named(namespace.kind.name())
+            .expect("a configuration names kinds of the registry"),
         history: HistoryBounds {
             entries_max: namespace.history_entries_max,
             bytes_max: namespace.history_bytes_max,
@@ -397,13 +407,16 @@ fn room_settings(namespace: &NamespaceConfig, config: &Config) -> RoomSettings {
     }
 }
 
-fn transport_settings(config: &Config) -> TransportSettings {
+/// What the configuration says about sockets and threads.
+#[must_use]
+pub fn transport_settings(config: &Config) -> TransportSettings {
     TransportSettings {
         connections_max: config.connection.connections_max,
         turn_budget: Duration::from_micros(config.shard.turn_budget_us),
         mailbox_bytes_max: config.shard.mailbox_bytes_max,
         imbalance_max: config.placement.imbalance_max,
         message_bytes_max: config.connection.message_bytes_max,
+        fragments_max: u32::try_from(config.connection.fragments_max).unwrap_or(u32::MAX),
         hello_bytes_max: config.connection.hello_bytes_max,
         verifier_threads: NonZeroUsize::new(config.auth.pool_threads).unwrap_or(NonZeroUsize::MIN),
         verifier_queue_max: config.auth.pool_queue_max,
@@ -412,6 +425,10 @@ fn transport_settings(config: &Config) -> TransportSettings {
 
 fn admin_settings(config: &Config) -> AdminSettings {
     let admin = &config.admin;
+    let namespace = |config: &NamespaceConfig| admin::Namespace {
+        kind: config.kind.name(),
+        durability: config.durability,
+    };
     AdminSettings {
         loopback: is_loopback(config.listen.admin),
         wrong_keys: Rate::per_minute(admin.wrong_keys_per_minute_max),
@@ -419,11 +436,16 @@ fn admin_settings(config: &Config) -> AdminSettings {
         request_timeout: Duration::from_millis(admin.request_timeout_ms),
         body_bytes_max: admin.body_bytes_max,
         payload_bytes_max: config.connection.payload_bytes_max,
-        durability: config
+        namespaces: config
             .namespaces
             .iter()
-            .map(|(name, namespace)| (name.clone(), namespace.durability))
+            .map(|(name, config)| (name.clone(), namespace(config)))
             .collect(),
+        other_namespaces: config
+            .namespaces
+            .get(DEFAULT_NAMESPACE)
+            .filter(|_| config.is_anonymous())
+            .map(namespace),
     }
 }
 

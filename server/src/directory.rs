@@ -69,6 +69,12 @@ impl Directory {
         )
     }
 
+    /// How many shards there are.
+    #[must_use]
+    pub fn shards(&self) -> u16 {
+        self.inner.shards
+    }
+
     /// The shard of a placement key.
     ///
     /// # Panics

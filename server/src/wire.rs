@@ -42,7 +42,16 @@ pub fn close(code: CloseCode) -> Bytes {
     out.into()
 }
 
-/// A WebSocket ping or pong.
+/// The answer to a peer's close frame: its code goes back to it (RFC 6455 §5.5.1).
+#[must_use]
+pub fn closed(code: Option<u16>) -> Bytes {
+    code.map_or_else(
+        || close(CloseCode::Normal),
+        |code| control(OpCode::Close, &close_payload(code, "")),
+    )
+}
+
+/// A WebSocket frame of its own.
 #[must_use]
 pub fn control(code: OpCode, payload: &[u8]) -> Bytes {
     let mut out = Vec::new();

@@ -6,6 +6,7 @@
 mod console;
 mod context;
 mod guard;
+mod mutants;
 mod pages;
 mod run;
 mod setup;
@@ -27,6 +28,7 @@ usage: cargo xtask <command>
   test [--without TOOLS] [STAGE…]  set up what the tests need, then run them all, or the named stages alone
                                    TOOLS: browsers,node,python,deny,valgrind; what needs them is left out
   chaos [--seconds N]              the test that cuts connections, N seconds (60) a round instead of a few
+  mutants [NAME]                   plant each bug of tests/mutants in a copy; the simulation has to find it
   peers                            set up the servers that the load test compares with, in the target directory
   pages                            build server/assets from clients/typescript
   fixtures                         write protocol/fixtures from the protocol crate
@@ -50,6 +52,8 @@ fn command(arguments: &[String]) -> Result<ExitCode> {
         ["test", rest @ ..] => return test::run(&context, &test::Selection::parse(rest)?),
         ["chaos"] => chaos(&context, "60")?,
         ["chaos", "--seconds", seconds] => chaos(&context, seconds)?,
+        ["mutants"] => mutants::check(&context, mutants::Extent::All).1?,
+        ["mutants", name] => mutants::check(&context, mutants::Extent::Named(name)).1?,
         ["peers"] => setup::set_up_peers(&context)?,
         ["pages"] => {
             setup::require(&context, &[Tool::Node])?;

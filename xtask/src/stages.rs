@@ -28,6 +28,8 @@ pub(crate) enum Action {
     Tidy,
     /// [`crate::pages::check`].
     Pages,
+    /// [`crate::mutants::check`] with the first of them.
+    Mutants,
 }
 
 /// The server, the harness' programs and the examples: one selection of packages and targets, so that nothing is built twice.
@@ -70,6 +72,12 @@ pub(crate) const STAGES: &[Stage] = &[
         about: "unit, property and behaviour tests",
         needs: &[],
         action: Action::Lines(&[BUILD, "cargo test --workspace"]),
+    },
+    Stage {
+        name: "mutants",
+        about: "bugs can still be planted, and the simulation finds one (`cargo xtask mutants`: all)",
+        needs: &[],
+        action: Action::Mutants,
     },
     Stage {
         name: "fixtures",

@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::setup::{self, Tool};
 use crate::stages::{Action, STAGES, Stage};
 use crate::summary::Counts;
-use crate::{console, guard, pages, run, tidy};
+use crate::{console, guard, mutants, pages, run, tidy};
 
 const EXIT_NOT_SET_UP: u8 = 3;
 
@@ -127,6 +127,7 @@ fn perform(context: &Context, action: &Action) -> (Counts, Result<()>) {
             tidy::check(context).map(|report| console::say(&report)),
         ),
         Action::Guard => guard::check(context),
+        Action::Mutants => mutants::check(context, mutants::Extent::First),
         Action::Pages => (Counts::default(), pages::check(context)),
     }
 }

@@ -28,7 +28,7 @@ pub struct Options {
     /// After the first failure the delay before connecting again is random between nothing and this; the ceiling doubles with each failure in a row.
     /// Default: 500 ms.
     pub reconnect_base: Duration,
-    /// Where that ceiling stops growing. Default: 20 s.
+    /// Where that ceiling stops growing. Default: 30 s.
     pub reconnect_max: Duration,
     /// Patience with the token source, and with opening the socket, each. Default: 10 s.
     pub connect_timeout: Duration,
@@ -53,7 +53,7 @@ impl Default for Options {
             token_source: None,
             connector: None,
             reconnect_base: Duration::from_millis(500),
-            reconnect_max: Duration::from_secs(20),
+            reconnect_max: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(10),
             publishes_max: 1_000,

@@ -53,6 +53,32 @@ async fn a_publish_and_an_event_pass_in_both_encodings() {
     }
 }
 
+/// Goal: a full server's `Retry-After` is waited out each time, with a jitter on top that grows.
+#[tokio::test(start_paused = true)]
+async fn a_full_server_is_asked_again_when_it_said() {
+    let (mut server, options) = Server::new(PIPE_BYTES);
+    let client = Client::start("ws://server", options).unwrap();
+    let full = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n";
+    let mut asked = Instant::now();
+    server.refuse(full).await;
+    for jitter_ms in [500, 1_000] {
+        server.refuse(full).await;
+        let waited = asked.elapsed();
+        let longest = Duration::from_millis(7_000 + jitter_ms + 5);
+        assert!(
+            waited >= Duration::from_secs(7) && waited <= longest,
+            "{waited:?}"
+        );
+        asked = Instant::now();
+    }
+    let mut peer = server.accept().await;
+    assert!(asked.elapsed() >= Duration::from_secs(7));
+    peer.welcome().await;
+    let mut state = client.state();
+    let connected = |state: &ConnectionState| *state == ConnectionState::Connected;
+    state.wait_for(connected).await.unwrap();
+}
+
 /// Goal: after the network failed, the client resumes, joins from its last position, and sends again what wasn't acknowledged, then what came meanwhile.
 #[tokio::test(start_paused = true)]
 async fn a_cut_is_healed_without_the_application() {

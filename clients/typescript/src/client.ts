@@ -361,7 +361,7 @@ export class Client extends Emitter<ClientEvents> {
     if (error.retry === "refresh") this.#tokenReason = "refused";
     // A server that says now says it to one client. A connection that just ended may have ended for all, who must not come back at the same moment.
     const atOnce = error.retry === "now" && error.code !== 902 && hintMs === undefined;
-    const retryInMs = atOnce ? this.#backoff.nextAfterFirst() : this.#backoff.next(hintMs);
+    const retryInMs = atOnce ? this.#backoff.nextAfterFirst() : this.#backoff.nextMore(hintMs);
     this.#timer = setTimeout(() => this.#open(), retryInMs);
     this.#become("waiting", { retryInMs, error });
   }

@@ -61,6 +61,7 @@ export class Connection {
     socket.onclose = (event) => this.#end(RoomfulError.fromClose(event.code ?? 1006, event.reason ?? ""));
     // A close event follows every error, and says more.
     socket.onerror = () => {};
+    socket.on?.("unexpected-response", (_request, refusal) => this.drop(RoomfulError.fromRefusal(refusal)));
   }
 
   /** How much has been sent so far: bytes, or characters of JSON. */

@@ -1,6 +1,7 @@
 // The catalogues of errors and close codes: number, name, and what a client does next; and the one error type that carries a row of them.
 
 import type { Retry } from "./frames.js";
+import type { HandshakeRefusal } from "./socket.js";
 
 /**
  * What to do after an error: `never` repeat it; repeat it `now` (once; then with back-off); repeat it `after_ms` (or with back-off where no time
@@ -113,6 +114,13 @@ export class RoomfulError extends Error {
   /** What an `error` or `left` frame says. */
   static fromFrame(frame: { code: number; text: string; retry: Retry; afterMs: number | null }): RoomfulError {
     return new RoomfulError(frame.code, frame.text, frame.retry, frame.afterMs ?? undefined);
+  }
+
+  /** What the HTTP answer to a handshake says, where it can be seen. */
+  static fromRefusal({ statusCode, headers }: HandshakeRefusal): RoomfulError {
+    const seconds = Number.parseInt(headers["retry-after"] ?? "", 10);
+    const afterMs = Number.isNaN(seconds) ? undefined : seconds * 1_000;
+    return new RoomfulError(902, `the handshake was answered with ${statusCode}`, "after_ms", afterMs);
   }
 
   /** What a close frame says; 1006 where there was none. A code that is none of ours is a fault on the way (RFC 6455 §7.4), and those pass. */

@@ -14,6 +14,14 @@ export interface WebSocketLike {
   close(code?: number, reason?: string): void;
   /** Drops the socket without a close frame, where the platform can. */
   terminate?(): void;
+  /** Tells of an answer that is no handshake, as `ws` does. A browser keeps it to itself. */
+  on?(event: "unexpected-response", listener: (request: any, response: HandshakeRefusal) => void): unknown;
+}
+
+/** The HTTP answer to a handshake that was refused. */
+export interface HandshakeRefusal {
+  readonly statusCode?: number | undefined;
+  readonly headers: { readonly "retry-after"?: string | undefined };
 }
 
 /** A WebSocket constructor: the browser's, or the one of `ws`. */

@@ -1,8 +1,13 @@
 // The life of a connection: opening, losing, coming back, and what ends it.
 
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { readFileSync } from "node:fs";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { test } from "node:test";
+
+import { WebSocket } from "ws";
 
 import { Client, placementKey, type ClientEvents, type TokenReason } from "../src/index.js";
 import { VERSION } from "../src/version.js";
@@ -67,6 +72,21 @@ test("after a cut the client comes back with its resume token and its position",
   assert.equal((await events.take("event")).payload, "n-3");
   assert.equal(client.session?.resumed, true);
 }));
+
+test("what a full server asks for is waited for, where the platform shows it", async () => {
+  const server = createServer().on("upgrade", (_request, socket) => {
+    socket.end("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 7\r\nConnection: close\r\n\r\n");
+  });
+  await once(server.listen(0, "127.0.0.1"), "listening");
+  const { port } = server.address() as AddressInfo;
+  const client = new Client(`ws://127.0.0.1:${port}`, { webSocket: WebSocket, backoff: { baseMs: 2 } });
+  client.join("chat:lobby");
+  const { retryInMs, error } = await become(client, "waiting");
+  assert.deepEqual([error?.code, error?.retry, error?.afterMs], [902, "after_ms", 7_000]);
+  assert.ok(retryInMs! >= 7_000 && retryInMs! <= 7_002, `waits ${retryInMs} ms`);
+  await client.close();
+  server.close();
+});
 
 test("goaway's time is waited for, and its token is brought", withServer(async (server) => {
   const client = server.client();

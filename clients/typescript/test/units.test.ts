@@ -9,8 +9,8 @@ import { sha256 } from "../src/placement.js";
 
 test("waits double up to the cap, and jitter goes from nothing to all of them", () => {
   const longest = new Backoff({}, () => 1);
-  assert.deepEqual(Array.from({ length: 8 }, () => longest.next()), [500, 1_000, 2_000, 4_000, 8_000, 16_000, 20_000, 20_000]);
-  for (let attempts = 0; attempts < 5_000; attempts += 1) assert.equal(longest.next(), 20_000);
+  assert.deepEqual(Array.from({ length: 8 }, () => longest.next()), [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]);
+  for (let attempts = 0; attempts < 5_000; attempts += 1) assert.equal(longest.next(), 30_000);
   const shortest = new Backoff({}, () => 0);
   assert.deepEqual([shortest.next(), shortest.next()], [0, 0]);
 });
@@ -18,6 +18,12 @@ test("waits double up to the cap, and jitter goes from nothing to all of them", 
 test("the server's time is the least wait, and doesn't count as a failure", () => {
   const backoff = new Backoff({ baseMs: 100 }, () => 0.5);
   assert.deepEqual([backoff.next(3_000), backoff.next(), backoff.next()], [3_050, 50, 100]);
+});
+
+test("before connecting, what the server asks for goes first, and the jitter on top grows", () => {
+  const backoff = new Backoff({ baseMs: 100 }, () => 1);
+  assert.deepEqual([backoff.nextMore(3_000), backoff.nextMore(3_000), backoff.nextMore()], [3_100, 3_200, 400]);
+  assert.equal(backoff.nextMore(2 ** 53), 2 ** 31 - 1);
 });
 
 test("the class now waits for nothing once; after a while of working it may again", () => {

@@ -87,8 +87,19 @@ pub struct AdminSettings {
     pub body_bytes_max: usize,
     /// Longest payload, in bytes.
     pub payload_bytes_max: usize,
-    /// What an acknowledged publish survives, by namespace.
-    pub durability: BTreeMap<String, Durability>,
+    /// What each namespace's rooms are like.
+    pub namespaces: BTreeMap<String, Namespace>,
+    /// What the rooms of other namespaces are like, where there may be any.
+    pub other_namespaces: Option<Namespace>,
+}
+
+/// What a back end is told of a namespace.
+#[derive(Debug, Clone, Copy)]
+pub struct Namespace {
+    /// The kind's name.
+    pub kind: &'static str,
+    /// What an acknowledged publish survives.
+    pub durability: Durability,
 }
 
 /// What an operation gives: JSON, or why not.

@@ -7,19 +7,18 @@ use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
 use roomful_protocol::error::ErrorCode;
 use roomful_protocol::frame::{Durability, MembersPage, OpId, Published, Reply};
-use roomful_protocol::id::{
-    INTEGER_MAX, MemberId, ProducerId, RoomId, RoomName, Sequence, TenantId, UserId,
-};
+use roomful_protocol::id::{INTEGER_MAX, MemberId, ProducerId, RoomId, RoomName, TenantId, UserId};
 use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::failure::Failure;
-use super::{Admin, Target, json, query, tenant};
+use super::{Admin, Namespace, Target, json, query, tenant};
 use crate::http::PeerContext;
+use crate::room::operations::BACK_END_SEQUENCE;
 use crate::shard::message::{
-    Answer, Author, Call, Description, Message, Origin, Refusal, Request as RoomRequest,
+    Answer, Author, Call, Message, Origin, Refusal, Request as RoomRequest,
 };
 use crate::shard::{check_payload, page_limit};
 
@@ -57,7 +56,7 @@ pub(super) async fn list(
         let tenant = tenant(which.tenant.as_deref(), target)?;
         which.prefix.clone_into(&mut target.on);
         let limit = page_limit(which.limit.unwrap_or(PAGE_DEFAULT))?;
-        let directory = &admin.parts().shards.shared().directory;
+        let directory = admin.parts().shards.directory();
         // One more than a page tells whether there is another one.
         let names = directory.page(&tenant, &which.prefix, which.after.as_deref(), limit + 1);
         let rooms: Vec<_> = names.iter().take(limit).map(RoomName::as_str).collect();
@@ -80,7 +79,7 @@ pub(super) async fn describe(
         open: bool,
         occupancy: u64,
         position: Option<Position>,
-        kind: String,
+        kind: &'static str,
         durability: Durability,
     }
 
@@ -88,14 +87,10 @@ pub(super) async fn describe(
         let whose: Whose = query(&uri)?;
         let room = room_id(&room, whose.tenant.as_deref(), target)?;
         let answer = admin.ask(&room, |to| RoomRequest::Describe { to }).await?;
-        let Answer::Room(Description {
-            kind,
-            durability,
-            open,
-        }) = answer
-        else {
+        let Answer::Room(open) = answer else {
             return Err(Failure::no_answer());
         };
+        let Namespace { kind, durability } = admin.namespace(&room)?;
         json(&Described {
             room: room.name.as_str(),
             open: open.is_some(),
@@ -216,7 +211,7 @@ pub(super) async fn publish(
             position,
             time_ms,
             duplicate,
-            durability: admin.durability(&room),
+            durability: admin.namespace(&room)?.durability,
         })
     };
     admin.act("publish", peer.peer(), work).await
@@ -230,7 +225,7 @@ impl Admin {
         request: impl FnOnce(Origin) -> RoomRequest,
     ) -> Result<Answer, Failure> {
         let shards = &self.parts().shards;
-        let home = shards.shared().directory.home(room);
+        let home = shards.directory().home(room);
         let mut call = shards.call(home, |to| {
             Message::Call(Box::new(Call {
                 room: room.clone(),
@@ -241,11 +236,15 @@ impl Admin {
         self.answer(&mut call).await
     }
 
-    /// What an acknowledged publish survives there.
-    fn durability(&self, room: &RoomId) -> Durability {
-        let durability = &self.parts().settings.durability;
-        let of_namespace = durability.get(room.name.namespace());
-        of_namespace.copied().unwrap_or(Durability::Memory)
+    /// What the configuration says of the room's namespace.
+    fn namespace(&self, room: &RoomId) -> Result<Namespace, Failure> {
+        let name = room.name.namespace();
+        let settings = &self.parts().settings;
+        let namespace = settings.namespaces.get(name).copied();
+        namespace.or(settings.other_namespaces).ok_or_else(|| {
+            let text = format!("no namespace {name:?} is configured");
+            Refusal::new(ErrorCode::UnknownNamespace, text).into()
+        })
     }
 }
 
@@ -279,7 +278,7 @@ fn operation(headers: &HeaderMap) -> Result<Option<OpId>, Failure> {
         .map_or(0, |first| u64::from_be_bytes(*first));
     Ok(Some(OpId {
         producer: ProducerId(number & INTEGER_MAX),
-        sequence: Sequence(1),
+        sequence: BACK_END_SEQUENCE,
     }))
 }
 

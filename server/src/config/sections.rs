@@ -109,6 +109,8 @@ section! {
         heartbeat_ms: u64 = 25_000, 10..=3_600_000;
         /// Longest message from a client, in bytes.
         message_bytes_max: usize = 65_536, 2_048..=16_777_216;
+        /// Fragments of one message from a client. Empty ones count.
+        fragments_max: usize = 1_024, 1..=1_000_000_000;
         /// Longest payload of a publish, a signal or a presence value, in bytes. At least 1024 less than a message, for the
         /// frame around it.
         payload_bytes_max: usize = 61_440, 1..=16_777_216;

@@ -26,7 +26,7 @@ use tower::ServiceExt;
 
 use super::guard::{self, Bodies};
 use super::rewound::Rewound;
-use super::upgrade::{self, Accepted, Door, Upgraded};
+use super::upgrade::{Accepted, Door, Upgraded};
 use crate::metrics::{HandshakeRejection, Metrics};
 use crate::shutdown::Shutdown;
 
@@ -165,7 +165,7 @@ impl Server {
             request.headers_mut().append(name, value);
         }
         guard::check(&request, self.bodies).ok()?;
-        if request.uri().path() != upgrade::PATH {
+        if !door.is_at(request.uri().path()) {
             return None;
         }
         Some((length, door.open(&request).ok()?))

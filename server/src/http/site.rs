@@ -15,7 +15,7 @@ use super::guard::{self, Bodies};
 use super::health::{self, Readiness};
 use super::origin::OriginRule;
 use super::pages;
-use super::upgrade::{self, Door, Upgrades};
+use super::upgrade::{self, Door, Speech, Upgrades};
 use crate::metrics::{HandshakeRejection, Metrics, TEXT_FORMAT};
 use crate::tasks::Tasks;
 
@@ -32,7 +32,7 @@ pub struct Shared {
     pub limits: Limits,
 }
 
-/// What one listener serves: see [`Site::public`] and [`Site::admin`].
+/// What one listener serves: see [`Site::public`], [`Site::admin`] and [`Site::plain`].
 #[derive(Debug)]
 pub struct Site {
     pub(super) shared: Shared,
@@ -41,6 +41,7 @@ pub struct Site {
 
 enum Face {
     Public(Doorway),
+    Plain(Doorway),
     Admin(Operations),
 }
 
@@ -81,15 +82,25 @@ impl Site {
     /// Which bodies a request may have.
     pub(super) fn bodies(&self) -> Bodies {
         match &self.face {
-            Face::Public(_) => Bodies::None,
+            Face::Public(_) | Face::Plain(_) => Bodies::None,
             Face::Admin(operations) => Bodies::UpTo(operations.body_bytes_max),
+        }
+    }
+
+    /// For a program that speaks something else over WebSockets: handshakes at every path, with any subprotocol or none,
+    /// and nothing else.
+    #[must_use]
+    pub fn plain(shared: Shared, upgrades: Arc<dyn Upgrades>, origins: OriginRule) -> Self {
+        Self {
+            shared,
+            face: Face::Plain(Doorway { upgrades, origins }),
         }
     }
 
     /// The listener's name in logs.
     pub(super) fn name(&self) -> &'static str {
         match self.face {
-            Face::Public(_) => "public",
+            Face::Public(_) | Face::Plain(_) => "public",
             Face::Admin(_) => "admin",
         }
     }
@@ -99,15 +110,26 @@ impl Site {
         let Self { shared, face } = self;
         let base = health::routes(shared.readiness);
         let metrics = metrics_routes(shared.metrics.clone(), address);
+        let door = |doorway: Doorway, speech| {
+            Arc::new(Door {
+                upgrades: doorway.upgrades,
+                origins: doorway.origins,
+                speech,
+                metrics: shared.metrics,
+                port: address.port(),
+            })
+        };
         let (routes, door) = match face {
+            Face::Plain(doorway) => {
+                let door = door(doorway, Speech::Plain);
+                let everywhere = Router::new()
+                    .fallback(handshake)
+                    .with_state(Arc::clone(&door));
+                return (everywhere, Some(door));
+            }
             Face::Admin(operations) => (base.merge(metrics).merge(operations.routes), None),
             Face::Public(doorway) => {
-                let door = Arc::new(Door {
-                    upgrades: doorway.upgrades,
-                    origins: doorway.origins,
-                    metrics: shared.metrics,
-                    port: address.port(),
-                });
+                let door = door(doorway, Speech::Roomful);
                 let handshakes = Router::new()
                     .route(upgrade::PATH, any(handshake))
                     .with_state(Arc::clone(&door));
@@ -130,8 +152,8 @@ impl Site {
 impl fmt::Debug for Face {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Public(doorway) => f
-                .debug_struct("Public")
+            Self::Public(doorway) | Self::Plain(doorway) => f
+                .debug_struct("Doorway")
                 .field("origins", &doorway.origins)
                 .finish_non_exhaustive(),
             Self::Admin(operations) => f.debug_tuple("Admin").field(operations).finish(),

@@ -75,6 +75,8 @@ pub(super) struct Accepted {
     /// What proves that the key was read.
     accept: String,
     encoding: Encoding,
+    /// What the answer says that was chosen.
+    subprotocol: Option<&'static str>,
     placement: Option<PlacementKey>,
     place: OwnedSemaphorePermit,
 }
@@ -86,18 +88,22 @@ impl Accepted {
             (header::CONNECTION, "Upgrade"),
             (header::UPGRADE, "websocket"),
             (header::SEC_WEBSOCKET_ACCEPT, self.accept.as_str()),
-            (header::SEC_WEBSOCKET_PROTOCOL, self.encoding.subprotocol()),
         ];
-        (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+        let subprotocol = self
+            .subprotocol
+            .map(|name| [(header::SEC_WEBSOCKET_PROTOCOL, name)]);
+        (StatusCode::SWITCHING_PROTOCOLS, subprotocol, headers).into_response()
     }
 
     /// The same as bytes, without what pages are protected by.
     pub(super) fn head(&self) -> String {
+        let (line, name) = self
+            .subprotocol
+            .map_or(("", ""), |name| ("\r\nSec-WebSocket-Protocol: ", name));
         format!(
             "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Accept: {}\r\nSec-WebSocket-Protocol: {}\r\n\r\n",
+             Sec-WebSocket-Accept: {}{line}{name}\r\n\r\n",
             self.accept,
-            self.encoding.subprotocol()
         )
     }
 
@@ -127,10 +133,20 @@ impl fmt::Debug for Accepted {
     }
 }
 
+/// What is spoken behind a door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Speech {
+    /// The protocol, so a handshake at [`PATH`] offers one of its subprotocols.
+    Roomful,
+    /// Whatever the taker of the sockets makes of messages: every path is a door, and no subprotocol is chosen.
+    Plain,
+}
+
 /// Where handshakes are decided.
 pub(super) struct Door {
     pub(super) upgrades: Arc<dyn Upgrades>,
     pub(super) origins: OriginRule,
+    pub(super) speech: Speech,
     pub(super) metrics: Metrics,
     /// The port that the listener is bound to.
     pub(super) port: u16,
@@ -146,6 +162,11 @@ impl fmt::Debug for Door {
 }
 
 impl Door {
+    /// Whether handshakes are made at this path.
+    pub(super) fn is_at(&self, path: &str) -> bool {
+        self.speech == Speech::Plain || path == PATH
+    }
+
     /// Decides a handshake.
     ///
     /// # Errors
@@ -161,11 +182,19 @@ impl Door {
                 ORIGIN_TEXT,
             ));
         }
-        let encoding = offered_encoding(headers)?;
+        let (encoding, subprotocol) = match self.speech {
+            Speech::Roomful => {
+                let encoding = offered_encoding(headers)?;
+                (encoding, Some(encoding.subprotocol()))
+            }
+            // Who speaks something else has no use for an encoding.
+            Speech::Plain => (Encoding::MessagePack, None),
+        };
         let place = self.upgrades.admit().map_err(no_place)?;
         Ok(Accepted {
             accept: derive_accept_key(key.as_bytes()),
             encoding,
+            subprotocol,
             placement: placement(request.uri()),
             place,
         })

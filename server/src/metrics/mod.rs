@@ -15,6 +15,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
 use roomful_protocol::error::{CloseCode, ErrorCode};
+use roomful_protocol::websocket;
 
 pub use cells::{By, Counter, Gauge, Label};
 
@@ -70,6 +71,7 @@ shard_counters! {
     connections_closed: By<Option<CloseCode>> = "roomful_connections_closed_total", "Connections that ended, by the close code sent; none where the socket just went away.";
     sessions: Gauge = "roomful_sessions", "Sessions that are attached or can still be resumed.";
     sessions_resumed: Counter = "roomful_sessions_resumed_total", "Sessions that a new connection resumed.";
+    violations: By<Violation> = "roomful_violations_total", "Connections that were closed because the peer broke the WebSocket protocol or a limit of it.";
     auth_failures: By<AuthFailure> = "roomful_auth_failures_total", "Tokens that were refused.";
     rooms: Gauge = "roomful_rooms", "Rooms that are open.";
     members: Gauge = "roomful_members", "Members of the rooms, those inside the presence grace included.";
@@ -94,6 +96,7 @@ shard_counters! {
     journal_failures: Counter = "roomful_journal_failures_total", "Appends that the journal failed, or whose outcome is unknown.";
     mailbox_messages: Counter = "roomful_mailbox_messages_total", "Messages between shards.";
     mailbox_full: Counter = "roomful_mailbox_full_total", "Messages between shards that found the mailbox full.";
+    panics: By<PanicPlace> = "roomful_panics_total", "Panics, each of which ended one thing alone, by what that was.";
     turns: Counter = "roomful_turns_total", "Turns of the shards' loops.";
     turn_over_budget: Counter = "roomful_turn_over_budget_total", "Turns that were cut because their time was spent.";
 }
@@ -124,6 +127,18 @@ macro_rules! labels {
 }
 
 labels! {
+    /// What a panic happened in, and ended.
+    PanicPlace by "where" {
+        /// The handling of one connection.
+        Connection = "connection",
+        /// The handing on of what one room sent.
+        Hub = "hub",
+        /// One room.
+        Room = "room",
+        /// A task of the control runtime. Counted by [`Tasks`].
+        Task = "task",
+    }
+
     /// Why a token was refused.
     AuthFailure by "kind" {
         /// There are keys, and `hello` brought no token.
@@ -150,6 +165,18 @@ labels! {
         Mismatch = "mismatch",
         /// The queue of tokens to check was full.
         Busy = "busy",
+    }
+
+    /// How a peer broke the WebSocket protocol.
+    Violation by "reason" {
+        /// A frame that RFC 6455 forbids.
+        Protocol = "protocol",
+        /// Text that is not UTF-8.
+        Utf8 = "utf8",
+        /// A message longer than the limit.
+        TooBig = "too_big",
+        /// A message in too many fragments.
+        Fragments = "fragments",
     }
 
     /// Why a connection got no WebSocket, or no answer to a request at all.
@@ -201,6 +228,29 @@ labels! {
     }
 }
 
+impl From<websocket::Violation> for Violation {
+    fn from(violation: websocket::Violation) -> Self {
+        use websocket::Violation as Broken;
+
+        match violation {
+            Broken::Unmasked
+            | Broken::Masked
+            | Broken::ReservedBits
+            | Broken::UnknownOpCode
+            | Broken::FragmentedControl
+            | Broken::LongControl
+            | Broken::StrayContinuation
+            | Broken::InterleavedMessage
+            | Broken::NonMinimalLength
+            | Broken::LengthOverflow
+            | Broken::BadClose => Self::Protocol,
+            Broken::NotUtf8 => Self::Utf8,
+            Broken::MessageTooBig => Self::TooBig,
+            Broken::TooManyFragments => Self::Fragments,
+        }
+    }
+}
+
 impl From<AuthError> for AuthFailure {
     fn from(error: AuthError) -> Self {
         match error {
@@ -245,6 +295,7 @@ impl Metrics {
             Box::new(admin_denials.clone()),
             Box::new(Shards {
                 counters: shards.clone(),
+                tasks: tasks.clone(),
                 descs: ShardCounters::descs(),
             }),
             Box::new(Process {
@@ -327,6 +378,8 @@ pub const TEXT_FORMAT: &str = prometheus::TEXT_FORMAT;
 /// Adds the shards up when somebody looks.
 struct Shards {
     counters: Vec<Arc<ShardCounters>>,
+    /// Whose panics are counted with those of the shards.
+    tasks: Tasks,
     descs: Vec<Desc>,
 }
 
@@ -336,7 +389,14 @@ impl Collector for Shards {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        ShardCounters::families(&self.counters)
+        let of_tasks = ShardCounters::default();
+        of_tasks
+            .panics
+            .of(PanicPlace::Task)
+            .add(self.tasks.panics());
+        let mut counters = self.counters.clone();
+        counters.push(Arc::new(of_tasks));
+        ShardCounters::families(&counters)
     }
 }
 
@@ -351,7 +411,6 @@ impl Process {
         vec![
             desc(BUILD_INFO.0, BUILD_INFO.1, &["version"]),
             desc(TASKS.0, TASKS.1, &["task"]),
-            desc(PANICS.0, PANICS.1, &["where"]),
             desc(RESIDENT_BYTES.0, RESIDENT_BYTES.1, &[]),
             desc(OPEN_FILES.0, OPEN_FILES.1, &[]),
         ]
@@ -372,11 +431,6 @@ impl Collector for Process {
         let live = self.tasks.live().into_iter();
         let live =
             live.map(|(name, live)| sample(MetricType::GAUGE, &[("task", name)], live as u64));
-        let panics = sample(
-            MetricType::COUNTER,
-            &[("where", "task")],
-            self.tasks.panics(),
-        );
         // Absent where the system does not tell; the registry leaves out families without samples.
         let gauge = |value: Option<u64>| {
             value
@@ -387,7 +441,6 @@ impl Collector for Process {
         vec![
             family(BUILD_INFO.0, BUILD_INFO.1, MetricType::GAUGE, vec![build]),
             family(TASKS.0, TASKS.1, MetricType::GAUGE, live.collect()),
-            family(PANICS.0, PANICS.1, MetricType::COUNTER, vec![panics]),
             family(
                 RESIDENT_BYTES.0,
                 RESIDENT_BYTES.1,
@@ -409,10 +462,6 @@ const BUILD_INFO: (&str, &str) = (
     "Always 1; the version is in the label.",
 );
 const TASKS: (&str, &str) = ("roomful_tasks", "Tasks that are live, by their name.");
-const PANICS: (&str, &str) = (
-    "roomful_panics_total",
-    "Panics, each of which ended one thing alone, by what that was.",
-);
 const RESIDENT_BYTES: (&str, &str) = (
     "process_resident_memory_bytes",
     "Bytes of memory that the process holds.",
@@ -598,6 +647,7 @@ mod tests {
                 assert_eq!(label.index(), place, "{}", label.text());
             }
         }
+        check::<PanicPlace>();
         check::<AuthFailure>();
         check::<HandshakeRejection>();
         check::<ErrorCode>();

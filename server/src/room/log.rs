@@ -9,15 +9,15 @@ use std::sync::Arc;
 
 use roomful_protocol::error::ErrorCode;
 use roomful_protocol::frame::{Entry, OpId, Published, Reply};
-use roomful_protocol::id::{Sequence, UserId};
+use roomful_protocol::id::UserId;
 use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
 
 use super::kind::Proposal;
-use super::operations::{ProducerKey, Scope, Seen};
+use super::operations::{BACK_END_SEQUENCE, ProducerKey, Scope, Seen};
 use super::{
-    Context, Log, LogState, MAINTENANCE_MS, Pending, PendingState, REOPEN_MS, Read, Room,
-    RoomTimer, TAIL_MAX, UNKNOWN_TEXT, kind, not_a_member, refuse,
+    Context, Log, LogState, MAINTENANCE_MS, Pending, PendingState, REOPEN_MS, Read, Restores, Room,
+    RoomTimer, TAIL_MAX, UNKNOWN_TEXT, not_a_member, refuse,
 };
 use crate::clock::Now;
 use crate::journal::{JournalError, Opened, Outcome};
@@ -89,7 +89,8 @@ impl Room {
     /// The producer of the back end's operation, which nobody stays for: its window begins to end at once.
     fn bind_back_end(&mut self, op: OpId, context: &mut Context<'_>) -> ProducerKey {
         let key = (Scope::BackEnd, op.producer);
-        self.operations.join(&key, Sequence(0));
+        self.operations
+            .join(&key, BACK_END_SEQUENCE, context.now.unix_ms);
         self.operations.leave(&key, context.now.unix_ms);
         self.arm_maintenance(context);
         key
@@ -133,8 +134,10 @@ impl Room {
             time_ms,
             payload,
         };
+        let create = self.settings.kind;
         let decision = self
             .kind
+            .get_or_insert_with(create)
             .reduce(proposal)
             .map_err(|rejection| Refusal::new(ErrorCode::Rejected, rejection.text))?;
         Ok(Arc::new(Entry {
@@ -232,9 +235,7 @@ impl Room {
         for number in self.members.numbers() {
             self.disconnect(number, context);
         }
-        if let Some(kind) = kind::create(&self.settings.kind) {
-            self.kind = kind;
-        }
+        self.kind = None;
         self.log = Log::closed();
         self.open(context);
     }
@@ -242,12 +243,12 @@ impl Room {
     /// Answers everything that waits for the journal: nothing will come of it.
     pub(super) fn give_up_pending(&mut self, context: &mut Context<'_>) {
         let refusal = |code, text: &str| Err(Refusal::new(code, text));
-        for Pending {
+        while let Some(Pending {
             entry,
             producer,
             to,
             ..
-        } in self.log.pending.drain(..)
+        }) = self.log.pending.pop_front()
         {
             if let (Some(producer), Some(op)) = (producer, entry.op) {
                 self.operations.withdraw(&producer, op);
@@ -288,7 +289,11 @@ impl Room {
         let skipped = opened.recent.len().saturating_sub(TAIL_MAX);
         self.log.tail = opened.recent.iter().skip(skipped).cloned().collect();
         self.settle_unknown(&opened.recent);
-        for request in waiting {
+        if let Some(restores) = self.restores.take() {
+            self.restore(opened, restores, context.now);
+        }
+        self.queued = waiting.into();
+        while let Some(request) = self.queued.pop_front() {
             self.handle(request, context);
         }
     }
@@ -304,6 +309,27 @@ impl Room {
             if let Some(entry) = recent.iter().rev().find(is_this) {
                 self.operations
                     .accept(&producer, op, &entry.payload, self.published(entry));
+            }
+        }
+    }
+
+    /// What the log shows of operations that another room accepted.
+    fn restore(&mut self, opened: &Opened, Restores { anonymous }: Restores, now: Now) {
+        let shows_all = opened.recent.len() as u64 == opened.head.0;
+        self.operations.begin_again(shows_all, now.unix_ms);
+        for entry in &opened.recent {
+            if let Some(op) = entry.op {
+                let published = self.published(entry);
+                // The log doesn't tell whether the back end has published in the user's name.
+                let of_back_end = (op.sequence == BACK_END_SEQUENCE).then_some(Scope::BackEnd);
+                for scope in [Scope::of(&entry.user, anonymous)]
+                    .into_iter()
+                    .chain(of_back_end)
+                {
+                    let key = (scope, op.producer);
+                    self.operations
+                        .restore(&key, op, &entry.payload, published, now.unix_ms);
+                }
             }
         }
     }

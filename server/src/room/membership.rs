@@ -141,11 +141,7 @@ impl Room {
             self.operations.leave(&former, now.unix_ms);
         }
         if let Some(producer) = &join.producer {
-            let scope = if join.anonymous {
-                Scope::Anonymous
-            } else {
-                Scope::User(join.user.clone())
-            };
+            let scope = Scope::of(&join.user, join.anonymous);
             let key = (scope, producer.producer);
             // What was sent in an epoch that is gone has left nothing behind here, so it may be sent again.
             let same_epoch = join
@@ -156,7 +152,7 @@ impl Room {
             } else {
                 roomful_protocol::id::Sequence(0)
             };
-            self.operations.join(&key, next);
+            self.operations.join(&key, next, now.unix_ms);
             member.producer = Some(key);
         }
     }

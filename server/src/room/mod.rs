@@ -27,8 +27,8 @@ use crate::clock::Now;
 use crate::journal::{CompletionResult, HistoryBounds, Journal, Outcome, Ticket};
 use crate::metrics::ShardCounters;
 use crate::shard::message::{
-    Answer, Attachment, Batch, Delta, Description, Message, OpenRoom, Origin, Refusal, Request,
-    ShardId, Signals, Turn, Wire,
+    Answer, Attachment, Batch, Delta, Message, OpenRoom, Origin, Refusal, Request, ShardId,
+    Signals, Turn, Wire,
 };
 use kind::RoomKind;
 use operations::{OperationBounds, Operations, ProducerKey};
@@ -40,8 +40,13 @@ pub struct Room {
     id: RoomId,
     alias: RoomAlias,
     settings: Arc<RoomSettings>,
-    kind: Box<dyn RoomKind>,
+    /// None until the first proposal since the log was opened.
+    kind: Option<Box<dyn RoomKind>>,
     log: Log,
+    /// Requests that have waited for the log and are handled now.
+    queued: VecDeque<Request>,
+    /// Whose request is being handled.
+    asking: Option<Asked>,
     operations: Operations,
     members: Members,
     /// Shards with members, by their number.
@@ -51,6 +56,8 @@ pub struct Room {
     waiting: Vec<(Origin, Published)>,
     /// Operations whose append failed: the reopened log tells whether they took effect.
     unknown: Vec<(ProducerKey, OpId)>,
+    /// Whether the log that is being opened shows operations that nobody here remembers.
+    restores: Option<Restores>,
     presence_armed: bool,
     maintenance_armed: bool,
     /// Since when nobody has been here, on the monotonic clock; none while somebody is.
@@ -61,8 +68,8 @@ pub struct Room {
 /// What the configuration says of a namespace.
 #[derive(Debug, Clone)]
 pub struct RoomSettings {
-    /// The kind's name, one of [`kind::REGISTRY`].
-    pub kind: String,
+    /// Begins what decides on proposals; one of [`kind::REGISTRY`].
+    pub kind: kind::Create,
     /// How much history is kept.
     pub history: HistoryBounds,
     /// How much is remembered of operations.
@@ -124,6 +131,35 @@ pub enum RoomTimer {
     Retry,
     /// Try to open the log again.
     Reopen,
+}
+
+/// A request that waits for its reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    /// Where the reply goes.
+    pub to: Origin,
+    /// What would have to come.
+    pub awaited: Awaited,
+}
+
+/// Which reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Awaited {
+    /// That of a join.
+    Joined,
+    /// That of a publish, whose outcome nobody else can tell.
+    Published,
+    /// Another.
+    Other,
+}
+
+/// What outlives a room that has panicked, so that nobody mistakes the next one for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Remains {
+    /// The last member's number.
+    last_member: MemberId,
+    /// The last revision of presence.
+    revision: u64,
 }
 
 /// What becomes of the room after an input.
@@ -199,6 +235,13 @@ enum Read {
     History { to: Origin, direction: Direction },
 }
 
+/// How to tell whose operations a log shows.
+#[derive(Debug, Clone, Copy)]
+struct Restores {
+    /// Whether users are anonymous, and so share the scope of producers.
+    anonymous: bool,
+}
+
 /// A shard with members.
 #[derive(Debug)]
 struct Downstream {
@@ -225,25 +268,23 @@ const TAIL_MAX: usize = 64;
 impl Room {
     /// A room whose log is still to be opened by [`Room::open`].
     #[must_use]
-    pub fn new(
-        id: RoomId,
-        alias: RoomAlias,
-        settings: Arc<RoomSettings>,
-        kind: Box<dyn RoomKind>,
-    ) -> Self {
+    pub fn new(id: RoomId, alias: RoomAlias, settings: Arc<RoomSettings>) -> Self {
         let operations = Operations::new(settings.operations);
         Self {
             id,
             alias,
             settings,
-            kind,
+            kind: None,
             log: Log::closed(),
+            queued: VecDeque::new(),
+            asking: None,
             operations,
             members: Members::default(),
             downstreams: Vec::new(),
             turn: PendingTurn::default(),
             waiting: Vec::new(),
             unknown: Vec::new(),
+            restores: None,
             presence_armed: false,
             maintenance_armed: false,
             empty_since_ms: None,
@@ -287,8 +328,60 @@ impl Room {
         }
     }
 
+    /// Opens the log in the place of a room that has panicked. Operations are known as far as the log shows them;
+    /// `anonymous` says whether users are.
+    pub fn open_again(&mut self, remains: Remains, anonymous: bool, context: &mut Context<'_>) {
+        self.members = Members::after(remains.last_member, remains.revision);
+        self.restores = Some(Restores { anonymous });
+        self.open(context);
+        self.watch_if_empty(context);
+    }
+
+    /// Who waits for a reply of this room, each once, and what outlives it. It reads and computes nothing, since the room
+    /// may have panicked.
+    #[must_use]
+    pub fn remains(&self) -> (Vec<Asked>, Remains) {
+        let mut asked: Vec<_> = self.asking.into_iter().collect();
+        if let LogState::Opening { waiting, .. } = &self.log.state {
+            asked.extend(waiting.iter().filter_map(Asked::of));
+        }
+        asked.extend(self.queued.iter().filter_map(Asked::of));
+        let pending = self.log.pending.iter().map(|pending| pending.to);
+        let again = self
+            .waiting
+            .iter()
+            .chain(&self.turn.acks)
+            .map(|(to, _)| *to);
+        asked.extend(pending.chain(again).map(|to| Asked {
+            to,
+            awaited: Awaited::Published,
+        }));
+        let mut reads: Vec<_> = self.log.reads.iter().collect();
+        reads.sort_unstable_by_key(|(ticket, _)| **ticket);
+        asked.extend(reads.into_iter().filter_map(|(_, read)| match read {
+            Read::History { to, .. } => Some(Asked {
+                to: *to,
+                awaited: Awaited::Other,
+            }),
+            Read::Pull { .. } => None,
+        }));
+        let mut told = HashSet::new();
+        asked.retain(|asked| asked.to.request.is_some() && told.insert(asked.to));
+        let remains = Remains {
+            last_member: self.members.last_number(),
+            revision: self.members.revision(),
+        };
+        (asked, remains)
+    }
+
     /// Handles one request.
     pub fn handle(&mut self, request: Request, context: &mut Context<'_>) {
+        self.asking = Asked::of(&request);
+        self.decide(request, context);
+        self.asking = None;
+    }
+
+    fn decide(&mut self, request: Request, context: &mut Context<'_>) {
         match &mut self.log.state {
             LogState::Open => {}
             LogState::Opening { waiting, .. } => return waiting.push(request),
@@ -482,15 +575,10 @@ impl Room {
     }
 
     fn describe(&self, to: Origin, context: &mut Context<'_>) {
-        let description = Description {
-            kind: self.settings.kind.clone(),
-            durability: context.journal.durability(),
-            open: Some(OpenRoom {
-                head: self.head(),
-                occupancy: self.members.occupancy(),
-            }),
-        };
-        let answer = Answer::Room(description);
+        let answer = Answer::Room(Some(OpenRoom {
+            head: self.head(),
+            occupancy: self.members.occupancy(),
+        }));
         context.send(to.shard, Message::Answer { to, answer });
     }
 
@@ -516,6 +604,28 @@ impl Log {
             chunks: VecDeque::new(),
             reads: HashMap::new(),
         }
+    }
+}
+
+impl Asked {
+    /// The reply that a request waits for.
+    #[must_use]
+    pub fn of(request: &Request) -> Option<Self> {
+        let awaited = match request {
+            Request::Join(_) => Awaited::Joined,
+            Request::Publish { .. } => Awaited::Published,
+            Request::Leave { .. }
+            | Request::Detach { .. }
+            | Request::Signal { .. }
+            | Request::SetPresence { .. }
+            | Request::Describe { .. }
+            | Request::Members { .. }
+            | Request::History { .. }
+            | Request::Pull { .. }
+            | Request::PullPresence { .. } => Awaited::Other,
+        };
+        let to = request.reply_to()?;
+        Some(Self { to, awaited })
     }
 }
 

@@ -26,6 +26,21 @@ pub enum Scope {
     BackEnd,
 }
 
+/// The sequence of every operation of the back end: each has a producer of its own.
+pub const BACK_END_SEQUENCE: Sequence = Sequence(1);
+
+impl Scope {
+    /// That of a user's connections.
+    #[must_use]
+    pub fn of(user: &UserId, anonymous: bool) -> Self {
+        if anonymous {
+            Self::Anonymous
+        } else {
+            Self::User(user.clone())
+        }
+    }
+}
+
 /// The window of one room.
 #[derive(Debug)]
 pub struct Operations {
@@ -33,6 +48,9 @@ pub struct Operations {
     producers: HashMap<ProducerKey, Producer>,
     /// Producers without a member, by the time at which the last one left: the order in which they are forgotten.
     absent: BTreeSet<(u64, ProducerKey)>,
+    /// Until then everything that ever took effect is known, so that what a join declares needs no trust; in
+    /// milliseconds since 1970.
+    complete_until_ms: u64,
     /// Keyed, so that nobody can make two payloads look the same.
     hasher: RandomState,
 }
@@ -98,14 +116,19 @@ impl Operations {
             bounds,
             producers: HashMap::new(),
             absent: BTreeSet::new(),
+            complete_until_ms: 0,
             hasher: RandomState::new(),
         }
     }
 
     /// A member comes with a producer and says which sequence it has never sent. Only a producer that is not
     /// known takes the floor from it.
-    pub fn join(&mut self, key: &ProducerKey, next: Sequence) {
-        let floor = Sequence(next.0.saturating_sub(1));
+    pub fn join(&mut self, key: &ProducerKey, next: Sequence, now_ms: u64) {
+        let floor = if now_ms < self.complete_until_ms {
+            Sequence(0)
+        } else {
+            Sequence(next.0.saturating_sub(1))
+        };
         let producer = self
             .producers
             .entry(key.clone())
@@ -126,6 +149,44 @@ impl Operations {
             producer.absent_since_ms = now_ms;
             self.absent.insert((now_ms, key.clone()));
         }
+        while self.absent.len() > self.bounds.absent_max {
+            self.forget_oldest();
+        }
+    }
+
+    /// A window that is filled from a log; `complete` says whether that shows everything that ever took effect.
+    pub fn begin_again(&mut self, complete: bool, now_ms: u64) {
+        // Nothing of the log is forgotten before its producer has been absent for the window.
+        self.complete_until_ms = if complete {
+            now_ms + self.bounds.window_ms
+        } else {
+            0
+        };
+    }
+
+    /// Remembers an operation that a log shows. Of a producer that is not known yet, nothing is known at and below the
+    /// sequence before this one.
+    pub fn restore(
+        &mut self,
+        key: &ProducerKey,
+        op: OpId,
+        payload: &Payload,
+        outcome: Published,
+        now_ms: u64,
+    ) {
+        let complete = now_ms < self.complete_until_ms;
+        let floor = if complete {
+            0
+        } else {
+            op.sequence.0.saturating_sub(1)
+        };
+        if !self.producers.contains_key(key) {
+            let mut producer = Producer::new(Sequence(floor));
+            producer.absent_since_ms = now_ms;
+            self.producers.insert(key.clone(), producer);
+            self.absent.insert((now_ms, key.clone()));
+        }
+        self.accept(key, op, payload, outcome);
         while self.absent.len() > self.bounds.absent_max {
             self.forget_oldest();
         }
@@ -186,6 +247,7 @@ impl Operations {
     fn forget_oldest(&mut self) {
         if let Some((_, key)) = self.absent.pop_first() {
             self.producers.remove(&key);
+            self.complete_until_ms = 0;
         }
     }
 
@@ -221,7 +283,7 @@ mod tests {
 
     fn joined(producer: u64) -> Operations {
         let mut window = Operations::new(BOUNDS);
-        window.join(&key(producer), Sequence(1));
+        window.join(&key(producer), Sequence(1), 0);
         window
     }
 
@@ -262,7 +324,7 @@ mod tests {
         window.expire(999);
         assert_eq!(seen(&window, 1, 1, "a"), Seen::Accepted(published(1)));
         window.expire(1000);
-        window.join(&key(1), Sequence(2));
+        window.join(&key(1), Sequence(2), 0);
         assert_eq!(seen(&window, 1, 1, "a"), Seen::Expired);
         assert_eq!(seen(&window, 1, 2, "a"), Seen::New);
     }
@@ -270,7 +332,7 @@ mod tests {
     #[test]
     fn a_producer_is_not_forgotten_while_a_member_publishes_with_it() {
         let mut window = joined(1);
-        window.join(&key(1), Sequence(9));
+        window.join(&key(1), Sequence(9), 0);
         accept(&mut window, 1, 1);
         window.leave(&key(1), 0);
         window.expire(5000);
@@ -283,12 +345,12 @@ mod tests {
         accept(&mut window, 1, 1);
         window.leave(&key(1), 1);
         for producer in 2..=3 {
-            window.join(&key(producer), Sequence(1));
+            window.join(&key(producer), Sequence(1), 0);
             accept(&mut window, producer, 1);
             window.leave(&key(producer), producer);
         }
         assert_eq!(seen(&window, 2, 1, "a"), Seen::Accepted(published(1)));
-        window.join(&key(1), Sequence(2));
+        window.join(&key(1), Sequence(2), 0);
         assert_eq!(seen(&window, 1, 1, "a"), Seen::Expired);
     }
 }

@@ -59,6 +59,24 @@ pub struct Absence(u64);
 const GONE_MAX: usize = 1024;
 
 impl Members {
+    /// Nobody, in the place of members who are gone with what was known of them: their numbers are not given again,
+    /// and whoever knows a revision of theirs is told that it is too far back.
+    #[must_use]
+    pub fn after(last_number: MemberId, revision: u64) -> Self {
+        Self {
+            last_number: last_number.0,
+            revision: revision + 1,
+            gone_forgotten: revision + 1,
+            ..Self::default()
+        }
+    }
+
+    /// The number that was given last.
+    #[must_use]
+    pub fn last_number(&self) -> MemberId {
+        MemberId(self.last_number)
+    }
+
     /// How many there are, those in their grace included.
     #[must_use]
     pub fn occupancy(&self) -> u64 {

@@ -84,8 +84,10 @@ impl Shard {
                 // It stays where it is, and asks again when its connection has drained.
                 Some(batch) if self.is_log_lane_full(id, batch) => {}
                 Some(batch) => {
-                    self.move_on(chunk.room, index, batch, chunk.live, now, host);
-                    self.catch_up_member(chunk.room, index, id, host);
+                    self.guard_connection(id, now, host, |shard, host| {
+                        shard.move_on(chunk.room, index, batch, chunk.live, now, host);
+                        shard.catch_up_member(chunk.room, index, id, host);
+                    });
                 }
             }
         }

@@ -48,7 +48,10 @@ impl Shard {
             let Some(alias) = after.or_else(|| self.dirty_hubs.first()).copied() else {
                 return Flush::Done;
             };
-            let progress = self.hand_on(alias, now, host);
+            let mut progress = Flush::Done;
+            self.guard_hub(alias, now, host, |shard, host| {
+                progress = shard.hand_on(alias, now, host);
+            });
             next = alias;
             self.last_hub = alias;
             if self.hubs.get(&alias).is_none_or(|hub| hub.queue.is_empty()) {

@@ -80,7 +80,7 @@ impl Shard {
             self.wheel.set(next_ms, Timer::Drain);
         }
         for id in due {
-            self.send_away(id, now, host);
+            self.guard_connection(id, now, host, |shard, host| shard.send_away(id, now, host));
         }
     }
 

@@ -15,7 +15,7 @@ use roomful_protocol::limits::BATCH_FRAMES_MAX;
 use roomful_protocol::websocket::OpCode;
 
 use super::message::{ConnectionId, Message, Origin, Refusal, Request};
-use super::{Host, Shard, Timer};
+use super::{ConnectionTimer, Host, Shard, Timer};
 use crate::auth::Verb;
 use crate::clock::Now;
 use crate::connection::{Connection, Membership, Open, Outlet, Phase};
@@ -51,11 +51,11 @@ impl Shard {
         }
         self.wheel.set(
             now.monotonic_ms + self.settings.hello_timeout_ms,
-            Timer::Hello(id),
+            Timer::Connection(ConnectionTimer::Hello, id),
         );
         self.wheel.set(
             now.monotonic_ms + self.settings.heartbeat_ms,
-            Timer::Heartbeat(id),
+            Timer::Connection(ConnectionTimer::Heartbeat, id),
         );
     }
 
@@ -336,7 +336,8 @@ impl Shard {
             heartbeat_ms
         };
         let due_ms = connection.heard_ms + patience_ms;
-        self.wheel.set(due_ms, Timer::Heartbeat(id));
+        self.wheel
+            .set(due_ms, Timer::Connection(ConnectionTimer::Heartbeat, id));
         if ask {
             self.stage_bytes(id, &wire::control(OpCode::Ping, &[]));
         }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use roomful_protocol::error::ErrorCode;
-use roomful_protocol::frame::{self, Joined, Left, Recovery, Watch};
+use roomful_protocol::frame::{self, Joined, Recovery, Watch};
 use roomful_protocol::id::{RequestId, RoomAlias, RoomId, RoomName};
 
 use super::ask::check_payload;
@@ -341,19 +341,7 @@ impl Shard {
         }
         self.forget_waiting(id, room);
         self.unsubscribe(room, membership.index, request, host);
-        self.counters.errors.of(code).add(1);
-        let text = left_text(code).to_owned();
-        self.stage(
-            id,
-            &Left {
-                room,
-                code: code.into(),
-                text,
-                retry: code.retry(),
-                after_ms: None,
-            }
-            .into(),
-        );
+        self.say_left(id, room, code);
     }
 
     /// Drops what the room still had in the connection's outbox.
@@ -378,11 +366,9 @@ fn push_first_alone<T>(list: &mut Vec<T>, item: T) {
     list.push(item);
 }
 
-fn left_text(code: ErrorCode) -> &'static str {
+pub(super) fn left_text(code: ErrorCode) -> &'static str {
     match code {
-        ErrorCode::RoomReopened => {
-            "the room was opened again after a fault of the storage; join again"
-        }
+        ErrorCode::RoomReopened => "the room was opened again after a fault; join again",
         ErrorCode::FellBehind => "this member fell behind the history that is kept; join again",
         ErrorCode::MembershipTaken => "another connection of this session is in the room",
         ErrorCode::Forbidden => "the new token does not allow this room",

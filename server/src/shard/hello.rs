@@ -12,7 +12,7 @@ use roomful_protocol::limits::Limits;
 
 use super::edge::Outcome;
 use super::message::{Attachment, ConnectionId, Message, Refusal};
-use super::{Host, Shard, Timer};
+use super::{ConnectionTimer, Host, Shard, Timer};
 use crate::auth::{AuthError, Identity};
 use crate::clock::Now;
 use crate::connection::{Connection, Open, Phase};
@@ -325,7 +325,8 @@ impl Shard {
             .is_none_or(|armed_ms| armed_ms <= now.monotonic_ms || due_ms < armed_ms)
         {
             open.token_due_ms = Some(due_ms);
-            self.wheel.set(due_ms, Timer::Token(id));
+            self.wheel
+                .set(due_ms, Timer::Connection(ConnectionTimer::Token, id));
         }
         if warns {
             self.stage(id, &TokenExpiring { expires_ms }.into());

@@ -161,6 +161,29 @@ impl Hub {
         self.subscribers.iter().flatten()
     }
 
+    /// Everybody, with the index.
+    pub fn indexed(&self) -> impl Iterator<Item = (u32, &Subscriber)> {
+        (0..)
+            .zip(&self.subscribers)
+            .filter_map(|(index, subscriber)| Some((index, subscriber.as_ref()?)))
+    }
+
+    /// Who is being handed the front turn, on the shard that this is: one member, or one of its publishers.
+    #[must_use]
+    pub fn in_hand(&self, shard: ShardId) -> Vec<ConnectionId> {
+        if let Some(index) = self.cursor.checked_sub(1) {
+            let member = self.subscribers.get(index).and_then(Option::as_ref);
+            return member.map(|member| member.connection).into_iter().collect();
+        }
+        let publishers = self.queue.front().map(|turn| turn.publishers.iter());
+        publishers
+            .into_iter()
+            .flatten()
+            .filter(|(of, _)| *of == shard)
+            .map(|(_, publisher)| *publisher)
+            .collect()
+    }
+
     /// Takes a turn in; it waits until [`Hub::finish_turn`] has been called for those before it. Where too
     /// many wait, it and the last of them are left out, for the members to pull: fewer and larger steps,
     /// since small ones were too slow. The members who had become live behind all of those stand where they

@@ -40,7 +40,7 @@ pub struct ConnectionId {
 }
 
 /// Where a reply goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Origin {
     /// The shard that holds the connection.
     pub shard: ShardId,
@@ -151,19 +151,8 @@ pub struct Call {
 pub enum Answer {
     /// What a connection would have got.
     Reply(frame::Reply),
-    /// What a room is like.
-    Room(Description),
-}
-
-/// What a room is like.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Description {
-    /// The kind's name.
-    pub kind: String,
-    /// What an ack means.
-    pub durability: Durability,
-    /// What there is of it while it is open.
-    pub open: Option<OpenRoom>,
+    /// What there is of a room; none if it is not open.
+    Room(Option<OpenRoom>),
 }
 
 /// What there is of a room while it is open.
@@ -281,7 +270,65 @@ pub enum Request {
     },
 }
 
+/// Whom of a shard a message is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recipient {
+    /// A room that is homed there, or will be.
+    Room,
+    /// The members of a room.
+    Hub(RoomAlias),
+    /// One connection.
+    Connection(ConnectionId),
+}
+
 impl Message {
+    /// Whom it is for.
+    #[must_use]
+    pub fn recipient(&self) -> Recipient {
+        match self {
+            Self::Join(_) | Self::Request { .. } | Self::Call(_) => Recipient::Room,
+            Self::Turn(Turn { room, .. })
+            | Self::Chunk(Chunk { room, .. })
+            | Self::Ended {
+                room,
+                connection: None,
+                ..
+            } => Recipient::Hub(*room),
+            Self::Reply { to, .. } | Self::Joined { to, .. } | Self::Answer { to, .. } => {
+                Recipient::Connection(to.connection)
+            }
+            Self::Direct { to, .. }
+            | Self::Presence { to, .. }
+            | Self::Ended {
+                connection: Some(to),
+                ..
+            }
+            | Self::Evict(to) => Recipient::Connection(*to),
+        }
+    }
+
+    /// Whom it lets into which room, and where that is ordered.
+    #[must_use]
+    pub fn admits(&self) -> Option<(ShardId, RoomAlias, MemberId, Attachment)> {
+        match self {
+            Self::Joined {
+                room,
+                outcome: Ok(admitted),
+                ..
+            } => Some((admitted.home, *room, admitted.member, admitted.attachment)),
+            _ => None,
+        }
+    }
+
+    /// Whose request it ends.
+    #[must_use]
+    pub fn answers(&self) -> Option<Origin> {
+        match self {
+            Self::Reply { to, .. } | Self::Joined { to, .. } | Self::Answer { to, .. } => Some(*to),
+            _ => None,
+        }
+    }
+
     /// About how many bytes of payload it keeps alive.
     #[must_use]
     pub fn payload_bytes(&self) -> usize {

@@ -9,7 +9,7 @@
 //! Read on in [`message`] (what shards tell each other), `edge` (from a frame to a request, by way of
 //! `hello`, `enter` and `ask`), `owner` (from a request to a room), `deliver` (from a room's turn to the
 //! members), `catch_up` (members who are behind), `write` (one connection's bytes), `drain` (the end of all of
-//! them), [`hub`] and [`wheel`].
+//! them), `guard` (what becomes of a panic), [`hub`] and [`wheel`].
 
 mod ask;
 mod catch_up;
@@ -17,6 +17,7 @@ mod deliver;
 mod drain;
 mod edge;
 mod enter;
+mod guard;
 mod hello;
 pub mod hub;
 pub mod message;
@@ -47,8 +48,9 @@ use crate::room::{Room, RoomSettings, RoomTimer};
 use crate::session::index::Sessions;
 use crate::session::token::ResumeKey;
 use crate::wire;
+use guard::Suspect;
 use hub::Hub;
-use message::{Attachment, ConnectionId, Message, ShardId};
+use message::{Attachment, ConnectionId, Message, Recipient, Request, ShardId};
 use wheel::Wheel;
 
 /// One shard.
@@ -65,6 +67,8 @@ pub struct Shard {
     hubs: HashMap<RoomAlias, Hub>,
     rooms: HashMap<RoomAlias, Room>,
     rooms_by_id: HashMap<RoomId, RoomAlias>,
+    /// Rooms whose code has panicked lately.
+    suspects: HashMap<RoomId, Suspect>,
     /// Whose call of the journal a ticket is.
     tickets: HashMap<Ticket, RoomAlias>,
     wheel: Wheel<Timer>,
@@ -113,7 +117,14 @@ pub enum Input<'a> {
         /// From where.
         connection: ConnectionId,
     },
-    /// The peer sent a close frame, or broke the WebSocket protocol: this is the answer.
+    /// The peer sent a close frame, which is answered with the same code.
+    Closed {
+        /// From where.
+        connection: ConnectionId,
+        /// The code, where there was one.
+        code: Option<u16>,
+    },
+    /// The peer broke the WebSocket protocol: this is the answer.
     Close {
         /// From where.
         connection: ConnectionId,
@@ -148,6 +159,24 @@ pub enum Input<'a> {
         /// How long that may take, in milliseconds: the connections are spread over it.
         spread_ms: u64,
     },
+}
+
+impl Input<'_> {
+    /// The connection that it concerns alone.
+    fn connection(&self) -> Option<ConnectionId> {
+        match self {
+            Self::Opened { connection, .. }
+            | Self::Message { connection, .. }
+            | Self::Ping { connection, .. }
+            | Self::Pong { connection }
+            | Self::Close { connection, .. }
+            | Self::Closed { connection, .. }
+            | Self::Gone { connection }
+            | Self::Writable { connection }
+            | Self::Verified { connection, .. } => Some(*connection),
+            Self::Mail(_) | Self::Journal(_) | Self::Tick | Self::Drain { .. } => None,
+        }
+    }
 }
 
 /// What a shard needs of whoever runs it.
@@ -259,13 +288,20 @@ pub enum Flush {
 /// What a shard wants to be woken for.
 #[derive(Debug)]
 enum Timer {
-    Hello(ConnectionId),
-    Heartbeat(ConnectionId),
-    Stall(ConnectionId),
-    Token(ConnectionId),
+    Connection(ConnectionTimer, ConnectionId),
     Session(SessionId, Attachment),
     Room(RoomAlias, RoomTimer),
+    Suspect(Box<RoomId>),
     Drain,
+}
+
+/// What a connection has timers for.
+#[derive(Debug, Clone, Copy)]
+enum ConnectionTimer {
+    Hello,
+    Heartbeat,
+    Stall,
+    Token,
 }
 
 impl Shard {
@@ -289,6 +325,7 @@ impl Shard {
             hubs: HashMap::new(),
             rooms: HashMap::new(),
             rooms_by_id: HashMap::new(),
+            suspects: HashMap::new(),
             tickets: HashMap::new(),
             wheel: Wheel::new(now.monotonic_ms),
             local: VecDeque::new(),
@@ -302,6 +339,16 @@ impl Shard {
 
     /// Handles one input. What it brings about leaves at once or with the next [`Shard::flush`].
     pub fn step(&mut self, input: Input<'_>, now: Now, host: &mut dyn Host) {
+        match input.connection() {
+            Some(id) => {
+                self.guard_connection(id, now, host, |shard, host| shard.handle(input, now, host));
+            }
+            None => self.handle(input, now, host),
+        }
+        self.handle_local(now, host);
+    }
+
+    fn handle(&mut self, input: Input<'_>, now: Now, host: &mut dyn Host) {
         match input {
             Input::Opened {
                 connection,
@@ -320,6 +367,7 @@ impl Shard {
                 self.stage_bytes(connection, &wire::control(OpCode::Pong, payload));
             }
             Input::Pong { connection } => self.heard(connection, now),
+            Input::Closed { connection, code } => self.closed(connection, code, now, host),
             Input::Close { connection, code } => self.close(connection, code, now, host),
             Input::Gone { connection } => self.gone(connection, now, host),
             Input::Writable { connection } => self.writable(connection, now, host),
@@ -332,7 +380,6 @@ impl Shard {
             Input::Tick => self.tick(now, host),
             Input::Drain { spread_ms } => self.drain(spread_ms, now, host),
         }
-        self.handle_local(now, host);
     }
 
     /// Ends a turn: what rooms gathered goes to the hubs, what hubs have goes to the sockets, and so does
@@ -390,22 +437,57 @@ impl Shard {
         let mut fired = Vec::new();
         self.wheel.advance(now.monotonic_ms, &mut fired);
         for timer in fired {
-            match timer {
-                Timer::Hello(connection) => self.hello_timed_out(connection, now, host),
-                Timer::Heartbeat(connection) => self.heartbeat(connection, now, host),
-                Timer::Stall(connection) => self.stalled(connection, now, host),
-                Timer::Token(connection) => self.watch_token(connection, now, host),
-                Timer::Session(session, attachment) => self.session_over(session, attachment),
-                Timer::Room(alias, timer) => self.room_timer(alias, timer, now, host),
-                Timer::Drain => self.go_on_draining(now, host),
-            }
+            self.timer(timer, now, host);
             self.handle_local(now, host);
+        }
+    }
+
+    fn timer(&mut self, timer: Timer, now: Now, host: &mut dyn Host) {
+        match timer {
+            Timer::Connection(what, id) => {
+                self.guard_connection(id, now, host, |shard, host| match what {
+                    ConnectionTimer::Hello => shard.hello_timed_out(id, now, host),
+                    ConnectionTimer::Heartbeat => shard.heartbeat(id, now, host),
+                    ConnectionTimer::Stall => shard.stalled(id, now, host),
+                    ConnectionTimer::Token => shard.watch_token(id, now, host),
+                });
+            }
+            Timer::Session(session, attachment) => self.session_over(session, attachment),
+            Timer::Room(alias, timer) => self.room_timer(alias, timer, now, host),
+            Timer::Suspect(id) => self.watch_suspect(&id, now, host),
+            Timer::Drain => self.go_on_draining(now, host),
         }
     }
 
     fn handle_local(&mut self, now: Now, host: &mut dyn Host) {
         while let Some(message) = self.local.pop_front() {
-            self.mail(message, now, host);
+            self.guarded_mail(message, now, host);
+        }
+    }
+
+    /// Hands a message to the room, the hub or the connection that it is for, behind its guard. Rooms have theirs in
+    /// [`Shard::with_room`].
+    fn guarded_mail(&mut self, message: Message, now: Now, host: &mut dyn Host) {
+        match message.recipient() {
+            Recipient::Room => self.mail(message, now, host),
+            Recipient::Hub(room) => self.guard_hub(room, now, host, |shard, host| {
+                shard.mail(message, now, host);
+            }),
+            Recipient::Connection(id) => {
+                let unheld = message.admits();
+                let survived = self
+                    .guard_connection(id, now, host, |shard, host| shard.mail(message, now, host));
+                if let (false, Some((home, room, member, attachment))) = (survived, unheld) {
+                    // The owner holds a member for nobody.
+                    let shard = self.id;
+                    let request = Request::Detach {
+                        member,
+                        attachment,
+                        shard,
+                    };
+                    self.send(home, Message::Request { room, request }, host);
+                }
+            }
         }
     }
 

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use roomful_protocol::error::ErrorCode;
 use roomful_protocol::id::{RoomAlias, RoomId};
 
-use super::message::{Answer, Call, Description, Join, Message, Refusal, Request, ShardId};
+use super::guard::survive;
+use super::message::{Answer, Call, Join, Message, Refusal, Request, ShardId};
 use super::{Host, Shard, Timer};
 use crate::clock::Now;
 use crate::journal::Completion;
-use crate::room::kind;
-use crate::room::{After, Context, Room, RoomSettings, RoomTimer};
+use crate::room::{After, Asked, Awaited, Context, Room, RoomSettings, RoomTimer};
 
 impl Shard {
     /// Lets somebody into a room, which is opened if it is not.
@@ -24,9 +24,7 @@ impl Shard {
         match self.room_for(&join.room, now, host) {
             Ok(alias) => {
                 let request = Request::Join(Box::new(join));
-                self.with_room(alias, now, host, |room, context| {
-                    room.handle(request, context);
-                });
+                self.request_room(alias, request, now, host);
             }
             Err(refusal) => {
                 tracing::debug!(%room, code = %refusal.code, "a join was refused");
@@ -45,10 +43,10 @@ impl Shard {
         let Call { room, to, request } = call;
         let opens = matches!(request, Request::Publish { .. });
         if !opens && !self.rooms_by_id.contains_key(&room) {
-            let message = match self.describe_closed(room.name.namespace()) {
-                Ok(description) => Message::Answer {
+            let message = match self.room_settings(room.name.namespace()) {
+                Ok(_) => Message::Answer {
                     to,
-                    answer: Answer::Room(description),
+                    answer: Answer::Room(None),
                 },
                 Err(refusal) => Message::Reply {
                     to,
@@ -66,15 +64,6 @@ impl Shard {
         }
     }
 
-    /// What a room of the namespace would be like.
-    fn describe_closed(&self, namespace: &str) -> Result<Description, Refusal> {
-        Ok(Description {
-            kind: self.room_settings(namespace)?.kind.clone(),
-            durability: self.journal.durability(),
-            open: None,
-        })
-    }
-
     /// Hands a request to its room.
     pub(super) fn request_room(
         &mut self,
@@ -87,16 +76,22 @@ impl Shard {
             self.with_room(alias, now, host, |room, context| {
                 room.handle(request, context);
             });
-        } else if let Some(to) = request.reply_to() {
-            let refusal = Refusal::new(ErrorCode::NotJoined, "the room has closed; join again");
-            self.send(
-                to.shard,
-                Message::Reply {
+        } else if let Some(Asked { to, awaited }) = Asked::of(&request) {
+            let message = match awaited {
+                Awaited::Joined => Message::Joined {
                     to,
-                    outcome: Err(refusal),
+                    room: alias,
+                    outcome: Err(failed(None)),
                 },
-                host,
-            );
+                Awaited::Published | Awaited::Other => Message::Reply {
+                    to,
+                    outcome: Err(Refusal::new(
+                        ErrorCode::NotJoined,
+                        "the room has closed; join again",
+                    )),
+                },
+            };
+            self.send(to.shard, message, host);
         }
     }
 
@@ -122,43 +117,43 @@ impl Shard {
         now: Now,
         host: &mut dyn Host,
     ) {
-        let mut after = After::Open;
-        self.with_room(alias, now, host, |room, context| {
-            after = room.timer(timer, context);
-        });
-        if after == After::Close {
+        let after = self.with_room(alias, now, host, |room, context| room.timer(timer, context));
+        if after == Some(After::Close) {
             self.close_room(alias);
         }
     }
 
-    /// Runs a room with everything it may use, and carries out what it wants.
-    pub(super) fn with_room(
+    /// Runs a room with everything it may use, and carries out what it wants. None where there is no such room, or where
+    /// its code panicked and there is none any more.
+    pub(super) fn with_room<T>(
         &mut self,
         alias: RoomAlias,
         now: Now,
         host: &mut dyn Host,
-        act: impl FnOnce(&mut Room, &mut Context<'_>),
-    ) {
-        let Some(room) = self.rooms.get_mut(&alias) else {
-            return;
-        };
+        act: impl FnOnce(&mut Room, &mut Context<'_>) -> T,
+    ) -> Option<T> {
+        let room = self.rooms.get_mut(&alias)?;
         let (mut out, mut timers, mut tickets) = (Vec::new(), Vec::new(), Vec::new());
         let id = self.id;
         let members_before = room.occupancy();
-        act(
-            room,
-            &mut Context {
-                journal: &mut *self.journal,
-                now,
-                shard: id,
-                out: &mut out,
-                timers: &mut timers,
-                tickets: &mut tickets,
-                can_send: &|shard: ShardId| shard == id || host.can_send(shard),
-                counters: &self.counters,
-            },
-        );
+        let mut context = Context {
+            journal: &mut *self.journal,
+            now,
+            shard: id,
+            out: &mut out,
+            timers: &mut timers,
+            tickets: &mut tickets,
+            can_send: &|shard: ShardId| shard == id || host.can_send(shard),
+            counters: &self.counters,
+        };
+        let outcome = survive(|| act(room, &mut context));
         let gauge = &self.counters.members;
+        let Some(outcome) = outcome else {
+            gauge.sub(members_before);
+            let room = self.rooms.remove(&alias)?;
+            self.room_broke(room, out, now, host);
+            return None;
+        };
         gauge.set(gauge.get() + room.occupancy() - members_before);
         if room.is_dirty() {
             self.dirty_rooms.insert(alias);
@@ -172,6 +167,7 @@ impl Shard {
         for (to, message) in out {
             self.send(to, message, host);
         }
+        Some(outcome)
     }
 
     fn room_for(
@@ -183,23 +179,26 @@ impl Shard {
         if let Some(alias) = self.rooms_by_id.get(id) {
             return Ok(*alias);
         }
+        if let Some(after_ms) = self.closed_for_ms(id, now) {
+            return Err(failed(Some(after_ms)));
+        }
+        let alias = self.begin_room(id)?;
+        self.with_room(alias, now, host, |room, context| room.open(context));
+        Ok(alias)
+    }
+
+    /// A room whose log is still to be opened.
+    pub(super) fn begin_room(&mut self, id: &RoomId) -> Result<RoomAlias, Refusal> {
         let settings = self.room_settings(id.name.namespace())?;
-        let kind = kind::create(&settings.kind).ok_or_else(|| {
-            Refusal::new(
-                ErrorCode::UnknownNamespace,
-                "the namespace's kind is not known here",
-            )
-        })?;
         let handle = self.directory.open(id, self.id).map_err(|full| Refusal {
             code: ErrorCode::Overloaded,
             text: full.to_string(),
             after_ms: Some(FULL_RETRY_MS),
         })?;
-        let room = Room::new(id.clone(), handle.alias, settings, kind);
+        let room = Room::new(id.clone(), handle.alias, settings);
         self.rooms.insert(handle.alias, room);
         self.rooms_by_id.insert(id.clone(), handle.alias);
         self.counters.rooms.set(self.rooms.len() as u64);
-        self.with_room(handle.alias, now, host, |room, context| room.open(context));
         Ok(handle.alias)
     }
 
@@ -226,11 +225,25 @@ impl Shard {
 
     fn close_room(&mut self, alias: RoomAlias) {
         if let Some(room) = self.rooms.remove(&alias) {
-            self.rooms_by_id.remove(room.id());
-            self.directory.close(room.id());
-            self.dirty_rooms.remove(&alias);
-            self.counters.rooms.set(self.rooms.len() as u64);
+            self.strike_out(alias, room.id());
         }
+    }
+
+    /// Forgets that there was a room.
+    pub(super) fn strike_out(&mut self, alias: RoomAlias, id: &RoomId) {
+        self.rooms_by_id.remove(id);
+        self.directory.close(id);
+        self.dirty_rooms.remove(&alias);
+        self.counters.rooms.set(self.rooms.len() as u64);
+    }
+}
+
+/// The answer to a join of a room that has panicked.
+fn failed(after_ms: Option<u64>) -> Refusal {
+    Refusal {
+        code: ErrorCode::Internal,
+        text: "the room failed and is opened again later".to_owned(),
+        after_ms: after_ms.or(Some(FULL_RETRY_MS)),
     }
 }
 

@@ -14,7 +14,7 @@ use roomful_protocol::frame::ServerFrame;
 use roomful_protocol::id::RoomAlias;
 
 use super::message::{ConnectionId, Message, Request};
-use super::{Host, Shard, ShardSettings, Timer};
+use super::{ConnectionTimer, Host, Shard, ShardSettings, Timer};
 use crate::clock::Now;
 use crate::connection::outbox::{Outbox, Sizes};
 use crate::connection::{Outlet, Phase};
@@ -61,17 +61,22 @@ impl Shard {
     /// Writes what is staged, and closes whoever has let too much pile up.
     pub(super) fn flush_staged(&mut self, now: Now, host: &mut dyn Host) {
         for id in std::mem::take(&mut self.staged) {
-            let settings = Arc::clone(&self.settings);
-            let Some(outlet) = self.outlet(id) else {
-                continue;
-            };
-            match &outlet.outbox {
-                Some(outbox) if is_over(outbox.sizes(), &settings) => {
-                    self.close(id, CloseCode::SlowConsumer, now, host);
-                }
-                Some(_) => {}
-                None => self.write(id, &[], now, host),
+            self.guard_connection(id, now, host, |shard, host| {
+                shard.write_staged(id, now, host);
+            });
+        }
+    }
+
+    fn write_staged(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
+        let Some(outlet) = self.outlet(id) else {
+            return;
+        };
+        match &outlet.outbox {
+            Some(outbox) if is_over(outbox.sizes(), &self.settings) => {
+                self.close(id, CloseCode::SlowConsumer, now, host);
             }
+            Some(_) => {}
+            None => self.write(id, &[], now, host),
         }
     }
 
@@ -99,7 +104,8 @@ impl Shard {
             return;
         };
         if !std::mem::replace(&mut connection.stall_armed, true) {
-            self.wheel.set(due_ms, Timer::Stall(id));
+            self.wheel
+                .set(due_ms, Timer::Connection(ConnectionTimer::Stall, id));
         }
     }
 
@@ -149,15 +155,40 @@ impl Shard {
             true if until_ms <= now.monotonic_ms => {
                 self.close(id, CloseCode::SlowConsumer, now, host);
             }
-            true => self.wheel.set(until_ms, Timer::Stall(id)),
+            true => self
+                .wheel
+                .set(until_ms, Timer::Connection(ConnectionTimer::Stall, id)),
         }
     }
 
-    /// Ends a connection with a close frame behind everything that was said to it.
+    /// The peer has closed, and gets its answer.
+    pub(super) fn closed(
+        &mut self,
+        id: ConnectionId,
+        code: Option<u16>,
+        now: Now,
+        host: &mut dyn Host,
+    ) {
+        self.end(id, CloseCode::Normal, wire::closed(code), now, host);
+    }
+
+    /// Ends a connection with a close frame.
     pub(super) fn close(
         &mut self,
         id: ConnectionId,
         code: CloseCode,
+        now: Now,
+        host: &mut dyn Host,
+    ) {
+        self.end(id, code, wire::close(code), now, host);
+    }
+
+    /// Ends a connection with a close frame behind everything that was said to it; it counts as closed with `code`.
+    fn end(
+        &mut self,
+        id: ConnectionId,
+        code: CloseCode,
+        close: Bytes,
         now: Now,
         host: &mut dyn Host,
     ) {
@@ -176,7 +207,7 @@ impl Shard {
         if !staged.is_empty() {
             words.push(staged.into());
         }
-        words.push(wire::close(code));
+        words.push(close);
         // Counted before it is said, so that whoever has read it finds it in the metrics.
         self.drop_connection(id, Some(code), now, host);
         host.finish(id, words);

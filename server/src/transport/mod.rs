@@ -6,6 +6,7 @@
 //! waits but the loop for its events. Rooms, sessions and what frames mean are not known here.
 
 mod calls;
+mod core;
 mod host;
 mod mailbox;
 mod socket;
@@ -22,14 +23,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use mio::{Poll, Waker};
 use roomful_protocol::codec::Encoding;
-use roomful_protocol::id::{Epoch, PlacementKey};
+use roomful_protocol::id::PlacementKey;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+pub use self::core::Core;
 use crate::auth::Authenticator;
-use crate::clock::Clock;
+use crate::clock::{Clock, Now};
+use crate::directory::Directory;
 use crate::http::{Refusal, Upgraded, Upgrades};
 use crate::metrics::ShardCounters;
-use crate::shard::Shared;
 use crate::shard::message::{Message, Origin, ShardId};
 use calls::Calls;
 pub use calls::{Answered, PendingCall};
@@ -45,7 +47,7 @@ pub struct Shards {
 
 #[derive(Debug)]
 struct Inner {
-    shared: Shared,
+    directory: Directory,
     posts: Vec<Post>,
     calls: Calls,
     places: Arc<Semaphore>,
@@ -108,6 +110,8 @@ pub struct TransportSettings {
     pub imbalance_max: usize,
     /// Longest message, in bytes.
     pub message_bytes_max: usize,
+    /// Most fragments of a message.
+    pub fragments_max: u32,
     /// Longest message before the session is open, in bytes.
     pub hello_bytes_max: usize,
     /// Threads that check costly tokens.
@@ -119,12 +123,10 @@ pub struct TransportSettings {
 /// What the threads are made of.
 #[derive(Debug)]
 pub struct Parts {
-    /// What the shards share.
-    pub shared: Shared,
+    /// Which shard a placement key means.
+    pub directory: Directory,
     /// One set of counters a shard; there are as many shards.
     pub counters: Vec<Arc<ShardCounters>>,
-    /// Above every epoch of an earlier process.
-    pub first_epoch: Epoch,
     /// Checks tokens; none on an anonymous server.
     pub authenticator: Option<Arc<Authenticator>>,
     /// The time.
@@ -145,11 +147,14 @@ pub struct Threads {
 }
 
 impl Shards {
-    /// Starts a thread for each shard.
+    /// Starts a thread for each shard, which makes its core by calling `core`.
     ///
     /// # Errors
     /// The system gives no thread or no event queue.
-    pub fn start(parts: Parts) -> std::io::Result<(Self, Threads)> {
+    pub fn start<C: Core>(
+        parts: Parts,
+        core: impl Fn(ShardId, Now) -> C + Clone + Send + 'static,
+    ) -> std::io::Result<(Self, Threads)> {
         let settings = parts.settings;
         let mut posts = Vec::new();
         let mut polls = Vec::new();
@@ -181,19 +186,17 @@ impl Shards {
                 id,
                 poll,
                 mailbox: Arc::clone(&post.mailbox),
-                shared: parts.shared.clone(),
                 counters,
-                first_epoch: parts.first_epoch,
                 clock: parts.clock.clone(),
                 posts: posts.clone(),
                 calls: calls.clone(),
                 verifier: verifier.clone(),
                 settings,
             };
-            handles.push((id, thread.start()?));
+            handles.push((id, thread.start(core.clone())?));
         }
         let inner = Inner {
-            shared: parts.shared,
+            directory: parts.directory,
             posts,
             calls,
             places: Arc::new(Semaphore::new(
@@ -230,10 +233,10 @@ impl Shards {
             .sum()
     }
 
-    /// What the shards share.
+    /// The rooms, and where each is at home.
     #[must_use]
-    pub fn shared(&self) -> &Shared {
-        &self.inner.shared
+    pub fn directory(&self) -> &Directory {
+        &self.inner.directory
     }
 
     /// Calls one shard, which answers once.
@@ -254,7 +257,7 @@ impl Shards {
         let loads: Vec<usize> = self.inner.posts.iter().map(load).collect();
         let least = (0..).zip(&loads).min_by_key(|(_, load)| **load);
         let (least, least_load) = least.map_or((0, 0), |(index, load)| (index, *load));
-        let home = key.map(|key| self.inner.shared.directory.shard_of(key));
+        let home = key.map(|key| self.inner.directory.shard_of(key));
         let close = |home: &ShardId| {
             let load = loads
                 .get(usize::from(home.0))

@@ -4,7 +4,8 @@
 //! due; reads everybody who is ready; takes the mail; buries a few of those who have ended; looks at the timers;
 //! and then lets the core hand out what came together, so that what several publish in one moment leaves in one
 //! write a member. There is no task and no buffer per connection.
-//! A panic while a connection's input is handled ends that connection; any other ends the thread.
+//! A panic while a connection is read ends that connection; the core has guards of its own, and any other panic ends
+//! the thread.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,30 +18,26 @@ use std::time::Duration;
 use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
-use roomful_protocol::error::CloseCode;
-use roomful_protocol::id::Epoch;
 use roomful_protocol::websocket::{ReadLimits, Reader, Role, WebSocketEvent};
 
 use super::calls::Calls;
+use super::core::Core;
 use super::host::{ENDS_MAX, ThreadHost};
 use super::mailbox::{Letter, Mailbox};
 use super::socket::{Heard, READS_MAX};
 use super::verifier::Verifier;
 use super::{Opened, Post, TransportSettings};
-use crate::clock::Clock;
-use crate::journal::memory::MemoryJournal;
-use crate::metrics::ShardCounters;
+use crate::clock::{Clock, Now};
+use crate::metrics::{PanicPlace, ShardCounters};
+use crate::shard::Input;
 use crate::shard::message::{ConnectionId, ShardId};
-use crate::shard::{Input, Shard, Shared};
 
 /// What a thread is made of.
 pub(super) struct Thread {
     pub(super) id: ShardId,
     pub(super) poll: Poll,
     pub(super) mailbox: Arc<Mailbox>,
-    pub(super) shared: Shared,
     pub(super) counters: Arc<ShardCounters>,
-    pub(super) first_epoch: Epoch,
     pub(super) clock: Clock,
     pub(super) posts: Vec<Post>,
     pub(super) calls: Calls,
@@ -52,29 +49,25 @@ pub(super) struct Thread {
 pub(super) const MAIL: Token = Token(usize::MAX);
 
 impl Thread {
-    /// Starts the thread.
+    /// Starts the thread, which makes its core itself.
     ///
     /// # Errors
     /// The system gives no thread.
-    pub(super) fn start(self) -> io::Result<JoinHandle<()>> {
+    pub(super) fn start<C: Core>(
+        self,
+        core: impl FnOnce(ShardId, Now) -> C + Send + 'static,
+    ) -> io::Result<JoinHandle<()>> {
         let name = format!("shard-{}", self.id.0);
         std::thread::Builder::new().name(name).spawn(move || {
-            let (mailbox, poll, mut driver) = self.into_driver();
+            let core = core(self.id, self.clock.now());
+            let (mailbox, poll, mut driver) = self.into_driver(core);
             if let Err(error) = driver.run(poll, &mailbox) {
                 tracing::error!(%error, "a shard can't wait for its sockets any more");
             }
         })
     }
 
-    fn into_driver(self) -> (Arc<Mailbox>, Poll, Driver) {
-        let journal = Box::new(MemoryJournal::new(self.first_epoch));
-        let shard = Shard::new(
-            self.id,
-            self.shared,
-            journal,
-            self.counters,
-            self.clock.now(),
-        );
+    fn into_driver<C: Core>(self, core: C) -> (Arc<Mailbox>, Poll, Driver<C>) {
         let host = ThreadHost::new(
             self.id,
             self.clock.clone(),
@@ -84,7 +77,8 @@ impl Thread {
             self.settings.turn_budget,
         );
         let driver = Driver {
-            shard,
+            core,
+            counters: self.counters,
             host,
             clock: self.clock,
             settings: self.settings,
@@ -96,8 +90,9 @@ impl Thread {
 }
 
 /// The core and everything that it needs.
-struct Driver {
-    shard: Shard,
+struct Driver<C> {
+    core: C,
+    counters: Arc<ShardCounters>,
     host: ThreadHost,
     clock: Clock,
     settings: TransportSettings,
@@ -107,7 +102,7 @@ struct Driver {
     ended: VecDeque<ConnectionId>,
 }
 
-impl Driver {
+impl<C: Core> Driver<C> {
     /// # Errors
     /// The kernel tells of sockets no more.
     fn run(&mut self, mut poll: Poll, mailbox: &Mailbox) -> io::Result<()> {
@@ -140,10 +135,10 @@ impl Driver {
 
     /// How long nothing has to be done unless somebody tells.
     fn wait(&self) -> Option<Duration> {
-        if !self.host.again.is_empty() || !self.ended.is_empty() || !self.shard.is_idle() {
+        if !self.host.again.is_empty() || !self.ended.is_empty() || !self.core.is_idle() {
             return Some(Duration::ZERO);
         }
-        let due = [self.shard.next_tick_ms(), self.host.next_goodbye_ms()];
+        let due = [self.core.next_tick_ms(), self.host.next_goodbye_ms()];
         let next_ms = due.into_iter().flatten().min()?;
         Some(Duration::from_millis(
             next_ms.saturating_sub(self.clock.monotonic_ms()),
@@ -164,7 +159,7 @@ impl Driver {
     fn keep_time(&mut self) {
         let now_ms = self.clock.monotonic_ms();
         if self
-            .shard
+            .core
             .next_tick_ms()
             .is_some_and(|due_ms| due_ms <= now_ms)
         {
@@ -175,9 +170,9 @@ impl Driver {
 
     /// Ends the turn. What its time didn't suffice for goes on in the next one.
     fn end_turn(&mut self) {
-        if !self.shard.is_idle() {
+        if !self.core.is_idle() {
             self.host.begin_turn();
-            self.shard.flush(self.clock.now(), &mut self.host);
+            self.core.flush(self.clock.now(), &mut self.host);
             self.settle();
         }
     }
@@ -243,10 +238,11 @@ impl Driver {
         self.buffer = buffer;
     }
 
-    /// Handles what a connection has sent. A panic ends the connection.
+    /// Reads a connection, or handles what was read. A panic ends the connection.
     fn guarded(&mut self, connection: ConnectionId, handle: impl FnOnce(&mut Self)) {
         if catch_unwind(AssertUnwindSafe(|| handle(self))).is_err() {
-            tracing::error!("handling a connection's input panicked; the connection is closed");
+            self.counters.panics.of(PanicPlace::Connection).add(1);
+            tracing::error!("reading a connection panicked; it is closed");
             self.step(Input::Gone { connection });
         }
     }
@@ -254,7 +250,7 @@ impl Driver {
     /// Reads what is there, as far as the connection may be read now.
     fn read(&mut self, connection: ConnectionId, buffer: &mut [u8]) {
         for _ in 0..READS_MAX {
-            if !self.shard.is_reading(connection) {
+            if !self.core.is_reading(connection) {
                 return;
             }
             let Some(socket) = self.host.socket_mut(connection) else {
@@ -287,14 +283,15 @@ impl Driver {
         let now = self.clock.now();
         let limits = self.limits(connection);
         let mut input = bytes;
-        while self.shard.is_reading(connection) {
+        while self.core.is_reading(connection) {
             let event = match reader.next(&mut input, &limits) {
                 Ok(Some(event)) => event,
                 Ok(None) => break,
                 Err(violation) => {
                     tracing::debug!(%violation, "a connection broke the WebSocket protocol");
+                    self.counters.violations.of(violation.into()).add(1);
                     let code = violation.close_code();
-                    self.shard
+                    self.core
                         .step(Input::Close { connection, code }, now, &mut self.host);
                     break;
                 }
@@ -310,12 +307,9 @@ impl Driver {
                     payload,
                 },
                 WebSocketEvent::Pong(_) => Input::Pong { connection },
-                WebSocketEvent::Close { .. } => Input::Close {
-                    connection,
-                    code: CloseCode::Normal,
-                },
+                WebSocketEvent::Close { code, .. } => Input::Closed { connection, code },
             };
-            self.shard.step(input, now, &mut self.host);
+            self.core.step(input, now, &mut self.host);
         }
         // One that says goodbye has nothing to hear any more.
         let socket = self.host.socket_mut(connection);
@@ -328,17 +322,17 @@ impl Driver {
 
     fn limits(&self, connection: ConnectionId) -> ReadLimits {
         let mut bytes = self.settings.message_bytes_max;
-        if !self.shard.is_open(connection) {
+        if !self.core.is_open(connection) {
             bytes = bytes.min(self.settings.hello_bytes_max);
         }
         ReadLimits {
             message_bytes_max: bytes,
-            ..ReadLimits::default()
+            fragments_max: self.settings.fragments_max,
         }
     }
 
     fn step(&mut self, input: Input<'_>) {
-        self.shard.step(input, self.clock.now(), &mut self.host);
+        self.core.step(input, self.clock.now(), &mut self.host);
         self.settle();
     }
 
@@ -349,7 +343,7 @@ impl Driver {
                 connection,
                 outcome,
             };
-            self.shard.step(input, self.clock.now(), &mut self.host);
+            self.core.step(input, self.clock.now(), &mut self.host);
         }
         self.ended.append(&mut self.host.wants.broken);
         self.host.wake_touched();

@@ -19,6 +19,7 @@ mod client;
 mod journal;
 mod world;
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use world::{Tally, World};
@@ -35,7 +36,8 @@ fn the_promises_hold_whatever_goes_wrong() {
         match outcome {
             Ok(one) => tally += one,
             Err(panic) => {
-                eprintln!("seed {seed}: replay with ROOMFUL_SIMULATION_SEED={seed}");
+                println!("simulation: failed at seed {seed}: {}", reason(&*panic));
+                println!("replay with ROOMFUL_SIMULATION_SEED={seed}");
                 resume_unwind(panic);
             }
         }
@@ -79,6 +81,14 @@ fn simulate(seed: u64) -> Tally {
     world.check();
     world.empty();
     world.tally()
+}
+
+/// The first line of what a panic says.
+fn reason(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.and_then(|text| text.lines().next())
+        .unwrap_or("a panic without words")
 }
 
 fn seeds() -> std::ops::Range<u64> {

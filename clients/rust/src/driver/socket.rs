@@ -98,10 +98,10 @@ impl From<tungstenite::Error> for NotOpened {
             tungstenite::Error::Http(response) => response.headers().get("retry-after"),
             _ => None,
         };
-        let seconds = after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        let seconds = after.and_then(|value| value.to_str().ok()?.trim().parse::<u32>().ok());
         Self {
             text: error.to_string(),
-            after: seconds.map(Duration::from_secs),
+            after: seconds.map(|seconds| Duration::from_secs(seconds.into())),
         }
     }
 }
@@ -309,6 +309,7 @@ mod tests {
         };
         assert_eq!(refused(Some("7")), Some(Duration::from_secs(7)));
         assert_eq!(refused(Some("soon")), None);
+        assert_eq!(refused(Some("18446744073709551615")), None);
         assert_eq!(refused(None), None);
     }
 }

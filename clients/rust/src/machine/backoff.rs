@@ -47,6 +47,12 @@ impl Backoff {
         wait + fraction(self.base, random)
     }
 
+    /// Counts a failure to connect: what the server has asked for goes first, and what [`Backoff::next`] gives on top.
+    /// Others were asked the same, and a server that asks again and again has too many of them.
+    pub(super) fn next_more(&mut self, asked: Option<Duration>, random: u64) -> Duration {
+        asked.unwrap_or_default() + self.next(random)
+    }
+
     pub(super) fn reset(&mut self) {
         self.failures = 0;
     }
@@ -63,9 +69,9 @@ mod tests {
 
     #[test]
     fn the_ceiling_doubles_up_to_its_own_and_the_floor_stays_zero() {
-        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(20));
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
         let ceilings =
-            [500, 1_000, 2_000, 4_000, 8_000, 16_000, 20_000, 20_000].map(Duration::from_millis);
+            [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000].map(Duration::from_millis);
         for ceiling in ceilings {
             let micros = u64::try_from(ceiling.as_micros()).unwrap();
             assert_eq!(backoff.clone().next(micros), ceiling);
@@ -73,15 +79,30 @@ mod tests {
             backoff.next(7);
         }
         for _ in 0..100 {
-            assert!(backoff.next(u64::MAX) <= Duration::from_secs(20));
+            assert!(backoff.next(u64::MAX) <= Duration::from_secs(30));
         }
         backoff.reset();
         assert!(backoff.next(u64::MAX) <= Duration::from_millis(500));
     }
 
     #[test]
+    fn what_the_server_asks_for_goes_first_and_the_jitter_grows() {
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+        let asked = Duration::from_secs(5);
+        for ceiling in [500, 1_000, 2_000].map(Duration::from_millis) {
+            let micros = u64::try_from(ceiling.as_micros()).unwrap();
+            assert_eq!(
+                backoff.clone().next_more(Some(asked), micros),
+                asked + ceiling
+            );
+            assert_eq!(backoff.next_more(Some(asked), 0), asked);
+        }
+        assert_eq!(backoff.next_more(None, 4_000_000), Duration::from_secs(4));
+    }
+
+    #[test]
     fn now_is_believed_once() {
-        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(20));
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
         assert_eq!(backoff.next_after_now(400_000), Duration::ZERO);
         assert_eq!(backoff.next_after_now(400_000), Duration::from_millis(400));
     }

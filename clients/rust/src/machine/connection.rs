@@ -384,13 +384,10 @@ impl Machine {
     fn verdict(&mut self, cause: Cause, random: u64) -> Result<Duration, CloseReason> {
         let hint = self.reconnect_after.take();
         match cause {
-            Cause::NotOpened {
-                after: Some(after), ..
-            } => Ok(self.backoff.next_after(after, random)),
-            Cause::Network(_)
-            | Cause::NotOpened { after: None, .. }
-            | Cause::Timeout(_)
-            | Cause::Token(_) => Ok(self.backoff.next(random)),
+            Cause::NotOpened { after, .. } => Ok(self.backoff.next_more(after, random)),
+            // A server that says goodbye may be gone before its close frame is.
+            Cause::Network(_) => Ok(self.backoff.next_more(hint, random)),
+            Cause::Timeout(_) | Cause::Token(_) => Ok(self.backoff.next(random)),
             Cause::Silence | Cause::Gap => Ok(self.backoff.next_after_now(random)),
             Cause::HelloRefused(refusal) => {
                 let text = refusal.text.clone();
@@ -426,10 +423,7 @@ impl Machine {
                 self.token.forget();
                 Ok(self.backoff.next_after_now(random))
             }
-            Some(Retry::After) | None => Ok(match after {
-                Some(after) => self.backoff.next_after(after, random),
-                None => self.backoff.next(random),
-            }),
+            Some(Retry::After) | None => Ok(self.backoff.next_more(after, random)),
         }
     }
 

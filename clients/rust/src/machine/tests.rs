@@ -43,7 +43,7 @@ impl Bench {
             has_token_source: false,
             producer: ProducerId(99),
             reconnect_base: Duration::from_millis(500),
-            reconnect_max: Duration::from_secs(20),
+            reconnect_max: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(10),
             publishes_max: 4,
@@ -675,6 +675,17 @@ fn goaway_sets_the_delay_and_the_resume_token() {
     assert!(
         matches!(&sent[0], ClientFrame::Hello(hello) if hello.resume.as_deref() == Some("resume-2"))
     );
+}
+
+#[test]
+fn goaway_holds_also_where_the_server_is_gone_without_a_close() {
+    let mut bench = Bench::joined();
+    bench.frame(Goaway {
+        reconnect_after_ms: 3_000,
+        resume: "resume-2".to_owned(),
+    });
+    bench.step(Input::Closed(None));
+    assert_eq!(bench.wait(), Duration::from_secs(3));
 }
 
 #[test]

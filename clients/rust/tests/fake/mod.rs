@@ -12,7 +12,7 @@ use roomful_protocol::frame::{
 };
 use roomful_protocol::id::RequestId;
 use roomful_protocol::limits::Limits;
-use tokio::io::{DuplexStream, duplex};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
@@ -48,6 +48,16 @@ impl Server {
                 ..Options::default()
             },
         )
+    }
+
+    /// Answers the next handshake with these bytes instead.
+    pub(crate) async fn refuse(&mut self, answer: &str) {
+        let mut socket = self.sockets.recv().await.expect("a client connects");
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            socket.read_buf(&mut request).await.unwrap();
+        }
+        socket.write_all(answer.as_bytes()).await.unwrap();
     }
 
     /// The next connection, after the handshake.

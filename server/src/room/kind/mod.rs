@@ -61,11 +61,9 @@ pub const REGISTRY: &[(&str, Create)] = &[("relay", || Box::new(Relay))];
 /// Begins a room of a kind.
 pub type Create = fn() -> Box<dyn RoomKind>;
 
-/// A new room of the named kind.
+/// What begins a room of the named kind.
 #[must_use]
-pub fn create(name: &str) -> Option<Box<dyn RoomKind>> {
-    REGISTRY
-        .iter()
-        .find(|(known, _)| *known == name)
-        .map(|(_, create)| create())
+pub fn named(name: &str) -> Option<Create> {
+    let (_, create) = REGISTRY.iter().find(|(known, _)| *known == name)?;
+    Some(*create)
 }

@@ -1,0 +1,256 @@
+//! `cargo xtask mutants`: whether the simulation finds bugs that are planted.
+//!
+//! Each patch in `tests/mutants` plants one bug and says in its first line which. A copy of the workspace in the target directory gets one patch
+//! after the other, and the simulation runs there over a thousand seeds: a bug that none of them finds is a check that is missing, and fails
+//! the command. So does a patch that no longer applies. The sources themselves are never touched.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::console;
+use crate::context::Context;
+use crate::run;
+use crate::summary::Counts;
+
+/// Which of the planted bugs to look for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent<'a> {
+    /// Every one of them.
+    All,
+    /// Those whose name contains this.
+    Named(&'a str),
+    /// The first; of the others only whether they can still be planted.
+    First,
+}
+
+/// Plants bugs and counts those that are found as passed.
+pub(crate) fn check(context: &Context, extent: Extent<'_>) -> (Counts, Result<()>) {
+    let mut counts = Counts::default();
+    let outcome = hunt(context, extent, &mut counts);
+    (counts, outcome)
+}
+
+fn hunt(context: &Context, extent: Extent<'_>, counts: &mut Counts) -> Result<()> {
+    let mutants = Mutant::all(context)?;
+    let copy = Copy::new(context)?;
+    copy.refresh(context)?;
+    for mutant in &mutants {
+        copy.apply(mutant, true)?;
+    }
+    console::say(&format!("{} patches apply", mutants.len()));
+    let wanted = mutants
+        .iter()
+        .enumerate()
+        .filter(|(index, mutant)| match extent {
+            Extent::All => true,
+            Extent::Named(part) => mutant.name.contains(part),
+            Extent::First => *index == 0,
+        });
+    let mut survivors = Vec::new();
+    for (_, mutant) in wanted {
+        copy.refresh(context)?;
+        copy.apply(mutant, false)?;
+        console::say(&format!("\n{}: {}", mutant.name, mutant.about));
+        if let Some(found) = copy.simulate()? {
+            counts.add(Counts::PASSED);
+            console::say(&format!("  found at {found}"));
+        } else {
+            counts.add(Counts::FAILED);
+            console::say("  NOT FOUND");
+            survivors.push(mutant.name.as_str());
+        }
+    }
+    copy.refresh(context)?;
+    ensure!(!counts.is_empty(), "no planted bug of that name");
+    ensure!(
+        survivors.is_empty(),
+        "not found by {SEEDS} seeds: {}",
+        survivors.join(", ")
+    );
+    Ok(())
+}
+
+/// A planted bug.
+#[derive(Debug)]
+struct Mutant {
+    name: String,
+    /// What the bug is: the patch's first line.
+    about: String,
+    patch: PathBuf,
+}
+
+impl Mutant {
+    /// All of them, by name.
+    fn all(context: &Context) -> Result<Vec<Self>> {
+        let dir = context.root.join("tests/mutants");
+        let mut mutants = Vec::new();
+        for entry in fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))? {
+            let patch = entry?.path();
+            let text = fs::read_to_string(&patch)?;
+            let about = text
+                .lines()
+                .next()
+                .and_then(|line| line.strip_prefix("# "))
+                .with_context(|| {
+                    format!(
+                        "{}: the first line says `# what it plants`",
+                        patch.display()
+                    )
+                })?;
+            let name = patch
+                .file_stem()
+                .context("a file has a name")?
+                .to_string_lossy()
+                .into_owned();
+            mutants.push(Self {
+                name,
+                about: about.to_owned(),
+                patch,
+            });
+        }
+        mutants.sort_by(|a, b| a.name.cmp(&b.name));
+        ensure!(
+            !mutants.is_empty(),
+            "there are no patches in {}",
+            dir.display()
+        );
+        Ok(mutants)
+    }
+}
+
+/// A copy of the workspace, with a target directory of its own.
+#[derive(Debug)]
+struct Copy {
+    dir: PathBuf,
+    target: PathBuf,
+}
+
+impl Copy {
+    fn new(context: &Context) -> Result<Self> {
+        let base = context.target.join("mutants");
+        let (dir, target) = (base.join("workspace"), base.join("target"));
+        fs::create_dir_all(&dir)?;
+        Ok(Self { dir, target })
+    }
+
+    /// Makes the copy what the workspace is. Files that are the same stay as they are, so that cargo builds only what a patch has changed.
+    fn refresh(&self, context: &Context) -> Result<()> {
+        let wanted = tracked(context)?;
+        for name in &wanted {
+            let Ok(bytes) = fs::read(context.root.join(name)) else {
+                continue;
+            };
+            let to = self.dir.join(name);
+            if fs::read(&to).is_ok_and(|there| there == bytes) {
+                continue;
+            }
+            if let Some(parent) = to.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            fs::write(&to, bytes).with_context(|| format!("cannot write {}", to.display()))?;
+        }
+        for name in files_below(&self.dir, &self.dir)? {
+            if !wanted.contains(&name) && name != "Cargo.lock" {
+                fs::remove_file(self.dir.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies a patch, or only looks whether it could be.
+    fn apply(&self, mutant: &Mutant, only_check: bool) -> Result<()> {
+        let mut git = Command::new("git");
+        git.args(["apply", "-C1"]);
+        if only_check {
+            git.arg("--check");
+        }
+        // Inside a repository git would take the paths from its root and silently leave out what is elsewhere.
+        git.arg(&mutant.patch)
+            .current_dir(&self.dir)
+            .env("GIT_CEILING_DIRECTORIES", ceiling(&self.dir));
+        let status = git.status().context("cannot start git")?;
+        ensure!(
+            status.success(),
+            "{} does not apply any more; make the patch anew",
+            mutant.name
+        );
+        Ok(())
+    }
+
+    /// Runs the simulation: the seed that failed and why, or none if all went well.
+    fn simulate(&self) -> Result<Option<String>> {
+        let line = "cargo test -q -p roomful-server --test simulation --no-run";
+        if !self.cargo(line).status()?.success() {
+            bail!("the copy does not build with the patch");
+        }
+        let line = "cargo test -q -p roomful-server --test simulation -- --nocapture";
+        let output = self
+            .cargo(line)
+            .env("ROOMFUL_SIMULATION_SEEDS", SEEDS.to_string())
+            .stderr(Stdio::null())
+            .output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let found = text
+            .lines()
+            .find_map(|line| line.split_once(FAILED).map(|(_, rest)| rest.to_owned()));
+        ensure!(
+            found.is_some() || output.status.success(),
+            "the simulation stopped without naming a seed:\n{text}"
+        );
+        Ok(found)
+    }
+
+    fn cargo(&self, line: &str) -> Command {
+        let mut words = line.split(' ');
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command
+            .args(words)
+            .current_dir(&self.dir)
+            .env("CARGO_TARGET_DIR", &self.target);
+        command
+    }
+}
+
+/// What git knows or would know, by name below the root.
+fn tracked(context: &Context) -> Result<BTreeSet<String>> {
+    let root = context.root.display().to_string();
+    let arguments = [
+        "-C",
+        &root,
+        "ls-files",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ];
+    let listing = run::output("git", &arguments).context("cannot list the files that git knows")?;
+    Ok(listing.lines().map(str::to_owned).collect())
+}
+
+fn files_below(dir: &Path, root: &Path) -> Result<Vec<String>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            files.extend(files_below(&path, root)?);
+        } else {
+            let name = path.strip_prefix(root)?;
+            files.push(name.display().to_string());
+        }
+    }
+    Ok(files)
+}
+
+/// The directory that git must not look above of.
+fn ceiling(dir: &Path) -> &Path {
+    dir.parent().unwrap_or(dir)
+}
+
+/// Within how many seeds a bug has to be found.
+const SEEDS: u32 = 1_000;
+
+/// What the simulation prints in front of the seed that failed.
+const FAILED: &str = "simulation: failed at ";
