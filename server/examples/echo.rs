@@ -13,6 +13,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use clap::Parser;
 use roomful_protocol::websocket::OpCode;
+use roomful_server::admission::Admission;
+use roomful_server::admission::client::Trust;
 use roomful_server::app;
 use roomful_server::clock::{Clock, Now};
 use roomful_server::config::Config;
@@ -71,13 +73,15 @@ async fn serve(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> 
         settings: arguments.transport(),
     };
     let (shards, _threads) = Shards::start(parts, |_shard, _now| Echo::default())?;
+    let limits = app::admission_limits(&Config::default());
+    let admission = Admission::new(limits, Trust::none());
     let site = http::Shared {
         metrics,
         readiness: Readiness::new(),
         tasks,
         limits: Limits::default(),
     };
-    let site = Site::plain(site, Arc::new(shards), OriginRule::SameHost);
+    let site = Site::plain(site, admission, Arc::new(shards), OriginRule::SameHost);
     let unsent = u32::try_from(Config::default().connection.kernel_unsent_bytes_max)?;
     let listener = http::listen(arguments.listen, unsent)?;
     http::serve(listener, site, Shutdown::new()).await?;

@@ -15,6 +15,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::admin::key::{AdminKey, AdminKeyError};
 use crate::admin::{self, Admin, AdminSettings};
+use crate::admission::client::Trust;
+use crate::admission::{self, Admission, descriptors};
 use crate::auth::Authenticator;
 use crate::clock::Clock;
 use crate::config::{
@@ -116,12 +118,14 @@ struct App {
     tasks: Tasks,
     readiness: Readiness,
     origins: OriginRule,
+    admission: Admission,
     end: ShutdownConfig,
 }
 
 impl App {
     async fn start(config: &Config) -> Result<Self, RunError> {
         let clock = Clock::system();
+        raise_descriptors();
         let origins = origin_rule(config)?;
         let authenticator = authenticator(config)?;
         let unsent = u32::try_from(config.connection.kernel_unsent_bytes_max).unwrap_or(u32::MAX);
@@ -170,6 +174,7 @@ impl App {
             tasks,
             readiness: Readiness::new(),
             origins,
+            admission: Admission::new(admission_limits(config), trust(config)),
             end: config.shutdown.clone(),
         })
     }
@@ -184,7 +189,13 @@ impl App {
             tasks: self.tasks.clone(),
             limits: Limits::default(),
         };
-        let public = Site::public(site.clone(), Arc::new(self.shards.clone()), self.origins);
+        let public = Site::public(
+            site.clone(),
+            self.admission.clone(),
+            Arc::new(self.shards.clone()),
+            self.origins,
+        );
+        let admin = Site::admin(site, self.admission.for_operators(), self.operations);
         let span = tracing::Span::none;
         self.tasks.spawn(
             "listener",
@@ -194,11 +205,7 @@ impl App {
         self.tasks.spawn(
             "listener",
             span(),
-            http::serve(
-                self.admin,
-                Site::admin(site, self.operations),
-                shutdown.clone(),
-            ),
+            http::serve(self.admin, admin, shutdown.clone()),
         );
         self.readiness.ready();
         tokio::select! {
@@ -259,6 +266,16 @@ async fn listen(
 
 fn is_taken(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrInUse
+}
+
+/// Each connection takes a descriptor, and the usual soft limit is made for programs of another kind.
+fn raise_descriptors() {
+    match descriptors::raise() {
+        Ok(limit) => tracing::debug!(limit, "file descriptors"),
+        Err(error) => {
+            tracing::warn!(%error, "the limit of file descriptors can't be raised; it bounds the connections");
+        }
+    }
 }
 
 /// Comes back when a shard's thread has ended.
@@ -404,6 +421,32 @@ fn room_settings(namespace: &NamespaceConfig, config: &Config) -> RoomSettings {
         chunk_entries_max: namespace.catch_up_entries_max,
         chunk_bytes_max: namespace.catch_up_bytes_max,
         empty_ms: config.session.retention_ms,
+    }
+}
+
+/// What the configuration says about how many may come in.
+#[must_use]
+pub fn admission_limits(config: &Config) -> admission::Limits {
+    let admission = &config.admission;
+    admission::Limits {
+        connections_per_address_max: admission.connections_per_address_max,
+        unauthenticated_per_address_max: admission.unauthenticated_per_address_max,
+        limit_loopback: admission.limit_loopback,
+        http_connections_max: admission.http_connections_max,
+        unauthenticated_max: admission.unauthenticated_max,
+        connects: admission::budget::Rate {
+            per_s: admission.connects_per_s,
+            burst: admission.connects_burst,
+        },
+        descriptors_reserved: admission.descriptors_reserved,
+    }
+}
+
+fn trust(config: &Config) -> Trust {
+    Trust {
+        networks: config.listen.trusted_proxies.clone(),
+        proxy_protocol: config.listen.proxy_protocol,
+        header: config.listen.forwarded_header,
     }
 }
 

@@ -5,7 +5,7 @@
 //! one place.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::{Extension, Request, State};
@@ -16,6 +16,7 @@ use roomful_protocol::error::ErrorCode;
 
 use super::failure::Failure;
 use super::{AUDIT, Admin};
+use crate::admission::address::Address;
 use crate::connection::{Bucket, Rate};
 use crate::http::{PeerContext, names_loopback};
 use crate::metrics::AdminDenial;
@@ -28,17 +29,17 @@ pub(super) async fn check(
     request: Request,
     next: Next,
 ) -> Response {
-    let peer = peer.peer();
-    let denied = match admin.judge(&request, peer.ip()) {
+    let client = peer.client;
+    let denied = match admin.judge(&request, client) {
         Ok(()) => return next.run(request).await,
         Err(denied) => denied,
     };
     admin.parts().metrics.admin_denied(denied.reason());
     // A flood of these is as long as an attack, and all its lines say the same.
     if let Denied::Limited { .. } = denied {
-        tracing::debug!(target: AUDIT, %peer, outcome = ?denied);
+        tracing::debug!(target: AUDIT, %client, outcome = ?denied);
     } else {
-        tracing::warn!(target: AUDIT, %peer, outcome = ?denied);
+        tracing::warn!(target: AUDIT, %client, outcome = ?denied);
     }
     denied.answer()
 }
@@ -137,7 +138,7 @@ fn shown_key(headers: &HeaderMap) -> Option<&[u8]> {
 pub(super) struct Guesses {
     rate: Rate,
     /// Held for one comparison.
-    buckets: Mutex<HashMap<Option<IpAddr>, Bucket>>,
+    buckets: Mutex<HashMap<Option<Address>, Bucket>>,
 }
 
 impl Guesses {
@@ -156,9 +157,9 @@ impl Guesses {
         is_right: impl FnOnce() -> bool,
     ) -> Result<(), Denied> {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        let network = network(address);
-        let known = buckets.contains_key(&Some(network)) || buckets.len() < ADDRESSES_MAX;
-        let key = known.then_some(network);
+        let address = Address::of(address);
+        let known = buckets.contains_key(&Some(address)) || buckets.len() < ADDRESSES_MAX;
+        let key = known.then_some(address);
         let full = Bucket::full(self.rate, now_ms);
         let mut bucket = buckets.get(&key).copied().unwrap_or(full);
         bucket
@@ -173,17 +174,6 @@ impl Guesses {
         }
         buckets.insert(key, bucket);
         Err(Denied::Wrong)
-    }
-}
-
-/// Whom an address belongs to: an IPv6 host has a /64 to choose from.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => {
-            let bits = address.to_bits() >> 64 << 64;
-            IpAddr::V6(Ipv6Addr::from_bits(bits))
-        }
     }
 }
 

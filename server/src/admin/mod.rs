@@ -15,7 +15,7 @@ pub mod key;
 mod rooms;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -148,7 +148,7 @@ impl Admin {
     async fn act(
         &self,
         act: &'static str,
-        peer: SocketAddr,
+        client: IpAddr,
         work: impl AsyncFnOnce(&mut Target) -> Outcome,
     ) -> Response {
         let mut target = Target::default();
@@ -159,11 +159,11 @@ impl Admin {
         let Target { tenant, on } = target;
         match &outcome {
             Ok(_) => {
-                tracing::info!(target: AUDIT, %peer, act, tenant, ?on, outcome = "done");
+                tracing::info!(target: AUDIT, %client, act, tenant, ?on, outcome = "done");
             }
             Err(failure) => {
                 let (outcome, text) = (failure.name(), failure.text());
-                tracing::warn!(target: AUDIT, %peer, act, tenant, ?on, outcome, text);
+                tracing::warn!(target: AUDIT, %client, act, tenant, ?on, outcome, text);
             }
         }
         match outcome {

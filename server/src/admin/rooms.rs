@@ -63,7 +63,7 @@ pub(super) async fn list(
         let next = rooms.last().copied().filter(|_| names.len() > limit);
         json(&Page { rooms, next })
     };
-    admin.act("rooms", peer.peer(), work).await
+    admin.act("rooms", peer.client, work).await
 }
 
 /// `GET /v1/rooms/{room}`: what the room is like.
@@ -100,7 +100,7 @@ pub(super) async fn describe(
             durability,
         })
     };
-    admin.act("room", peer.peer(), work).await
+    admin.act("room", peer.client, work).await
 }
 
 /// `GET /v1/rooms/{room}/members`: the members, page by page.
@@ -160,7 +160,7 @@ pub(super) async fn members(
             next: page.next,
         })
     };
-    admin.act("members", peer.peer(), work).await
+    admin.act("members", peer.client, work).await
 }
 
 /// `POST /v1/rooms/{room}/publish`: into the log, in a user's name.
@@ -214,7 +214,7 @@ pub(super) async fn publish(
             durability: admin.namespace(&room)?.durability,
         })
     };
-    admin.act("publish", peer.peer(), work).await
+    admin.act("publish", peer.client, work).await
 }
 
 impl Admin {

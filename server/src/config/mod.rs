@@ -23,13 +23,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 
-pub use choice::{Algorithm, LogFilter, LogFormat, RoomKind, WebOrigin};
+pub use choice::{Algorithm, ForwardedHeader, LogFilter, LogFormat, RoomKind, WebOrigin};
 pub use key::{KeyConfig, KeySource};
 pub use problem::{Place, Problem, Problems};
 pub use secret::{Secret, SecretKey};
 pub use sections::{
-    AdminConfig, AuthConfig, ConnectionConfig, ListenConfig, LogConfig, NamespaceConfig,
-    NodeConfig, PlacementConfig, SessionConfig, ShardConfig, ShutdownConfig,
+    AdminConfig, AdmissionConfig, AuthConfig, ConnectionConfig, ListenConfig, LogConfig,
+    NamespaceConfig, NodeConfig, PlacementConfig, SessionConfig, ShardConfig, ShutdownConfig,
 };
 pub use source::{Flag, Sources};
 
@@ -52,6 +52,8 @@ pub struct Config {
     pub admin: AdminConfig,
     /// `[connection]`
     pub connection: ConnectionConfig,
+    /// `[admission]`
+    pub admission: AdmissionConfig,
     /// `[session]`
     pub session: SessionConfig,
     /// `[placement]`
@@ -164,6 +166,7 @@ impl Config {
             ("auth", &mut self.auth),
             ("admin", &mut self.admin),
             ("connection", &mut self.connection),
+            ("admission", &mut self.admission),
             ("session", &mut self.session),
             ("placement", &mut self.placement),
             ("shard", &mut self.shard),
@@ -256,6 +259,7 @@ impl Default for Config {
             auth: AuthConfig::default(),
             admin: AdminConfig::default(),
             connection: ConnectionConfig::default(),
+            admission: AdmissionConfig::default(),
             session: SessionConfig::default(),
             placement: PlacementConfig::default(),
             shard: ShardConfig::default(),

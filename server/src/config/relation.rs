@@ -28,6 +28,7 @@ pub(super) fn check(config: &Config) -> Vec<Wrong> {
     let mut wrong = listen(config);
     wrong.extend(admin(config));
     wrong.extend(connection(config));
+    wrong.extend(admission(config));
     wrong.extend(auth(config));
     wrong.extend(shutdown(config));
     config
@@ -53,6 +54,13 @@ fn listen(config: &Config) -> Vec<Wrong> {
                  configure auth.keys, listen on 127.0.0.1, or say --allow-anonymous",
                 listen.public
             ),
+        });
+    }
+    if listen.proxy_protocol && listen.trusted_proxies.is_empty() {
+        wrong.push(Wrong {
+            keys: keys(["listen.proxy_protocol"]),
+            text: "listen.proxy_protocol is true, but listen.trusted_proxies has no proxy to hear it from"
+                .to_owned(),
         });
     }
     if listen.public == listen.admin && listen.public.port() != 0 {
@@ -104,6 +112,14 @@ fn connection(config: &Config) -> Vec<Wrong> {
     let mut wrong = at_most(payload.plus(ENVELOPE_BYTES), message);
     wrong.extend(at_most(message, outbox));
     wrong
+}
+
+fn admission(config: &Config) -> Vec<Wrong> {
+    let admission = &config.admission;
+    at_most(
+        Side("admission.connects_per_s", admission.connects_per_s),
+        Side("admission.connects_burst", admission.connects_burst),
+    )
 }
 
 fn auth(config: &Config) -> Vec<Wrong> {

@@ -6,9 +6,10 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use roomful_protocol::frame::Durability;
 
-use super::choice::{LogFilter, LogFormat, RoomKind, WebOrigin};
+use super::choice::{ForwardedHeader, LogFilter, LogFormat, RoomKind, WebOrigin};
 use super::key::KeyConfig;
 use super::secret::{Secret, SecretKey};
 use super::section::{Field, Section, section};
@@ -41,6 +42,15 @@ section! {
         allow_anonymous: bool = false;
         /// Web origins that browsers may connect from, such as `https://app.example.com`. Compared exactly.
         origins: Vec<WebOrigin> = Vec::new();
+        /// Networks, such as `10.0.0.0/8`, or single addresses, of proxies that are believed about whom they speak for. Nobody
+        /// else is. A trusted proxy has no limit per address itself; those behind it have theirs.
+        trusted_proxies: Vec<IpNet> = Vec::new();
+        /// Whether connections of trusted proxies begin with a PROXY protocol header, version 1 or 2. Then each has to, and
+        /// whoever else sends one is refused.
+        proxy_protocol: bool = false;
+        /// The header in which trusted proxies name their client: X-Forwarded-For or Forwarded. The other is not looked at,
+        /// since a proxy may pass it on as it came.
+        forwarded_header: ForwardedHeader = ForwardedHeader::XForwardedFor;
     }
 }
 
@@ -136,6 +146,29 @@ section! {
         joins_per_s: u64 = 50, 1..=1_000_000_000;
         /// Joins of a connection at once, before the average counts.
         joins_burst: u64 = 200, 1..=1_000_000_000;
+    }
+}
+
+section! {
+    /// Who may come in, and how many at a time. Limits per address count IPv4 addresses and IPv6 networks of 64 bits.
+    pub struct AdmissionConfig {
+        /// Connections of one address at a time; one more gets 429.
+        connections_per_address_max: u32 = 1_024, 1..=10_000_000;
+        /// Connections of one address without a session at a time, from the first byte to a good `hello`; one more gets 429.
+        unauthenticated_per_address_max: u32 = 256, 1..=10_000_000;
+        /// Whether the limits of an address hold for this machine's loopback addresses too.
+        limit_loopback: bool = false;
+        /// Connections of a listener at a time that are no WebSocket and whose handshake didn't arrive at once; one more gets
+        /// 503. A slow one takes 20 KiB and five seconds at most.
+        http_connections_max: usize = 8_192, 1..=1_000_000;
+        /// WebSockets without a session at a time; one more gets 503.
+        unauthenticated_max: usize = 32_768, 1..=10_000_000;
+        /// WebSockets let in per second, on average; more get 503 and are told when it is their turn.
+        connects_per_s: u32 = 10_000, 1..=1_000_000;
+        /// WebSockets let in at once, before the average counts. At least one second's worth.
+        connects_burst: u32 = 20_000, 1..=10_000_000;
+        /// File descriptors that the public listener leaves to others: the admin listener, the shards and the disk.
+        descriptors_reserved: u64 = 64, 0..=65_536;
     }
 }
 

@@ -19,6 +19,7 @@ mod pages;
 mod rewound;
 mod site;
 mod upgrade;
+mod welcome;
 
 #[cfg(test)]
 mod tests;
@@ -29,4 +30,4 @@ pub(crate) use guard::names_loopback;
 pub use health::Readiness;
 pub use origin::{Origin, OriginError, OriginRule};
 pub use site::{Operations, Shared, Site};
-pub use upgrade::{Refusal, Upgraded, Upgrades};
+pub use upgrade::{Upgraded, Upgrades};

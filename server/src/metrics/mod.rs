@@ -10,6 +10,7 @@ mod cells;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
@@ -40,6 +41,8 @@ struct Inner {
     accept_errors: IntCounter,
     /// One for each [`AdminDenial`], by its index; written by the admin listener's requests.
     admin_denials: Vec<IntCounter>,
+    /// Written by the accept loops, and shown beside the panics of others.
+    acceptor_panics: Arc<AtomicU64>,
 }
 
 /// Declares [`ShardCounters`]: a field, its kind (see [`Row`]), its metric's name and help. A new metric is a new line.
@@ -137,6 +140,8 @@ labels! {
         Room = "room",
         /// A task of the control runtime. Counted by [`Tasks`].
         Task = "task",
+        /// The handling of a socket that had just been accepted.
+        Acceptor = "acceptor",
     }
 
     /// Why a token was refused.
@@ -207,6 +212,20 @@ labels! {
         Subprotocol = "subprotocol",
         /// The page, or the host name it used, may not connect.
         Origin = "origin",
+        /// A proxy that has to begin with a PROXY protocol header sent none in time, or something else.
+        ProxyHeader = "proxy_header",
+        /// Its address has as many sockets as it may have.
+        AddressConnections = "address_connections",
+        /// Its address has as many sockets without a session as it may have.
+        AddressUnauthenticated = "address_unauthenticated",
+        /// There are as many sockets without a WebSocket as there may be.
+        HttpConnections = "http_connections",
+        /// There are as many WebSockets without a session as there may be.
+        Unauthenticated = "unauthenticated",
+        /// There have been as many WebSockets in this moment as there may be.
+        Connects = "connects",
+        /// Nearly all of the process's file descriptors are in use.
+        Descriptors = "descriptors",
         /// The server has as many connections as it may have.
         Full = "full",
         /// The server is about to end.
@@ -291,11 +310,13 @@ impl Metrics {
         );
         let accept_errors = IntCounter::with_opts(accept_errors).expect(WELL_FORMED);
         let admin_denials = admin_denials();
+        let acceptor_panics = Arc::new(AtomicU64::new(0));
         let collectors: [Box<dyn Collector>; 5] = [
             Box::new(admin_denials.clone()),
             Box::new(Shards {
                 counters: shards.clone(),
                 tasks: tasks.clone(),
+                acceptor_panics: Arc::clone(&acceptor_panics),
                 descs: ShardCounters::descs(),
             }),
             Box::new(Process {
@@ -321,6 +342,7 @@ impl Metrics {
             shards,
             rejections: rejections.collect(),
             accept_errors,
+            acceptor_panics,
         };
         Self {
             inner: Arc::new(inner),
@@ -354,6 +376,11 @@ impl Metrics {
         self.inner.accept_errors.inc();
     }
 
+    /// Counts a panic over a socket that had just been accepted.
+    pub fn acceptor_panicked(&self) {
+        self.inner.acceptor_panics.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// How many connections could not be accepted.
     #[must_use]
     pub fn accept_errors(&self) -> u64 {
@@ -380,6 +407,8 @@ struct Shards {
     counters: Vec<Arc<ShardCounters>>,
     /// Whose panics are counted with those of the shards.
     tasks: Tasks,
+    /// And those of the accept loops.
+    acceptor_panics: Arc<AtomicU64>,
     descs: Vec<Desc>,
 }
 
@@ -389,13 +418,18 @@ impl Collector for Shards {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let of_tasks = ShardCounters::default();
-        of_tasks
-            .panics
-            .of(PanicPlace::Task)
-            .add(self.tasks.panics());
+        let others = ShardCounters::default();
+        for (place, panics) in [
+            (PanicPlace::Task, self.tasks.panics()),
+            (
+                PanicPlace::Acceptor,
+                self.acceptor_panics.load(Ordering::Relaxed),
+            ),
+        ] {
+            others.panics.of(place).add(panics);
+        }
         let mut counters = self.counters.clone();
-        counters.push(Arc::new(of_tasks));
+        counters.push(Arc::new(others));
         ShardCounters::families(&counters)
     }
 }

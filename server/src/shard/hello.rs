@@ -135,6 +135,7 @@ impl Shard {
             );
             return self.close(id, CloseCode::NotAuthenticated, now, host);
         }
+        host.authenticated(id);
         let (session, attached) = self.attach(id, claims.map(|claims| claims.session), now, host);
         let open = Open {
             anonymous: self.settings.anonymous,

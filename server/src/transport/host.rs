@@ -204,6 +204,12 @@ impl Host for ThreadHost {
         }
     }
 
+    fn authenticated(&mut self, connection: ConnectionId) {
+        if let Some(socket) = self.socket_mut(connection) {
+            socket.authenticated();
+        }
+    }
+
     fn pause(&mut self, connection: ConnectionId, paused: bool) {
         let waits = self
             .socket_mut(connection)

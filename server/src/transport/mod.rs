@@ -13,7 +13,7 @@ mod socket;
 mod thread;
 mod verifier;
 
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -27,10 +27,11 @@ use roomful_protocol::id::PlacementKey;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use self::core::Core;
+use crate::admission::{Reason, Refusal, Ticket};
 use crate::auth::Authenticator;
 use crate::clock::{Clock, Now};
 use crate::directory::Directory;
-use crate::http::{Refusal, Upgraded, Upgrades};
+use crate::http::{Upgraded, Upgrades};
 use crate::metrics::ShardCounters;
 use crate::shard::message::{Message, Origin, ShardId};
 use calls::Calls;
@@ -69,6 +70,7 @@ struct Opened {
     stream: TcpStream,
     read_ahead: Bytes,
     encoding: Encoding,
+    client: IpAddr,
     place: Place,
 }
 
@@ -77,6 +79,7 @@ struct Opened {
 #[derive(Debug)]
 struct Place {
     _admitted: OwnedSemaphorePermit,
+    ticket: Ticket,
     dealt: Option<Dealt>,
 }
 
@@ -272,13 +275,15 @@ impl Shards {
 impl Upgrades for Shards {
     fn admit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
         if self.inner.draining.load(Ordering::Relaxed) {
-            return Err(Refusal::Draining {
+            return Err(Refusal {
+                reason: Reason::Draining,
                 retry_after: ELSEWHERE_AFTER,
             });
         }
         Arc::clone(&self.inner.places)
             .try_acquire_owned()
-            .map_err(|_| Refusal::Full {
+            .map_err(|_| Refusal {
+                reason: Reason::Full,
                 retry_after: RETRY_AFTER,
             })
     }
@@ -306,12 +311,14 @@ impl Post {
         self.connections.fetch_add(1, Ordering::Relaxed);
         let place = Place {
             _admitted: upgraded.place,
+            ticket: upgraded.ticket,
             dealt: Some(Dealt(Arc::clone(&self.connections))),
         };
         self.mailbox.push(Letter::Opened(Box::new(Opened {
             stream: upgraded.stream,
             read_ahead: upgraded.read_ahead,
             encoding: upgraded.encoding,
+            client: upgraded.client,
             place,
         })));
     }

@@ -172,6 +172,11 @@ impl Socket {
         self.over
     }
 
+    /// Its session is open.
+    pub(super) fn authenticated(&mut self) {
+        self.place.ticket.authenticate();
+    }
+
     /// Whether the core is done with it.
     pub(super) fn is_saying_goodbye(&self) -> bool {
         self.goodbye.is_some()

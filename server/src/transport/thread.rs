@@ -186,8 +186,9 @@ impl<C: Core> Driver<C> {
             }),
             Letter::Drain { spread_ms } => self.step(Input::Drain { spread_ms }),
             Letter::Opened(opened) => {
+                let client = opened.client;
                 if let Err(error) = self.open(*opened, poll) {
-                    tracing::warn!(%error, "a connection could not be taken over");
+                    tracing::warn!(%error, %client, "a connection could not be taken over");
                 }
             }
         }
@@ -200,6 +201,7 @@ impl<C: Core> Driver<C> {
         poll.registry()
             .register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         let connection = self.host.insert(stream, opened.place);
+        tracing::debug!(?connection, client = %opened.client, "a connection is open");
         self.step(Input::Opened {
             connection,
             encoding: opened.encoding,
