@@ -14,6 +14,7 @@ pub mod back_end;
 pub mod follower;
 pub mod healthy;
 pub mod http;
+pub mod issuer;
 pub mod metrics;
 pub mod process;
 pub mod raw;

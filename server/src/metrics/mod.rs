@@ -6,7 +6,9 @@
 //! never a room, a user, or anything that a peer sent. What the numbers mean for an operator is left to the
 //! dashboards.
 
+mod admin;
 mod cells;
+mod keys;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,15 +16,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
-use prometheus::{IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 use roomful_protocol::error::{CloseCode, ErrorCode};
 use roomful_protocol::websocket;
 
+pub use admin::AdminDenial;
 pub use cells::{By, Counter, Gauge, Label};
+pub use keys::KeyFetch;
 
 use crate::auth::AuthError;
 use crate::tasks::Tasks;
+use admin::AdminMetrics;
 use cells::Row;
+use keys::KeyMetrics;
 
 /// The metrics of a process; a cheap handle.
 #[derive(Debug, Clone)]
@@ -39,10 +45,10 @@ struct Inner {
     rejections: Vec<IntCounter>,
     /// Written by the accept loops.
     accept_errors: IntCounter,
-    /// One for each [`AdminDenial`], by its index; written by the admin listener's requests.
-    admin_denials: Vec<IntCounter>,
+    admin: AdminMetrics,
     /// Written by the accept loops, and shown beside the panics of others.
     acceptor_panics: Arc<AtomicU64>,
+    keys: KeyMetrics,
 }
 
 /// Declares [`ShardCounters`]: a field, its kind (see [`Row`]), its metric's name and help. A new metric is a new line.
@@ -128,6 +134,7 @@ macro_rules! labels {
         }
     )*};
 }
+use labels;
 
 labels! {
     /// What a panic happened in, and ended.
@@ -170,6 +177,8 @@ labels! {
         Mismatch = "mismatch",
         /// The queue of tokens to check was full.
         Busy = "busy",
+        /// Its key is unknown, and no keys could be fetched.
+        KeysUnavailable = "keys_unavailable",
     }
 
     /// How a peer broke the WebSocket protocol.
@@ -182,6 +191,8 @@ labels! {
         TooBig = "too_big",
         /// A message in too many fragments.
         Fragments = "fragments",
+        /// A message that was not complete in time.
+        MessageTimeout = "message_timeout",
     }
 
     /// Why a connection got no WebSocket, or no answer to a request at all.
@@ -233,20 +244,6 @@ labels! {
     }
 }
 
-labels! {
-    /// Why the admin listener has denied a request.
-    AdminDenial by "reason" {
-        /// It was called by a name that is not this machine's own.
-        Host = "host",
-        /// No key was shown.
-        Missing = "missing",
-        /// Another key was shown.
-        Wrong = "wrong",
-        /// Too many wrong keys came from the address.
-        Limited = "limited",
-    }
-}
-
 impl From<websocket::Violation> for Violation {
     fn from(violation: websocket::Violation) -> Self {
         use websocket::Violation as Broken;
@@ -266,6 +263,7 @@ impl From<websocket::Violation> for Violation {
             Broken::NotUtf8 => Self::Utf8,
             Broken::MessageTooBig => Self::TooBig,
             Broken::TooManyFragments => Self::Fragments,
+            Broken::MessageTimeout => Self::MessageTimeout,
         }
     }
 }
@@ -275,6 +273,7 @@ impl From<AuthError> for AuthFailure {
         match error {
             AuthError::Missing => Self::Missing,
             AuthError::Busy => Self::Busy,
+            AuthError::KeysUnavailable => Self::KeysUnavailable,
             AuthError::TooLong | AuthError::Malformed | AuthError::CriticalHeader => {
                 Self::Malformed
             }
@@ -303,16 +302,17 @@ impl Metrics {
         let shards: Vec<_> = (0..shards)
             .map(|_index| Arc::new(ShardCounters::default()))
             .collect();
-        let rejections = rejections();
+        let rejections = by_label::<HandshakeRejection>(
+            "roomful_handshakes_rejected_total",
+            "Connections that got no WebSocket, or no answer at all.",
+        );
         let accept_errors = Opts::new(
             "roomful_accept_errors_total",
             "Connections that could not be accepted.",
         );
         let accept_errors = IntCounter::with_opts(accept_errors).expect(WELL_FORMED);
-        let admin_denials = admin_denials();
         let acceptor_panics = Arc::new(AtomicU64::new(0));
-        let collectors: [Box<dyn Collector>; 5] = [
-            Box::new(admin_denials.clone()),
+        let collectors: [Box<dyn Collector>; 4] = [
             Box::new(Shards {
                 counters: shards.clone(),
                 tasks: tasks.clone(),
@@ -329,20 +329,16 @@ impl Metrics {
         for collector in collectors {
             registry.register(collector).expect(WELL_FORMED);
         }
-        // Resolved once, which also makes every series exist from the start, at 0.
-        let rejections = HandshakeRejection::all()
-            .into_iter()
-            .map(|reason| rejections.with_label_values(&[reason.text()]));
-        let admin_denials = AdminDenial::all()
-            .into_iter()
-            .map(|reason| admin_denials.with_label_values(&[reason.text()]));
+        let admin = AdminMetrics::register(&registry);
+        let keys = KeyMetrics::register(&registry);
         let inner = Inner {
-            admin_denials: admin_denials.collect(),
+            admin,
             registry,
             shards,
-            rejections: rejections.collect(),
+            rejections: resolved::<HandshakeRejection>(&rejections),
             accept_errors,
             acceptor_panics,
+            keys,
         };
         Self {
             inner: Arc::new(inner),
@@ -366,11 +362,6 @@ impl Metrics {
         self.inner.rejections[reason.index()].get()
     }
 
-    /// Counts a request that the admin listener has denied.
-    pub fn admin_denied(&self, reason: AdminDenial) {
-        self.inner.admin_denials[reason.index()].inc();
-    }
-
     /// Counts a connection that could not be accepted.
     pub fn accept_failed(&self) {
         self.inner.accept_errors.inc();
@@ -385,6 +376,16 @@ impl Metrics {
     #[must_use]
     pub fn accept_errors(&self) -> u64 {
         self.inner.accept_errors.get()
+    }
+
+    /// Counts a request for keys.
+    pub fn keys_fetched(&self, outcome: KeyFetch) {
+        self.inner.keys.fetched(outcome);
+    }
+
+    /// Notes the keys of a good answer.
+    pub fn keys_known(&self, count: usize, unix_ms: u64) {
+        self.inner.keys.known(count, unix_ms);
     }
 
     /// All of it in the text format, [`TEXT_FORMAT`].
@@ -537,20 +538,20 @@ mod system {
     }
 }
 
-fn rejections() -> IntCounterVec {
-    let opts = Opts::new(
-        "roomful_handshakes_rejected_total",
-        "Connections that got no WebSocket, or no answer at all.",
-    );
-    IntCounterVec::new(opts, &[HandshakeRejection::NAME]).expect(WELL_FORMED)
+fn by_label<L: Label>(name: &str, help: &str) -> IntCounterVec {
+    IntCounterVec::new(Opts::new(name, help), &[L::NAME]).expect(WELL_FORMED)
 }
 
-fn admin_denials() -> IntCounterVec {
-    let opts = Opts::new(
-        "roomful_admin_denied_total",
-        "Requests that the admin listener has denied.",
-    );
-    IntCounterVec::new(opts, &[AdminDenial::NAME]).expect(WELL_FORMED)
+fn gauge(name: &str, help: &str) -> IntGauge {
+    IntGauge::new(name, help).expect(WELL_FORMED)
+}
+
+/// A counter for each value of a label. Resolved once, which also makes every series exist from the start, at 0.
+fn resolved<L: Label>(counters: &IntCounterVec) -> Vec<IntCounter> {
+    let texts = L::all().into_iter().map(L::text);
+    texts
+        .map(|text| counters.with_label_values(&[text]))
+        .collect()
 }
 
 fn desc(name: &str, help: &str, labels: &[&str]) -> Desc {
@@ -684,6 +685,7 @@ mod tests {
         check::<PanicPlace>();
         check::<AuthFailure>();
         check::<HandshakeRejection>();
+        check::<KeyFetch>();
         check::<ErrorCode>();
         check::<Option<CloseCode>>();
     }
