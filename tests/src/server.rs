@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::http;
 use crate::metrics::Metrics;
 use crate::process::{Ended, Process};
+use crate::wait::{PATIENCE, until};
 
 /// Limits that a test with a rate of its own must not meet: to be put before any other section.
 pub const UNLIMITED: &str = "[connection]\nmessages_per_s = 1000000\nmessages_burst = 1000000\njoins_per_s = 1000000\njoins_burst = 1000000\n";
@@ -60,6 +61,22 @@ impl Server {
         self.address
     }
 
+    /// Where the admin listener listens.
+    ///
+    /// # Panics
+    /// It is down, or its admin listener doesn't come to listen.
+    pub async fn admin_address(&self) -> SocketAddr {
+        let address = || {
+            let lines = self.log();
+            lines.iter().find_map(|line| address_of("admin", line))
+        };
+        until("the admin listener listens", PATIENCE, async || {
+            address().is_some()
+        })
+        .await;
+        address().unwrap()
+    }
+
     /// The page's address, without a slash at the end.
     #[must_use]
     pub fn url(&self) -> String {
@@ -92,7 +109,12 @@ impl Server {
     /// # Panics
     /// It doesn't answer.
     pub async fn metrics(&self) -> Metrics {
-        let response = http::get(self.address, "/metrics", &[]).await;
+        let address = if self.config.contains("tls_certificate_file") {
+            self.admin_address().await
+        } else {
+            self.address
+        };
+        let response = http::get(address, "/metrics", &[]).await;
         assert_eq!(response.status, 200, "{}", response.text());
         Metrics::parse(&response.text())
     }
@@ -155,9 +177,13 @@ impl Server {
 /// The address in the log line of the public listener: `"address":"127.0.0.1:7400"` beside the message `listening`.
 #[must_use]
 pub fn listening_address(line: &str) -> Option<SocketAddr> {
+    address_of("public", line)
+}
+
+fn address_of(listener: &str, line: &str) -> Option<SocketAddr> {
     let line: Value = serde_json::from_str(line).ok()?;
     let fields = line.get("fields").unwrap_or(&line);
-    if fields.get("message")? != "listening" || fields.get("listener")? != "public" {
+    if fields.get("message")? != "listening" || fields.get("listener")? != listener {
         return None;
     }
     fields.get("address")?.as_str()?.parse().ok()

@@ -13,6 +13,8 @@ use roomful_protocol::id::{MemberId, Offset, SignalKey};
 use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
 
+use super::operations::Scope;
+use super::presence::Member;
 use super::{
     After, Context, Downstream, FULL_RETRY_MS, LogState, MAINTENANCE_MS, Room, RoomTimer,
     not_a_member,
@@ -140,7 +142,7 @@ impl Room {
             self.operations.leave(&former, now.unix_ms);
         }
         if let Some(producer) = &join.producer {
-            let scope = (!join.anonymous).then(|| join.user.clone());
+            let scope = Scope::of(&join.user, join.anonymous);
             let key = (scope, producer.producer);
             // What was sent in an epoch that is gone has left nothing behind here, so it may be sent again.
             let same_epoch = join
@@ -299,6 +301,12 @@ impl Room {
         }
     }
 
+    /// The back end has used the room: where nobody is here, its time begins anew.
+    pub(super) fn used(&mut self, context: &mut Context<'_>) {
+        self.empty_since_ms = None;
+        self.watch_if_empty(context);
+    }
+
     /// Closes the room if nobody has come for long enough; else looks again.
     pub(super) fn close_if_idle(&mut self, context: &mut Context<'_>) -> After {
         let Some(since_ms) = self.empty_since_ms else {
@@ -338,7 +346,7 @@ impl Room {
         payload: Payload,
         context: &mut Context<'_>,
     ) {
-        let Some(sender) = self.members.get(number) else {
+        let Some(sender) = self.speaker(number, reply) else {
             return context.reply(reply, Err(not_a_member()));
         };
         context.counters.signals.add(1);
@@ -383,8 +391,7 @@ impl Room {
     ) {
         let bytes = value.as_ref().map_or(0, |value| value.bytes.len());
         let known = self
-            .members
-            .get(number)
+            .speaker(number, to)
             .map(|_| ())
             .ok_or_else(not_a_member);
         match known.and_then(|()| self.check_value(bytes)) {
@@ -395,6 +402,13 @@ impl Room {
             }
             Err(refusal) => context.reply(to, Err(refusal)),
         }
+    }
+
+    /// The member, if it is there by the connection that speaks. What an earlier connection of it had on its way may
+    /// arrive behind what the new one says, and would undo it.
+    fn speaker(&self, number: MemberId, from: Origin) -> Option<&Member> {
+        let member = self.members.get(number)?;
+        (member.location == Some((from.shard, from.connection))).then_some(member)
     }
 
     pub(super) fn check_value(&self, bytes: usize) -> Result<(), Refusal> {

@@ -27,7 +27,8 @@ use crate::clock::Now;
 use crate::journal::{CompletionResult, HistoryBounds, Journal, Outcome, Ticket};
 use crate::metrics::ShardCounters;
 use crate::shard::message::{
-    Attachment, Batch, Delta, Message, Origin, Refusal, Request, ShardId, Signals, Turn, Wire,
+    Answer, Attachment, Batch, Delta, Message, OpenRoom, Origin, Refusal, Request, ShardId,
+    Signals, Turn, Wire,
 };
 use kind::RoomKind;
 use operations::{OperationBounds, Operations, ProducerKey};
@@ -402,11 +403,11 @@ impl Room {
                 shard,
             } => self.detach(member, attachment, shard, context),
             Request::Publish {
-                member,
+                author,
                 to,
                 op,
                 payload,
-            } => self.publish(member, to, op, payload, context),
+            } => self.publish(&author, to, op, payload, context),
             Request::Signal {
                 member,
                 reply,
@@ -417,6 +418,7 @@ impl Room {
             Request::SetPresence { member, to, value } => {
                 self.set_presence(member, to, value, context);
             }
+            Request::Describe { to } => self.describe(to, context),
             Request::Members { to, after, limit } => {
                 context.reply(to, Ok(Reply::Members(self.members.page(after, limit))));
             }
@@ -427,16 +429,16 @@ impl Room {
                 limit,
             } => self.history(to, from, direction, limit, context),
             Request::Pull { shard, from } => self.pull(shard, from, context),
-            Request::PullPresence { to, since } => {
-                let delta = self.members.since(self.alias, since).map(Box::new);
-                context.send(
-                    to.shard,
-                    Message::Presence {
-                        to: to.connection,
-                        delta,
-                        room: self.alias,
-                    },
-                );
+            Request::PullPresence { shard, since } => {
+                let room = self.alias;
+                let delta = self.members.since(room, since).map(|delta| Delta {
+                    delta,
+                    occupancy_changed: true,
+                    wire: Wire::default(),
+                    occupancy_wire: Wire::default(),
+                });
+                let delta = delta.map(Arc::new);
+                context.send(shard, Message::Presence { room, since, delta });
             }
         }
     }
@@ -487,6 +489,8 @@ impl Room {
             RoomTimer::Presence => {
                 self.presence_armed = false;
                 self.take_delta();
+                // What one delta could not hold.
+                self.presence_changed(context);
             }
             RoomTimer::Grace(number, absence) => {
                 if self.members.is_absent(number, absence) {
@@ -572,6 +576,14 @@ impl Room {
         }
     }
 
+    fn describe(&self, to: Origin, context: &mut Context<'_>) {
+        let answer = Answer::Room(Some(OpenRoom {
+            head: self.head(),
+            occupancy: self.members.occupancy(),
+        }));
+        context.send(to.shard, Message::Answer { to, answer });
+    }
+
     pub(super) fn head(&self) -> Position {
         Position::new(self.log.epoch, self.log.distributed)
     }
@@ -608,6 +620,7 @@ impl Asked {
             | Request::Detach { .. }
             | Request::Signal { .. }
             | Request::SetPresence { .. }
+            | Request::Describe { .. }
             | Request::Members { .. }
             | Request::History { .. }
             | Request::Pull { .. }

@@ -15,7 +15,7 @@ use roomful_protocol::limits::PAGE_MAX;
 use roomful_protocol::payload::Payload;
 
 use super::edge::Outcome;
-use super::message::{ConnectionId, Message, Refusal, Request};
+use super::message::{Author, ConnectionId, Refusal, Request};
 use super::{Host, Shard};
 use crate::auth::Verb;
 
@@ -37,7 +37,7 @@ impl Shard {
         }
         let to = self.origin(id, Some(publish.request));
         let request = Request::Publish {
-            member: membership.member,
+            author: Author::Member(membership.member),
             to,
             op: publish.op,
             payload: publish.payload,
@@ -123,11 +123,10 @@ impl Shard {
         level: Watch,
         host: &mut dyn Host,
     ) {
-        let to = self.origin(id, None);
         let Some(hub) = self.hubs.get_mut(&room) else {
             return;
         };
-        let (home, revision) = (hub.home, hub.presence_revision);
+        let revision = hub.presence_revision;
         let Some(subscriber) = hub.get_mut(index) else {
             return;
         };
@@ -135,11 +134,7 @@ impl Shard {
         subscriber.watch = level;
         subscriber.missed_presence = NonZeroU64::new(revision + 1).filter(|_| begins);
         if begins {
-            let request = Request::PullPresence {
-                to,
-                since: revision,
-            };
-            self.send(home, Message::Request { room, request }, host);
+            self.catch_up_member(room, index, id, host);
         }
     }
 
@@ -163,7 +158,11 @@ impl Shard {
     }
 }
 
-pub(super) fn check_payload(payload: &Payload, bytes_max: usize) -> Outcome {
+/// Whether a payload may go to a room.
+///
+/// # Errors
+/// It is too long, or is not what its tag says.
+pub fn check_payload(payload: &Payload, bytes_max: usize) -> Result<(), Refusal> {
     let bytes = payload.bytes.len();
     if bytes > bytes_max {
         let text = format!("the payload has {bytes} bytes; at most {bytes_max} are allowed");
@@ -174,7 +173,11 @@ pub(super) fn check_payload(payload: &Payload, bytes_max: usize) -> Outcome {
         .map_err(|error| Refusal::new(ErrorCode::BadPayload, error.to_string()))
 }
 
-fn page_limit(limit: u64) -> Result<usize, Refusal> {
+/// How many a page may have.
+///
+/// # Errors
+/// None at all.
+pub fn page_limit(limit: u64) -> Result<usize, Refusal> {
     match usize::try_from(limit) {
         Ok(0) | Err(_) => Err(Refusal::new(
             ErrorCode::BadValue,
