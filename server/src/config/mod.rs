@@ -28,8 +28,8 @@ pub use key::{KeyConfig, KeySource};
 pub use problem::{Place, Problem, Problems};
 pub use secret::{Secret, SecretKey};
 pub use sections::{
-    AdmissionConfig, AuthConfig, ConnectionConfig, ListenConfig, LogConfig, NamespaceConfig,
-    NodeConfig, PlacementConfig, SessionConfig, ShardConfig, ShutdownConfig,
+    AdmissionConfig, AuthConfig, ConnectionConfig, HttpConfig, ListenConfig, LogConfig,
+    NamespaceConfig, NodeConfig, PlacementConfig, SessionConfig, ShardConfig, ShutdownConfig,
 };
 pub use source::{Flag, Sources};
 
@@ -50,6 +50,8 @@ pub struct Config {
     pub connection: ConnectionConfig,
     /// `[admission]`
     pub admission: AdmissionConfig,
+    /// `[http]`
+    pub http: HttpConfig,
     /// `[session]`
     pub session: SessionConfig,
     /// `[placement]`
@@ -162,6 +164,7 @@ impl Config {
             ("auth", &mut self.auth),
             ("connection", &mut self.connection),
             ("admission", &mut self.admission),
+            ("http", &mut self.http),
             ("session", &mut self.session),
             ("placement", &mut self.placement),
             ("shard", &mut self.shard),
@@ -254,6 +257,7 @@ impl Default for Config {
             auth: AuthConfig::default(),
             connection: ConnectionConfig::default(),
             admission: AdmissionConfig::default(),
+            http: HttpConfig::default(),
             session: SessionConfig::default(),
             placement: PlacementConfig::default(),
             shard: ShardConfig::default(),

@@ -152,6 +152,20 @@ section! {
 }
 
 section! {
+    /// What a request may be before there is a WebSocket.
+    pub struct HttpConfig {
+        /// Longest head of a request, in bytes; a longer one gets 431.
+        header_bytes_max: usize = 16_384, 8_192..=1_048_576;
+        /// Header lines of a request; more get 431.
+        header_lines_max: usize = 64, 16..=1_024;
+        /// Time for a request's head to arrive, from the connection's start or the answer before it, in milliseconds; then 408.
+        header_timeout_ms: u64 = 5_000, 10..=600_000;
+        /// Longest life of a connection that doesn't become a WebSocket, in milliseconds.
+        lifetime_ms: u64 = 60_000, 10..=3_600_000;
+    }
+}
+
+section! {
     /// Sessions: what a client keeps over a reconnect.
     pub struct SessionConfig {
         /// How long a session outlives its connection, in milliseconds. At least every namespace's presence grace.

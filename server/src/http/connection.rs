@@ -185,7 +185,7 @@ impl Server {
             },
             (End::Finished, None) => linger(stream).await,
             (End::Failed(error), _) if error.is_timeout() && idle => linger(stream).await,
-            (End::Failed(error), _) => self.give_up(stream, &error).await,
+            (End::Failed(error), _) => self.give_up(stream, &error, &unread).await,
             (End::TimedOut, _) => {}
         }
     }
@@ -268,8 +268,13 @@ impl Server {
     }
 
     /// Counts what the engine refused, and sees to it that the peer gets to read why.
-    async fn give_up(&self, mut stream: TcpStream, error: &hyper::Error) {
-        let Some(reason) = rejection(error) else {
+    async fn give_up(&self, mut stream: TcpStream, error: &hyper::Error, unread: &[u8]) {
+        let is_http_2 = unread.starts_with(HTTP_2);
+        let reason = rejection(error).map(|reason| match reason {
+            HandshakeRejection::Malformed if is_http_2 => HandshakeRejection::HttpVersion,
+            reason => reason,
+        });
+        let Some(reason) = reason else {
             // The peer went away, or its socket broke: nothing was refused.
             tracing::debug!(%error, "the connection ended");
             return;
@@ -278,6 +283,8 @@ impl Server {
         // The other refusals were answered by the engine.
         let answer = if error.is_timeout() {
             REQUEST_TIMEOUT
+        } else if is_http_2 {
+            VERSION_NOT_SUPPORTED
         } else {
             b""
         };
@@ -378,6 +385,12 @@ async fn linger(mut stream: TcpStream) {
 
 const REQUEST_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+
+/// What a client sends first that knows the server to speak HTTP/2 (RFC 9113 §3.4); the engine has no answer to it.
+const HTTP_2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+const VERSION_NOT_SUPPORTED: &[u8] =
+    b"HTTP/1.1 505 HTTP Version Not Supported\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
 /// Time to finish the answer under way, once a connection has to end.
 const END_MAX: Duration = Duration::from_secs(2);
