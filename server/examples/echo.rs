@@ -39,9 +39,15 @@ struct Arguments {
     /// Longest message, in bytes.
     #[arg(long, default_value_t = 16 * 1024 * 1024)]
     message_bytes_max: usize,
-    /// Most fragments of a message.
-    #[arg(long, default_value_t = 65_536)]
+    /// Most fragments of a message. Suites send 65,536 and end them with an empty one.
+    #[arg(long, default_value_t = 131_072)]
     fragments_max: u32,
+    /// How long a message may take, in milliseconds.
+    #[arg(long, default_value_t = 60_000)]
+    message_timeout_ms: u64,
+    /// How long a closed connection may take to close too, in milliseconds.
+    #[arg(long, default_value_t = 3_000)]
+    close_timeout_ms: u64,
     /// Connections at a time.
     #[arg(long, default_value_t = 10_000)]
     connections_max: usize,
@@ -94,6 +100,8 @@ impl Arguments {
             connections_max: self.connections_max,
             message_bytes_max: self.message_bytes_max,
             fragments_max: self.fragments_max,
+            message_timeout_ms: self.message_timeout_ms,
+            close_timeout_ms: self.close_timeout_ms,
             ..app::transport_settings(&Config::default())
         }
     }

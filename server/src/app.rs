@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::admission::client::Trust;
 use crate::admission::{self, Admission, descriptors};
-use crate::auth::Authenticator;
+use crate::auth::{Authenticator, Remote};
 use crate::clock::Clock;
 use crate::config::{
     Config, DEFAULT_NAMESPACE, HttpConfig, NamespaceConfig, Problems, ShutdownConfig, is_loopback,
@@ -111,6 +111,7 @@ struct App {
     metrics: Metrics,
     tasks: Tasks,
     readiness: Readiness,
+    authenticator: Option<Authenticator>,
     origins: OriginRule,
     admission: Admission,
     limits: Limits,
@@ -122,7 +123,7 @@ impl App {
         let clock = Clock::system();
         raise_descriptors();
         let origins = origin_rule(config)?;
-        let authenticator = authenticator(config)?;
+        let authenticator = authenticator(config, &clock)?;
         let unsent = u32::try_from(config.connection.kernel_unsent_bytes_max).unwrap_or(u32::MAX);
         let patience = Instant::now() + Duration::from_millis(config.listen.wait_ms);
         let public = listen("public", config.listen.public, unsent, patience).await?;
@@ -137,7 +138,7 @@ impl App {
         let parts = Parts {
             directory: shared.directory.clone(),
             counters: counters.clone(),
-            authenticator,
+            authenticator: authenticator.clone(),
             clock,
             settings: transport_settings(config),
         };
@@ -156,6 +157,7 @@ impl App {
             metrics,
             tasks,
             readiness: Readiness::new(),
+            authenticator,
             origins,
             admission: Admission::new(admission_limits(config), trust(config)),
             limits: http_limits(&config.http),
@@ -191,7 +193,17 @@ impl App {
             span(),
             http::serve(self.admin, admin, shutdown.clone()),
         );
-        self.readiness.ready();
+        match self.authenticator.as_ref().and_then(Authenticator::remote) {
+            Some(keys) => {
+                self.readiness.waits_for_keys();
+                let answered = ready_with(Arc::clone(&keys), self.readiness.clone());
+                self.tasks
+                    .spawn("readiness", span(), until(answered, shutdown.clone()));
+                let fetching = keys.run(self.metrics.clone(), shutdown.clone());
+                self.tasks.spawn("jwks", span(), fetching);
+            }
+            None => self.readiness.ready(),
+        }
         tokio::select! {
             signal = signals.next() => tracing::info!(%signal, "stopping"),
             ended = watch(&self.threads) => return Err(ended.into()),
@@ -204,6 +216,20 @@ impl App {
         }
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// The server is ready with the first keys.
+async fn ready_with(keys: Arc<Remote>, readiness: Readiness) {
+    keys.answered().await;
+    readiness.ready();
+}
+
+/// Runs something to its end, or to that of the process.
+async fn until(running: impl Future<Output = ()>, shutdown: Shutdown) {
+    tokio::select! {
+        () = running => {}
+        () = shutdown.wait() => {}
     }
 }
 
@@ -307,11 +333,11 @@ async fn gone(shards: &Shards) {
     }
 }
 
-fn authenticator(config: &Config) -> Result<Option<Arc<Authenticator>>, RunError> {
+fn authenticator(config: &Config, clock: &Clock) -> Result<Option<Authenticator>, RunError> {
     if config.is_anonymous() {
         return Ok(None);
     }
-    Ok(Some(Arc::new(Authenticator::new(&config.auth)?)))
+    Ok(Some(Authenticator::new(&config.auth, clock)?))
 }
 
 fn origin_rule(config: &Config) -> Result<OriginRule, RunError> {
@@ -453,6 +479,8 @@ pub fn transport_settings(config: &Config) -> TransportSettings {
         imbalance_max: config.placement.imbalance_max,
         message_bytes_max: config.connection.message_bytes_max,
         fragments_max: u32::try_from(config.connection.fragments_max).unwrap_or(u32::MAX),
+        message_timeout_ms: config.connection.message_timeout_ms,
+        close_timeout_ms: config.connection.close_timeout_ms,
         hello_bytes_max: config.connection.hello_bytes_max,
         verifier_threads: NonZeroUsize::new(config.auth.pool_threads).unwrap_or(NonZeroUsize::MIN),
         verifier_queue_max: config.auth.pool_queue_max,

@@ -13,6 +13,7 @@
 pub mod follower;
 pub mod healthy;
 pub mod http;
+pub mod issuer;
 pub mod metrics;
 pub mod process;
 pub mod raw;

@@ -91,10 +91,15 @@ fn admission(config: &Config) -> Vec<Wrong> {
 
 fn auth(config: &Config) -> Vec<Wrong> {
     let auth = &config.auth;
-    at_most(
+    let mut wrong = at_most(
         Side("auth.expiry_warning_s", auth.expiry_warning_s),
         Side("auth.lifetime_max_s", auth.lifetime_max_s),
-    )
+    );
+    wrong.extend(at_most(
+        Side("auth.jwks_refresh_s", auth.jwks_refresh_s),
+        Side("auth.jwks_age_max_s", auth.jwks_age_max_s),
+    ));
+    wrong
 }
 
 fn shutdown(config: &Config) -> Vec<Wrong> {

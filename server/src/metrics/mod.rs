@@ -7,6 +7,7 @@
 //! dashboards.
 
 mod cells;
+mod keys;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,15 +15,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
-use prometheus::{IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 use roomful_protocol::error::{CloseCode, ErrorCode};
 use roomful_protocol::websocket;
 
 pub use cells::{By, Counter, Gauge, Label};
+pub use keys::KeyFetch;
 
 use crate::auth::AuthError;
 use crate::tasks::Tasks;
 use cells::Row;
+use keys::KeyMetrics;
 
 /// The metrics of a process; a cheap handle.
 #[derive(Debug, Clone)]
@@ -41,6 +44,7 @@ struct Inner {
     accept_errors: IntCounter,
     /// Written by the accept loops, and shown beside the panics of others.
     acceptor_panics: Arc<AtomicU64>,
+    keys: KeyMetrics,
 }
 
 /// Declares [`ShardCounters`]: a field, its kind (see [`Row`]), its metric's name and help. A new metric is a new line.
@@ -126,6 +130,7 @@ macro_rules! labels {
         }
     )*};
 }
+use labels;
 
 labels! {
     /// What a panic happened in, and ended.
@@ -168,6 +173,8 @@ labels! {
         Mismatch = "mismatch",
         /// The queue of tokens to check was full.
         Busy = "busy",
+        /// Its key is unknown, and no keys could be fetched.
+        KeysUnavailable = "keys_unavailable",
     }
 
     /// How a peer broke the WebSocket protocol.
@@ -180,6 +187,8 @@ labels! {
         TooBig = "too_big",
         /// A message in too many fragments.
         Fragments = "fragments",
+        /// A message that was not complete in time.
+        MessageTimeout = "message_timeout",
     }
 
     /// Why a connection got no WebSocket, or no answer to a request at all.
@@ -250,6 +259,7 @@ impl From<websocket::Violation> for Violation {
             Broken::NotUtf8 => Self::Utf8,
             Broken::MessageTooBig => Self::TooBig,
             Broken::TooManyFragments => Self::Fragments,
+            Broken::MessageTimeout => Self::MessageTimeout,
         }
     }
 }
@@ -259,6 +269,7 @@ impl From<AuthError> for AuthFailure {
         match error {
             AuthError::Missing => Self::Missing,
             AuthError::Busy => Self::Busy,
+            AuthError::KeysUnavailable => Self::KeysUnavailable,
             AuthError::TooLong | AuthError::Malformed | AuthError::CriticalHeader => {
                 Self::Malformed
             }
@@ -287,7 +298,10 @@ impl Metrics {
         let shards: Vec<_> = (0..shards)
             .map(|_index| Arc::new(ShardCounters::default()))
             .collect();
-        let rejections = rejections();
+        let rejections = by_label::<HandshakeRejection>(
+            "roomful_handshakes_rejected_total",
+            "Connections that got no WebSocket, or no answer at all.",
+        );
         let accept_errors = Opts::new(
             "roomful_accept_errors_total",
             "Connections that could not be accepted.",
@@ -311,16 +325,14 @@ impl Metrics {
         for collector in collectors {
             registry.register(collector).expect(WELL_FORMED);
         }
-        // Resolved once, which also makes every series exist from the start, at 0.
-        let rejections = HandshakeRejection::all()
-            .into_iter()
-            .map(|reason| rejections.with_label_values(&[reason.text()]));
+        let keys = KeyMetrics::register(&registry);
         let inner = Inner {
             registry,
             shards,
-            rejections: rejections.collect(),
+            rejections: resolved::<HandshakeRejection>(&rejections),
             accept_errors,
             acceptor_panics,
+            keys,
         };
         Self {
             inner: Arc::new(inner),
@@ -358,6 +370,16 @@ impl Metrics {
     #[must_use]
     pub fn accept_errors(&self) -> u64 {
         self.inner.accept_errors.get()
+    }
+
+    /// Counts a request for keys.
+    pub fn keys_fetched(&self, outcome: KeyFetch) {
+        self.inner.keys.fetched(outcome);
+    }
+
+    /// Notes the keys of a good answer.
+    pub fn keys_known(&self, count: usize, unix_ms: u64) {
+        self.inner.keys.known(count, unix_ms);
     }
 
     /// All of it in the text format, [`TEXT_FORMAT`].
@@ -510,12 +532,20 @@ mod system {
     }
 }
 
-fn rejections() -> IntCounterVec {
-    let opts = Opts::new(
-        "roomful_handshakes_rejected_total",
-        "Connections that got no WebSocket, or no answer at all.",
-    );
-    IntCounterVec::new(opts, &[HandshakeRejection::NAME]).expect(WELL_FORMED)
+fn by_label<L: Label>(name: &str, help: &str) -> IntCounterVec {
+    IntCounterVec::new(Opts::new(name, help), &[L::NAME]).expect(WELL_FORMED)
+}
+
+fn gauge(name: &str, help: &str) -> IntGauge {
+    IntGauge::new(name, help).expect(WELL_FORMED)
+}
+
+/// A counter for each value of a label. Resolved once, which also makes every series exist from the start, at 0.
+fn resolved<L: Label>(counters: &IntCounterVec) -> Vec<IntCounter> {
+    let texts = L::all().into_iter().map(L::text);
+    texts
+        .map(|text| counters.with_label_values(&[text]))
+        .collect()
 }
 
 fn desc(name: &str, help: &str, labels: &[&str]) -> Desc {
@@ -649,6 +679,7 @@ mod tests {
         check::<PanicPlace>();
         check::<AuthFailure>();
         check::<HandshakeRejection>();
+        check::<KeyFetch>();
         check::<ErrorCode>();
         check::<Option<CloseCode>>();
     }

@@ -89,8 +89,8 @@ impl Shard {
                     Some(request),
                     Refusal::new(error.code(), error.to_string()),
                 );
-                let busy = error == AuthError::Busy;
-                let code = if busy {
+                // Nobody has said that the token is bad.
+                let code = if error.code() == ErrorCode::Overloaded {
                     CloseCode::TryLater
                 } else {
                     CloseCode::NotAuthenticated

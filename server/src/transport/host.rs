@@ -13,9 +13,9 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use super::mailbox::Letter;
-use super::socket::{GOODBYE_MS, Socket};
+use super::socket::Socket;
 use super::verifier::Verifier;
-use super::{Place, Post};
+use super::{Place, Post, TransportSettings};
 use crate::auth::{AuthError, Identity};
 use crate::clock::Clock;
 use crate::shard::Host;
@@ -30,6 +30,8 @@ pub(super) struct ThreadHost {
     sockets: Slab<Socket>,
     next_generation: u32,
     turn_budget: Duration,
+    /// How long a goodbye may take, until the peer has closed too (RFC 6455 §7.1.1 leaves it open).
+    close_timeout_ms: u64,
     turn_started: Instant,
     random: Random,
     /// What the core has asked for and what can't be done in the middle of a step.
@@ -63,7 +65,7 @@ impl ThreadHost {
         clock: Clock,
         posts: Vec<Post>,
         verifier: Option<Verifier>,
-        turn_budget: Duration,
+        settings: &TransportSettings,
     ) -> Self {
         Self {
             id,
@@ -72,7 +74,8 @@ impl ThreadHost {
             verifier,
             sockets: Slab::new(),
             next_generation: 0,
-            turn_budget,
+            turn_budget: settings.turn_budget,
+            close_timeout_ms: settings.close_timeout_ms,
             turn_started: Instant::now(),
             random: Random::new(),
             wants: Wants::default(),
@@ -192,7 +195,7 @@ impl Host for ThreadHost {
     }
 
     fn finish(&mut self, connection: ConnectionId, last_words: Vec<Bytes>) {
-        let due_ms = self.clock.monotonic_ms() + GOODBYE_MS;
+        let due_ms = self.clock.monotonic_ms() + self.close_timeout_ms;
         if let Some(socket) = self.socket_mut(connection) {
             socket.say_goodbye(last_words);
             self.goodbyes.push_back((due_ms, connection));

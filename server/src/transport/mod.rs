@@ -111,6 +111,10 @@ pub struct TransportSettings {
     pub message_bytes_max: usize,
     /// Most fragments of a message.
     pub fragments_max: u32,
+    /// How long a message may take from its first byte to its last, in milliseconds.
+    pub message_timeout_ms: u64,
+    /// How long a connection that was closed may take to close too, in milliseconds.
+    pub close_timeout_ms: u64,
     /// Longest message before the session is open, in bytes.
     pub hello_bytes_max: usize,
     /// Threads that check costly tokens.
@@ -127,7 +131,7 @@ pub struct Parts {
     /// One set of counters a shard; there are as many shards.
     pub counters: Vec<Arc<ShardCounters>>,
     /// Checks tokens; none on an anonymous server.
-    pub authenticator: Option<Arc<Authenticator>>,
+    pub authenticator: Option<Authenticator>,
     /// The time.
     pub clock: Clock,
     /// The configuration.
