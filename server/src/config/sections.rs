@@ -164,8 +164,8 @@ section! {
         unauthenticated_per_address_max: u32 = 256, 1..=10_000_000;
         /// Whether the limits of an address hold for this machine's loopback addresses too.
         limit_loopback: bool = false;
-        /// Connections of a listener at a time that are no WebSocket and whose handshake didn't arrive at once; one more gets
-        /// 503. A slow one takes 20 KiB and five seconds at most.
+        /// Connections of a listener at a time that are no WebSocket and whose handshake didn't arrive at once; with one more
+        /// the oldest gets 503.
         http_connections_max: usize = 8_192, 1..=1_000_000;
         /// WebSockets without a session at a time; one more gets 503.
         unauthenticated_max: usize = 32_768, 1..=10_000_000;

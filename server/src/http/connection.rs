@@ -19,6 +19,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt;
 
@@ -27,7 +28,7 @@ use super::rewound::Rewound;
 use super::upgrade::{Accepted, Checked, Door, Upgraded};
 use super::welcome::{Newcomer, no_header};
 use crate::admission::proxy::{self, Header};
-use crate::admission::{Admission, Ticket};
+use crate::admission::{Admission, Reason, Refusal, Ticket};
 use crate::metrics::{HandshakeRejection, Metrics};
 use crate::shutdown::Shutdown;
 
@@ -137,7 +138,11 @@ impl Server {
     }
 
     /// Serves a connection to its end.
-    pub(super) async fn serve(self: Arc<Self>, newcomer: Newcomer) {
+    pub(super) async fn serve(
+        self: Arc<Self>,
+        newcomer: Newcomer,
+        mut evicted: oneshot::Receiver<()>,
+    ) {
         let Newcomer {
             stream,
             mut seen,
@@ -152,7 +157,10 @@ impl Server {
             }
         };
         if header_due {
-            let read = self.read_header(&stream, seen).await;
+            let read = tokio::select! {
+                read = self.read_header(&stream, seen) => read,
+                Ok(()) = &mut evicted => Err(room_made()),
+            };
             let identified = read.and_then(|(header, rest)| {
                 client = header.client.unwrap_or(client);
                 ticket.identify(client)?;
@@ -172,7 +180,7 @@ impl Server {
         let mut connection = self
             .builder()
             .serve_connection(TokioIo::new(Rewound { stream, seen }), routes);
-        let end = self.drive(&mut connection).await;
+        let end = self.drive(&mut connection, &mut evicted).await;
         // Takes the engine apart: its buffers, timers and routes end here, only the socket and what was read
         // ahead remain.
         let parts = connection.into_parts();
@@ -187,6 +195,10 @@ impl Server {
             (End::Failed(error), _) if error.is_timeout() && idle => linger(stream).await,
             (End::Failed(error), _) => self.give_up(stream, &error, &unread).await,
             (End::TimedOut, _) => {}
+            (End::Evicted, _) => {
+                // At once or not at all: a slow socket has had its time, and its place is somebody else's.
+                stream.try_write(&room_made().bytes(&self.metrics)).ok();
+            }
         }
     }
 
@@ -245,7 +257,7 @@ impl Server {
     }
 
     /// Runs a connection until it ends, is told to end and does so, or is out of time.
-    async fn drive(&self, connection: &mut Connection) -> End {
+    async fn drive(&self, connection: &mut Connection, evicted: &mut oneshot::Receiver<()>) -> End {
         let mut deadline = pin!(sleep(self.limits.lifetime));
         let mut ending = false;
         loop {
@@ -253,11 +265,13 @@ impl Server {
                 result = poll_fn(|context| connection.poll_without_shutdown(context)) => Event::Ended(result),
                 () = self.shutdown.wait(), if !ending => Event::Shutdown,
                 () = &mut deadline => Event::Deadline,
+                Ok(()) = &mut *evicted, if !evicted.is_terminated() => Event::Evicted,
             };
             match event {
                 Event::Ended(Ok(())) => return End::Finished,
                 Event::Ended(Err(error)) => return End::Failed(error),
                 Event::Deadline if ending => return End::TimedOut,
+                Event::Evicted => return End::Evicted,
                 Event::Shutdown | Event::Deadline => {
                     ending = true;
                     Pin::new(&mut *connection).graceful_shutdown();
@@ -301,6 +315,7 @@ enum Event {
     Ended(hyper::Result<()>),
     Shutdown,
     Deadline,
+    Evicted,
 }
 
 /// How a connection ended.
@@ -311,6 +326,8 @@ enum End {
     Failed(hyper::Error),
     /// It did not end when it should have.
     TimedOut,
+    /// It had to make room for another.
+    Evicted,
 }
 
 /// The routes, as the engine calls them.
@@ -348,6 +365,11 @@ async fn enter(stream: std::net::TcpStream) -> std::io::Result<TcpStream> {
     let stream = TcpStream::from_std(stream)?;
     stream.writable().await?;
     Ok(stream)
+}
+
+/// There are too many connections that are no WebSocket.
+fn room_made() -> Rejected {
+    Refusal::soon(Reason::HttpConnections).into()
 }
 
 /// What the engine refused, if it was the engine that ended the connection.

@@ -98,37 +98,38 @@ async fn an_address_has_its_sockets_without_a_session_and_no_more() {
     assert_eq!(attempt(&server, ATTACKER).await.status, 101);
 }
 
-/// Slow requests take the places that there are for them, and no more; whoever sends its handshake at once needs none.
+/// Slow requests take the places that there are for them, and no more: each newcomer finds one, that of the oldest.
 #[tokio::test]
 async fn slow_requests_are_bounded_and_hold_nobody_up() {
-    let server = Server::with_config("[admission]\nhttp_connections_max = 200\n").await;
+    let config = "[admission]\nhttp_connections_max = 200\n[http]\nheader_timeout_ms = 60000\n";
+    let server = Server::with_config(config).await;
     let admin = server.admin_address().await;
     let before = metrics(admin).await;
     let healthy = Healthy::start(&server).await;
     let mut slow = Vec::new();
-    for _ in 0..200 {
+    for _ in 0..250 {
         let mut stream = TcpStream::connect(server.address()).await.unwrap();
         stream.write_all(b"G").await.unwrap();
         slow.push(stream);
-    }
-    let mut more = Vec::new();
-    for _ in 0..50 {
-        let mut stream = TcpStream::connect(server.address()).await.unwrap();
-        let refused = exchange(&mut stream, b"").await;
-        assert_eq!(refused.status, 503, "{}", refused.text());
-        assert!((5..=10).contains(&wait_of(&refused)));
-        more.push(stream);
     }
     let started = Instant::now();
     for _ in 0..20 {
         Connect::to(&server).ready().await;
     }
-    assert!(
-        started.elapsed() < Duration::from_secs(4),
-        "{:?}",
-        started.elapsed()
-    );
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    for mut stream in slow.drain(..50) {
+        let refused = exchange(&mut stream, b"").await;
+        assert_eq!(refused.status, 503, "{}", refused.text());
+        assert!((5..=10).contains(&wait_of(&refused)));
+    }
     healthy.check().await;
+    // A healthy one whose handshake was a moment late has taken a place too.
+    let more = slow
+        .iter()
+        .filter(|stream| stream.try_read(&mut [0]).is_ok());
+    let refused = 50.0 + more.count() as f64;
+    assert!(refused <= 70.0, "{refused}");
     let after = metrics(admin).await;
     let count = |metrics: &Metrics| {
         metrics.labelled(
@@ -137,7 +138,7 @@ async fn slow_requests_are_bounded_and_hold_nobody_up() {
             "http_connections",
         )
     };
-    assert_eq!(count(&after) - count(&before), 50.0);
+    assert_eq!(count(&after) - count(&before), refused);
     assert_eq!(after.value("roomful_panics_total"), 0.0);
 }
 
