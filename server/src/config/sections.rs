@@ -43,6 +43,15 @@ section! {
         allow_anonymous: bool = false;
         /// Web origins that browsers may connect from, such as `https://app.example.com`. Compared exactly.
         origins: Vec<WebOrigin> = Vec::new();
+        /// Certificate chain in PEM, the server's own certificate first. With it the public listener speaks TLS and nothing else.
+        /// Read again when the file changes.
+        tls_certificate_file: Option<PathBuf> = None;
+        /// The certificate's private key in PEM. Read again when the file changes.
+        tls_key_file: Option<PathBuf> = None;
+        /// How long a TLS handshake may take, in milliseconds.
+        tls_handshake_timeout_ms: u64 = 5_000, 10..=600_000;
+        /// TLS handshakes at a time; one more is dropped at once.
+        tls_handshakes_max: usize = 4_096, 1..=1_000_000;
         /// Networks, such as `10.0.0.0/8`, or single addresses, of proxies that are believed about whom they speak for. Nobody
         /// else is. A trusted proxy has no limit per address itself; those behind it have theirs.
         trusted_proxies: Vec<IpNet> = Vec::new();
@@ -244,8 +253,11 @@ section! {
 section! {
     /// Bounds of one shard.
     pub struct ShardConfig {
-        /// How long one turn of fan-out may take before others get theirs, in microseconds.
+        /// How long each kind of work (reading, mail, timers, rooms, catching up, fan-out, replies) may take in one turn before the
+        /// others get theirs, in microseconds.
         turn_budget_us: u64 = 2_000, 100..=1_000_000;
+        /// A turn that takes longer in all is counted and logged, in milliseconds.
+        turn_warning_ms: u64 = 50, 1..=60_000;
         /// Bytes that wait in a shard's mailbox. A room whose messages don't fit is fetched from its history instead.
         mailbox_bytes_max: usize = 67_108_864, 65_536..=17_179_869_184;
     }

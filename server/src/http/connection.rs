@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -17,20 +18,23 @@ use axum::http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt;
 
 use super::guard::{self, Rejected};
+use super::link::Link;
 use super::rewound::Rewound;
+use super::secure::Secure;
 use super::upgrade::{Accepted, Checked, Door, Upgraded};
 use super::welcome::{Newcomer, no_header};
 use crate::admission::proxy::{self, Header};
 use crate::admission::{Admission, Reason, Refusal, Ticket};
 use crate::metrics::{HandshakeRejection, Metrics};
 use crate::shutdown::Shutdown;
+use crate::tls::Records;
 
 /// What a peer may do before it has a WebSocket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +68,8 @@ pub(super) struct Server {
     pub(super) door: Option<Arc<Door>>,
     /// Who may come in.
     pub(super) admission: Admission,
+    /// What makes it speak TLS.
+    pub(super) secure: Option<Secure>,
     pub(super) metrics: Metrics,
     pub(super) limits: Limits,
     pub(super) shutdown: Shutdown,
@@ -172,33 +178,62 @@ impl Server {
             };
         }
         tracing::Span::current().record("client", tracing::field::display(client));
+        let socket = Rewound { stream, seen };
+        let link = match &self.secure {
+            None => Link::Plain(socket),
+            Some(secure) => {
+                let begun = tokio::select! {
+                    begun = secure.begin(socket) => begun,
+                    Ok(()) = &mut evicted, if !evicted.is_terminated() => {
+                        self.metrics.handshake_rejected(HandshakeRejection::HttpConnections);
+                        None
+                    }
+                };
+                match begun {
+                    Some(stream) => Link::Tls(stream),
+                    None => return,
+                }
+            }
+        };
         let context = Arc::new(PeerContext::new(client, ticket));
         let routes = Routes {
             server: Arc::clone(&self),
             context: Arc::clone(&context),
         };
-        let mut connection = self
-            .builder()
-            .serve_connection(TokioIo::new(Rewound { stream, seen }), routes);
+        let mut connection = self.builder().serve_connection(TokioIo::new(link), routes);
         let end = self.drive(&mut connection, &mut evicted).await;
         // Takes the engine apart: its buffers, timers and routes end here, only the socket and what was read
         // ahead remain.
         let parts = connection.into_parts();
-        let (stream, unread) = (parts.io.into_inner().stream, parts.read_buf);
+        let (link, unread) = (parts.io.into_inner(), parts.read_buf);
         let idle = unread.is_empty() && context.asked.load(Ordering::Relaxed);
         match (end, context.take()) {
-            (End::Finished, Some((accepted, ticket))) => match stream.into_std() {
-                Ok(stream) => self.hand_over(vec![accepted.upgraded(stream, &unread, ticket)]),
-                Err(error) => tracing::warn!(%error, "the socket could not leave the runtime"),
-            },
-            (End::Finished, None) => linger(stream).await,
-            (End::Failed(error), _) if error.is_timeout() && idle => linger(stream).await,
-            (End::Failed(error), _) => self.give_up(stream, &error, &unread).await,
+            (End::Finished, Some((accepted, ticket))) => {
+                self.let_go(link, |stream| accepted.upgraded(stream, &unread, ticket));
+            }
+            (End::Finished, None) => linger(link).await,
+            (End::Failed(error), _) if error.is_timeout() && idle => linger(link).await,
+            (End::Failed(error), _) => self.give_up(link, &error, &unread).await,
             (End::TimedOut, _) => {}
             (End::Evicted, _) => {
-                // At once or not at all: a slow socket has had its time, and its place is somebody else's.
-                stream.try_write(&room_made().bytes(&self.metrics)).ok();
+                let mut link = link;
+                let answer = room_made().bytes(&self.metrics);
+                // At once or not at all: it has had its time, and its place is somebody else's.
+                timeout(EVICTION_MAX, link.write_all(&answer)).await.ok();
             }
+        }
+    }
+
+    /// Hands the socket over, out of the runtime.
+    fn let_go(&self, link: Link, upgraded: impl FnOnce(std::net::TcpStream) -> Upgraded) {
+        let (stream, tls) = link.into_parts();
+        match stream.into_std() {
+            Ok(stream) => {
+                let mut upgraded = upgraded(stream);
+                upgraded.tls = tls.map(|tls| Box::new(Records::new(tls, self.metrics.clone())));
+                self.hand_over(vec![upgraded]);
+            }
+            Err(error) => tracing::warn!(%error, "the socket could not leave the runtime"),
         }
     }
 
@@ -234,7 +269,8 @@ impl Server {
     /// Tells a socket that it may not come in, and sees to it that it gets to read so.
     async fn refuse_late(&self, mut stream: TcpStream, rejected: Rejected) {
         let answer = rejected.bytes(&self.metrics);
-        if stream.write_all(&answer).await.is_ok() {
+        // Under TLS nothing is said in the clear.
+        if self.secure.is_none() && stream.write_all(&answer).await.is_ok() {
             linger(stream).await;
         }
     }
@@ -282,7 +318,7 @@ impl Server {
     }
 
     /// Counts what the engine refused, and sees to it that the peer gets to read why.
-    async fn give_up(&self, mut stream: TcpStream, error: &hyper::Error, unread: &[u8]) {
+    async fn give_up(&self, mut link: Link, error: &hyper::Error, unread: &[u8]) {
         let is_http_2 = unread.starts_with(HTTP_2);
         let reason = rejection(error).map(|reason| match reason {
             HandshakeRejection::Malformed if is_http_2 => HandshakeRejection::HttpVersion,
@@ -302,13 +338,13 @@ impl Server {
         } else {
             b""
         };
-        if stream.write_all(answer).await.is_ok() {
-            linger(stream).await;
+        if link.write_all(answer).await.is_ok() {
+            linger(link).await;
         }
     }
 }
 
-type Connection = http1::Connection<TokioIo<Rewound>, Routes>;
+type Connection = http1::Connection<TokioIo<Link>, Routes>;
 
 /// What can wake a connection.
 enum Event {
@@ -387,22 +423,27 @@ fn rejection(error: &hyper::Error) -> Option<HandshakeRejection> {
 
 /// Closes so that the last answer arrives. A socket that is closed with bytes unread is reset, and a reset
 /// may overtake the answer; so the peer's bytes are read until it closes too, within a limit.
-async fn linger(mut stream: TcpStream) {
+pub(super) async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     let closing = async {
         stream.shutdown().await?;
-        loop {
-            stream.readable().await?;
-            match stream.try_read(&mut [0; 4 * 1024]) {
-                Ok(0) => return Ok(()),
-                Ok(_) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-        }
+        while poll_fn(|context| drop_some(&mut stream, context)).await? > 0 {}
+        Ok::<_, std::io::Error>(())
     };
     if let Ok(Err(error)) = timeout(LINGER_MAX, closing).await {
         tracing::trace!(%error, "the peer closed first");
     }
+}
+
+/// Reads once into nowhere; how many bytes that were. The buffer lives for this call alone.
+fn drop_some(
+    stream: &mut (impl AsyncRead + Unpin),
+    context: &mut Context<'_>,
+) -> Poll<std::io::Result<usize>> {
+    let mut bytes = [0; 4 * 1024];
+    let mut buffer = ReadBuf::new(&mut bytes);
+    Pin::new(stream)
+        .poll_read(context, &mut buffer)
+        .map_ok(|()| buffer.filled().len())
 }
 
 const REQUEST_TIMEOUT: &[u8] =
@@ -416,6 +457,9 @@ const VERSION_NOT_SUPPORTED: &[u8] =
 
 /// Time to finish the answer under way, once a connection has to end.
 const END_MAX: Duration = Duration::from_secs(2);
+
+/// Time to write an answer to a connection that has to make room.
+const EVICTION_MAX: Duration = Duration::from_millis(100);
 
 /// Time for a peer to read its answer and close: a round trip around the world and back.
 const LINGER_MAX: Duration = Duration::from_secs(1);

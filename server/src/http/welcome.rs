@@ -89,7 +89,8 @@ impl Server {
 
     /// Answers a good handshake.
     fn greet(&self, mut newcomer: Newcomer, seen: &[u8]) -> Welcomed {
-        let door = self.door.as_deref();
+        // Under TLS nothing is said in the clear.
+        let door = self.door.as_deref().filter(|_| self.secure.is_none());
         let good = door.and_then(|door| Some((door, handshake(door, seen, newcomer.client)?)));
         let Some((door, (length, checked))) = good else {
             newcomer.seen = Bytes::copy_from_slice(seen);
@@ -127,6 +128,10 @@ impl Server {
 
     fn refuse(&self, mut stream: TcpStream, rejected: Rejected) -> Welcomed {
         let answer = rejected.bytes(&self.metrics);
+        // Under TLS nothing is said in the clear, and a refusal is worth no TLS handshake.
+        if self.secure.is_some() {
+            return Welcomed::Gone;
+        }
         // A fresh socket takes a few hundred bytes, unless the peer is gone.
         match stream.write_all(&answer) {
             Ok(()) => Welcomed::Refused(stream),

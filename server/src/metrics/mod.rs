@@ -8,6 +8,7 @@
 
 mod cells;
 mod keys;
+mod tls;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,13 +20,15 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncode
 use roomful_protocol::error::{CloseCode, ErrorCode};
 use roomful_protocol::websocket;
 
-pub use cells::{By, Counter, Gauge, Label};
+pub use cells::{By, Counter, Gauge, Label, Longest};
 pub use keys::KeyFetch;
+pub use tls::{TlsHandshake, TlsReload};
 
 use crate::auth::AuthError;
 use crate::tasks::Tasks;
 use cells::Row;
 use keys::KeyMetrics;
+use tls::TlsMetrics;
 
 /// The metrics of a process; a cheap handle.
 #[derive(Debug, Clone)]
@@ -45,6 +48,7 @@ struct Inner {
     /// Written by the accept loops, and shown beside the panics of others.
     acceptor_panics: Arc<AtomicU64>,
     keys: KeyMetrics,
+    tls: TlsMetrics,
 }
 
 /// Declares [`ShardCounters`]: a field, its kind (see [`Row`]), its metric's name and help. A new metric is a new line.
@@ -104,6 +108,8 @@ shard_counters! {
     panics: By<PanicPlace> = "roomful_panics_total", "Panics, each of which ended one thing alone, by what that was.";
     turns: Counter = "roomful_turns_total", "Turns of the shards' loops.";
     turn_over_budget: Counter = "roomful_turn_over_budget_total", "Turns that were cut because their time was spent.";
+    turns_stalled: Counter = "roomful_turns_stalled_total", "Turns that took longer than shard.turn_warning_ms.";
+    turn_longest_us: Longest = "roomful_turn_longest_us", "Microseconds that the longest turn since the start took.";
 }
 
 /// Declares an enum whose variants are a label's values.
@@ -326,6 +332,7 @@ impl Metrics {
             registry.register(collector).expect(WELL_FORMED);
         }
         let keys = KeyMetrics::register(&registry);
+        let tls = TlsMetrics::register(&registry);
         let inner = Inner {
             registry,
             shards,
@@ -333,6 +340,7 @@ impl Metrics {
             accept_errors,
             acceptor_panics,
             keys,
+            tls,
         };
         Self {
             inner: Arc::new(inner),
@@ -370,6 +378,26 @@ impl Metrics {
     #[must_use]
     pub fn accept_errors(&self) -> u64 {
         self.inner.accept_errors.get()
+    }
+
+    /// Counts a TLS handshake that has ended.
+    pub fn tls_handshake(&self, outcome: TlsHandshake) {
+        self.inner.tls.handshake(outcome);
+    }
+
+    /// Counts a connection that broke TLS after its handshake.
+    pub fn tls_violated(&self) {
+        self.inner.tls.violated();
+    }
+
+    /// Counts a certificate that was read again.
+    pub fn tls_reloaded(&self, outcome: TlsReload) {
+        self.inner.tls.reloaded(outcome);
+    }
+
+    /// Notes when the certificate in use expires.
+    pub fn certificate_expires(&self, unix_s: i64) {
+        self.inner.tls.expires(unix_s);
     }
 
     /// Counts a request for keys.
@@ -680,6 +708,8 @@ mod tests {
         check::<AuthFailure>();
         check::<HandshakeRejection>();
         check::<KeyFetch>();
+        check::<TlsHandshake>();
+        check::<TlsReload>();
         check::<ErrorCode>();
         check::<Option<CloseCode>>();
     }

@@ -33,6 +33,7 @@ use crate::directory::Directory;
 use crate::http::{Upgraded, Upgrades};
 use crate::metrics::ShardCounters;
 use crate::shard::message::ShardId;
+use crate::tls::Records;
 use mailbox::{Letter, Mailbox};
 use thread::{MAIL, Thread};
 use verifier::Verifier;
@@ -64,6 +65,7 @@ struct Post {
 #[derive(Debug)]
 struct Opened {
     stream: TcpStream,
+    tls: Option<Box<Records>>,
     read_ahead: Bytes,
     encoding: Encoding,
     client: IpAddr,
@@ -101,8 +103,10 @@ impl Drop for Dealt {
 pub struct TransportSettings {
     /// Connections at a time.
     pub connections_max: usize,
-    /// How long a turn may take before others of the thread get theirs.
+    /// How long each kind of work of a turn may take before others of the thread get theirs.
     pub turn_budget: Duration,
+    /// A turn that takes longer is counted and logged.
+    pub turn_warning: Duration,
     /// Bytes that may wait in a mailbox before what can be pulled later is left out.
     pub mailbox_bytes_max: usize,
     /// By how many connections the shard of a placement key may exceed the least loaded one.
@@ -296,6 +300,7 @@ impl Post {
         };
         self.mailbox.push(Letter::Opened(Box::new(Opened {
             stream: upgraded.stream,
+            tls: upgraded.tls,
             read_ahead: upgraded.read_ahead,
             encoding: upgraded.encoding,
             client: upgraded.client,
