@@ -440,9 +440,10 @@ mod tests {
             .map(|ticket| reason(ticket.upgrade(now)))
             .collect();
         assert_eq!(upgraded, [None, None, Some(Reason::Unauthenticated)]);
-        assert_eq!(admission.inner.http.load(Ordering::Relaxed), 0);
+        assert_eq!(admission.inner.http.load(Ordering::Relaxed), 1);
         tickets[0].authenticate();
         assert_eq!(reason(tickets[2].upgrade(now)), None);
+        assert_eq!(admission.inner.http.load(Ordering::Relaxed), 0);
         drop(tickets);
         assert_eq!(admission.inner.unauthenticated.load(Ordering::Relaxed), 0);
     }
