@@ -159,7 +159,7 @@ fn handshake(door: &Door, bytes: &[u8], client: IpAddr) -> Option<(usize, Checke
         let value = HeaderValue::from_bytes(line.value).ok()?;
         request.headers_mut().append(name, value);
     }
-    guard::check(&request).ok()?;
+    guard::check(&request, guard::Bodies::None).ok()?;
     if !door.is_at(request.uri().path()) {
         return None;
     }
