@@ -20,7 +20,7 @@ use crate::admission::{self, Admission, descriptors};
 use crate::auth::{Authenticator, Remote};
 use crate::clock::Clock;
 use crate::config::{
-    Config, DEFAULT_NAMESPACE, NamespaceConfig, Problems, ShutdownConfig, is_loopback,
+    Config, DEFAULT_NAMESPACE, HttpConfig, NamespaceConfig, Problems, ShutdownConfig, is_loopback,
 };
 use crate::connection::{Rate, Rates};
 use crate::directory::Directory;
@@ -127,6 +127,7 @@ struct App {
     origins: OriginRule,
     tls: Option<Tls>,
     admission: Admission,
+    limits: Limits,
     end: ShutdownConfig,
 }
 
@@ -186,6 +187,7 @@ impl App {
             origins,
             tls,
             admission: Admission::new(admission_limits(config), trust(config)),
+            limits: http_limits(&config.http),
             end: config.shutdown.clone(),
         })
     }
@@ -198,7 +200,7 @@ impl App {
             metrics: self.metrics.clone(),
             readiness: self.readiness.clone(),
             tasks: self.tasks.clone(),
-            limits: Limits::default(),
+            limits: self.limits,
         };
         let mut public = Site::public(
             site.clone(),
@@ -497,6 +499,15 @@ pub fn admission_limits(config: &Config) -> admission::Limits {
             burst: admission.connects_burst,
         },
         descriptors_reserved: admission.descriptors_reserved,
+    }
+}
+
+fn http_limits(http: &HttpConfig) -> Limits {
+    Limits {
+        header_bytes_max: http.header_bytes_max,
+        header_lines_max: http.header_lines_max,
+        header_timeout: Duration::from_millis(http.header_timeout_ms),
+        lifetime: Duration::from_millis(http.lifetime_ms),
     }
 }
 

@@ -1,7 +1,7 @@
 //! A client below the level of the client libraries: sockets, messages and frames, right or wrong as a test wants them.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,8 +38,12 @@ pub struct Connect {
     pub encoding: Encoding,
     /// The placement key in the URL.
     pub placement: Option<String>,
+    /// Another query in the URL instead, with its question mark.
+    pub query: Option<String>,
     /// The socket's receive buffer in bytes, for clients that shall fall behind; the system doubles it.
     pub receive_buffer: Option<u32>,
+    /// The address to come from; loopback has many.
+    pub source: Option<Ipv4Addr>,
     /// More request headers.
     pub headers: Vec<(&'static str, String)>,
     /// TLS, where the server speaks it.
@@ -54,7 +58,9 @@ impl Connect {
             address: server.address(),
             encoding: Encoding::MessagePack,
             placement: None,
+            query: None,
             receive_buffer: None,
+            source: None,
             headers: Vec::new(),
             tls: None,
         }
@@ -88,6 +94,13 @@ impl Connect {
         self
     }
 
+    /// From another address of this machine.
+    #[must_use]
+    pub const fn source(mut self, address: Ipv4Addr) -> Self {
+        self.source = Some(address);
+        self
+    }
+
     /// Connects, up to and with the WebSocket handshake.
     ///
     /// # Errors
@@ -96,6 +109,9 @@ impl Connect {
         let socket = TcpSocket::new_v4()?;
         if let Some(bytes) = self.receive_buffer {
             socket.set_recv_buffer_size(bytes)?;
+        }
+        if let Some(source) = self.source {
+            socket.bind((source, 0).into())?;
         }
         let stream = socket.connect(self.address).await?;
         stream.set_nodelay(true)?;
@@ -107,12 +123,9 @@ impl Connect {
                 Stream::Tls(Box::new(connector.connect(name, stream).await?))
             }
         };
-        let key = self
-            .placement
-            .as_ref()
-            .map(|key| format!("?k={key}"))
-            .unwrap_or_default();
-        let mut request = format!("ws://{}/v1/ws{key}", self.address).into_client_request()?;
+        let key = self.placement.as_ref().map(|key| format!("?k={key}"));
+        let query = self.query.clone().or(key).unwrap_or_default();
+        let mut request = format!("ws://{}/v1/ws{query}", self.address).into_client_request()?;
         let subprotocol = self.encoding.subprotocol().parse().unwrap();
         request
             .headers_mut()
