@@ -23,6 +23,7 @@ use crate::directory::Directory;
 use crate::http::{self, Limits, Origin, OriginError, OriginRule, Readiness, Site};
 use crate::journal::HistoryBounds;
 use crate::journal::memory::MemoryJournal;
+use crate::memory::{HTTP_CONNECTION_BYTES, Marks, Memory, budget_of_system};
 use crate::metrics::Metrics;
 use crate::room::operations::OperationBounds;
 use crate::room::{RoomSettings, kind};
@@ -110,6 +111,7 @@ struct App {
     tasks: Tasks,
     readiness: Readiness,
     origins: OriginRule,
+    limits: Limits,
     end: ShutdownConfig,
 }
 
@@ -127,12 +129,16 @@ impl App {
         let generation = Generation::begin(data_dir, clock.unix_ms())?;
         let tasks = Tasks::new();
         let metrics = Metrics::new(tasks.clone(), config.shard_count().get());
-        let shared = shared(config, resume_key, &clock);
+        let memory = memory(config);
+        metrics.show_budget(memory.clone());
+        let budget = memory.marks().budget;
+        let shared = shared(config, resume_key, &clock, memory.clone());
         let counters = metrics.shards().to_vec();
         let parts = Parts {
             directory: shared.directory.clone(),
             counters: counters.clone(),
             authenticator,
+            memory,
             clock,
             settings: transport_settings(config),
         };
@@ -143,6 +149,11 @@ impl App {
             Shard::new(id, shared.clone(), journal, counters, now)
         };
         let (shards, threads) = Shards::start(parts, core).map_err(RunError::System)?;
+        let (counters, live) = (metrics.shards().to_vec(), tasks.clone());
+        let http_connections = move || live.live_as("http_connection") as u64;
+        shards
+            .watch_memory(counters, http_connections)
+            .map_err(RunError::System)?;
         Ok(Self {
             public,
             admin,
@@ -152,6 +163,7 @@ impl App {
             tasks,
             readiness: Readiness::new(),
             origins,
+            limits: http_limits(budget),
             end: config.shutdown.clone(),
         })
     }
@@ -164,7 +176,7 @@ impl App {
             metrics: self.metrics.clone(),
             readiness: self.readiness.clone(),
             tasks: self.tasks.clone(),
-            limits: Limits::default(),
+            limits: self.limits,
         };
         let public = Site::public(site.clone(), Arc::new(self.shards.clone()), self.origins);
         let span = tracing::Span::none;
@@ -314,12 +326,36 @@ fn origin_rule(config: &Config) -> Result<OriginRule, RunError> {
     })
 }
 
-fn shared(config: &Config, resume_key: ResumeKey, clock: &Clock) -> Shared {
+/// What is no WebSocket yet gets an eighth of the memory at most.
+fn http_limits(budget: u64) -> Limits {
+    let limits = Limits::default();
+    let most = usize::try_from(budget / 8 / HTTP_CONNECTION_BYTES).unwrap_or(usize::MAX);
+    Limits {
+        connections_max: limits.connections_max.min(most.max(1)),
+        ..limits
+    }
+}
+
+fn memory(config: &Config) -> Memory {
+    let budget = match config.memory.budget_bytes as u64 {
+        0 => budget_of_system(),
+        bytes => bytes,
+    };
+    let marks = Marks::new(
+        budget,
+        config.memory.soft_percent,
+        config.memory.hard_percent,
+    );
+    Memory::new(marks, config.shard_count().get())
+}
+
+fn shared(config: &Config, resume_key: ResumeKey, clock: &Clock, memory: Memory) -> Shared {
     let shards = u16::try_from(config.shard_count().get()).unwrap_or(u16::MAX);
     Shared {
         directory: Directory::new(shards, config.node.rooms_max as u64),
         sessions: Sessions::new(clock.unix_ms(), config.session.retention_ms),
         settings: Arc::new(shard_settings(config, resume_key)),
+        memory,
     }
 }
 

@@ -3,7 +3,7 @@
 //! Read in this order: [`config`] (what can be set), [`auth`] (who may do what), [`session`] (who comes
 //! back), [`connection`] (one socket's state), [`room`] (what is ordered) over [`journal`] (where it is
 //! kept), [`shard`] (where all of these meet, without I/O), [`transport`] and [`http`] (the sockets), [`app`]
-//! (the wiring). [`clock`], [`directory`], [`wire`], [`metrics`], [`tasks`], [`shutdown`], [`logging`] and
+//! (the wiring). [`clock`], [`directory`], [`wire`], [`metrics`], [`memory`], [`tasks`], [`shutdown`], [`logging`] and
 //! [`console`] serve them.
 
 pub mod config;
@@ -28,6 +28,7 @@ pub mod app;
 pub mod clock;
 pub mod console;
 pub mod logging;
+pub mod memory;
 pub mod metrics;
 pub mod shutdown;
 pub mod tasks;

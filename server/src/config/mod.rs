@@ -28,8 +28,8 @@ pub use key::{KeyConfig, KeySource};
 pub use problem::{Place, Problem, Problems};
 pub use secret::{Secret, SecretKey};
 pub use sections::{
-    AuthConfig, ConnectionConfig, ListenConfig, LogConfig, NamespaceConfig, NodeConfig,
-    PlacementConfig, SessionConfig, ShardConfig, ShutdownConfig,
+    AuthConfig, ConnectionConfig, ListenConfig, LogConfig, MemoryConfig, NamespaceConfig,
+    NodeConfig, PlacementConfig, SessionConfig, ShardConfig, ShutdownConfig,
 };
 pub use source::{Flag, Sources};
 
@@ -54,6 +54,8 @@ pub struct Config {
     pub placement: PlacementConfig,
     /// `[shard]`
     pub shard: ShardConfig,
+    /// `[memory]`
+    pub memory: MemoryConfig,
     /// `[shutdown]`
     pub shutdown: ShutdownConfig,
     /// `[log]`
@@ -162,6 +164,7 @@ impl Config {
             ("session", &mut self.session),
             ("placement", &mut self.placement),
             ("shard", &mut self.shard),
+            ("memory", &mut self.memory),
             ("shutdown", &mut self.shutdown),
             ("log", &mut self.log),
         ]
@@ -253,6 +256,7 @@ impl Default for Config {
             session: SessionConfig::default(),
             placement: PlacementConfig::default(),
             shard: ShardConfig::default(),
+            memory: MemoryConfig::default(),
             shutdown: ShutdownConfig::default(),
             log: LogConfig::default(),
             namespaces: NAMESPACES

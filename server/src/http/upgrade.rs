@@ -46,6 +46,11 @@ pub enum Refusal {
         /// When to try again; rounded up to seconds.
         retry_after: Duration,
     },
+    /// The server's memory is nearly used up.
+    Memory {
+        /// When to try again; rounded up to seconds.
+        retry_after: Duration,
+    },
     /// The server is about to end.
     Draining {
         /// When to try again; rounded up to seconds.
@@ -295,6 +300,11 @@ fn placement(uri: &Uri) -> Option<PlacementKey> {
 fn no_place(refusal: Refusal) -> Rejected {
     let (reason, retry_after, text) = match refusal {
         Refusal::Full { retry_after } => (Reason::Full, retry_after, "the server is full\n"),
+        Refusal::Memory { retry_after } => (
+            Reason::Memory,
+            retry_after,
+            "the server is short of memory\n",
+        ),
         Refusal::Draining { retry_after } => (
             Reason::Draining,
             retry_after,

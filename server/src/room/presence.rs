@@ -18,6 +18,8 @@ use crate::shard::message::{Attachment, ConnectionId, ShardId};
 pub struct Members {
     by_number: BTreeMap<MemberId, Member>,
     by_session: HashMap<SessionId, MemberId>,
+    /// Bytes of all values.
+    value_bytes: usize,
     last_number: u64,
     revision: u64,
     /// Members whose change is in no delta yet.
@@ -58,6 +60,19 @@ pub struct Absence(u64);
 /// How many of those who left are remembered.
 const GONE_MAX: usize = 1024;
 
+/// A member in both maps, without its value.
+const MEMBER_BYTES: usize = 384;
+
+/// One who left.
+const GONE_BYTES: usize = 64;
+
+fn length(value: Option<&Payload>) -> usize {
+    value.map_or(0, |value| value.bytes.len() + VALUE_BYTES)
+}
+
+/// What the allocator and the shared buffer take for a value.
+const VALUE_BYTES: usize = 64;
+
 impl Members {
     /// Nobody, in the place of members who are gone with what was known of them: their numbers are not given again,
     /// and whoever knows a revision of theirs is told that it is too far back.
@@ -81,6 +96,12 @@ impl Members {
     #[must_use]
     pub fn occupancy(&self) -> u64 {
         self.by_number.len() as u64
+    }
+
+    /// About what they take in memory, in bytes.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.by_number.len() * MEMBER_BYTES + self.value_bytes + self.gone.len() * GONE_BYTES
     }
 
     /// The revision of the last delta.
@@ -139,6 +160,7 @@ impl Members {
         let number = MemberId(self.last_number);
         let changed = self.revision + 1;
         let location = Some(location);
+        self.value_bytes += length(value.as_ref());
         let member = Member {
             session,
             attachment,
@@ -163,6 +185,8 @@ impl Members {
             .get_mut(&number)
             .filter(|member| member.value != value)
         {
+            self.value_bytes += length(value.as_ref());
+            self.value_bytes -= length(member.value.as_ref());
             member.value = value;
             member.changed = changed;
             self.changed.insert(number);
@@ -172,6 +196,7 @@ impl Members {
     /// A member is gone for good.
     pub fn remove(&mut self, number: MemberId) -> Option<Member> {
         let member = self.by_number.remove(&number)?;
+        self.value_bytes -= length(member.value.as_ref());
         self.by_session.remove(&member.session);
         self.changed.remove(&number);
         self.gone

@@ -18,7 +18,7 @@ use super::{ConnectionTimer, Host, Shard, ShardSettings, Timer};
 use crate::clock::Now;
 use crate::connection::outbox::{Outbox, Sizes};
 use crate::connection::{Outlet, Phase};
-use crate::metrics::ShardCounters;
+use crate::metrics::{MemoryShed, ShardCounters};
 use crate::wire;
 
 impl Shard {
@@ -72,6 +72,13 @@ impl Shard {
             return;
         };
         match &outlet.outbox {
+            Some(outbox)
+                if outbox.sizes().bytes > OUTBOX_FREE_BYTES
+                    && self.memory.is_over(self.id, &self.counters) =>
+            {
+                self.counters.memory_sheds.of(MemoryShed::Outbox).add(1);
+                self.close(id, CloseCode::SlowConsumer, now, host);
+            }
             Some(outbox) if is_over(outbox.sizes(), &self.settings) => {
                 self.close(id, CloseCode::SlowConsumer, now, host);
             }
@@ -200,9 +207,11 @@ impl Shard {
         if let Some(outbox) = &half_out {
             track(&self.counters, outbox.sizes(), Sizes::default());
         }
+        // Whoever is closed for what waits must not go on holding it.
+        let replies_too = code != CloseCode::SlowConsumer;
         let waiting = half_out
             .into_iter()
-            .flat_map(|outbox| outbox.into_last_words());
+            .flat_map(|outbox| outbox.into_last_words(replies_too));
         let mut words: Vec<Bytes> = waiting.collect();
         if !staged.is_empty() {
             words.push(staged.into());
@@ -363,6 +372,9 @@ pub(super) fn track(counters: &ShardCounters, before: Sizes, after: Sizes) {
     counters.outbox_bytes.set(bytes);
     counters.outbox_messages.set(messages);
 }
+
+/// What a connection may have waiting without being closed for it when memory is short.
+const OUTBOX_FREE_BYTES: usize = 64 * 1024;
 
 /// Parts of a turn: log, presence, signals.
 const PARTS_MAX: usize = 3;

@@ -30,7 +30,8 @@ use crate::auth::Authenticator;
 use crate::clock::{Clock, Now};
 use crate::directory::Directory;
 use crate::http::{Refusal, Upgraded, Upgrades};
-use crate::metrics::ShardCounters;
+use crate::memory::{Elsewhere, Level, Memory};
+use crate::metrics::{ShardCounters, resident_bytes};
 use crate::shard::message::ShardId;
 use mailbox::{Letter, Mailbox};
 use thread::{MAIL, Thread};
@@ -48,6 +49,7 @@ struct Inner {
     posts: Vec<Post>,
     places: Arc<Semaphore>,
     settings: TransportSettings,
+    memory: Memory,
     draining: AtomicBool,
 }
 
@@ -125,6 +127,8 @@ pub struct Parts {
     pub counters: Vec<Arc<ShardCounters>>,
     /// Checks tokens; none on an anonymous server.
     pub authenticator: Option<Arc<Authenticator>>,
+    /// What may be held.
+    pub memory: Memory,
     /// The time.
     pub clock: Clock,
     /// The configuration.
@@ -185,6 +189,7 @@ impl Shards {
                 clock: parts.clock.clone(),
                 posts: posts.clone(),
                 verifier: verifier.clone(),
+                memory: parts.memory.clone(),
                 settings,
             };
             handles.push((id, thread.start(core.clone())?));
@@ -196,6 +201,7 @@ impl Shards {
                 settings.connections_max.min(Semaphore::MAX_PERMITS),
             )),
             settings,
+            memory: parts.memory,
             draining: AtomicBool::new(false),
         };
         Ok((
@@ -214,6 +220,46 @@ impl Shards {
             post.mailbox.push(Letter::Drain { spread_ms });
             post.mailbox.wake();
         }
+    }
+
+    /// Adds up what is held, for as long as the process lives, on a thread of its own: it has to be on time whatever
+    /// the others do.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn watch_memory(
+        &self,
+        counters: Vec<Arc<ShardCounters>>,
+        http_connections: impl Fn() -> u64 + Send + 'static,
+    ) -> std::io::Result<()> {
+        let shards = self.clone();
+        let process_bytes = resident_bytes().unwrap_or(0);
+        let sum = move || {
+            let mailboxes = shards.inner.posts.iter().map(|post| post.mailbox.bytes());
+            let elsewhere = Elsewhere {
+                process_bytes,
+                http_connections: http_connections(),
+                mailbox_bytes: mailboxes.sum::<usize>() as u64,
+            };
+            let to_shed = shards.inner.memory.sum(&counters, elsewhere);
+            for (post, bytes) in shards.inner.posts.iter().zip(to_shed) {
+                if bytes > 0 {
+                    post.mailbox.push(Letter::Shed { bytes });
+                    post.mailbox.wake();
+                }
+            }
+        };
+        sum();
+        let watch = move || {
+            loop {
+                std::thread::park_timeout(SUM_INTERVAL);
+                sum();
+            }
+        };
+        std::thread::Builder::new()
+            .name("memory".to_owned())
+            .spawn(watch)?;
+        Ok(())
     }
 
     /// How many connections there are, those included whose last words are not said.
@@ -250,6 +296,11 @@ impl Upgrades for Shards {
         if self.inner.draining.load(Ordering::Relaxed) {
             return Err(Refusal::Draining {
                 retry_after: ELSEWHERE_AFTER,
+            });
+        }
+        if self.inner.memory.level() > Level::Normal {
+            return Err(Refusal::Memory {
+                retry_after: RETRY_AFTER,
             });
         }
         Arc::clone(&self.inner.places)
@@ -305,6 +356,9 @@ impl Threads {
         }
     }
 }
+
+/// Often, since what comes meanwhile is bounded only by each shard's share of what is left.
+const SUM_INTERVAL: Duration = Duration::from_millis(50);
 
 /// When somebody who was not let in should come again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);

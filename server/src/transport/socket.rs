@@ -172,6 +172,11 @@ impl Socket {
         self.over
     }
 
+    /// Bytes that have come and that nobody has handled.
+    pub(super) fn input_bytes(&self) -> usize {
+        self.reader.held_bytes() + self.unread.len()
+    }
+
     /// Whether the core is done with it.
     pub(super) fn is_saying_goodbye(&self) -> bool {
         self.goodbye.is_some()

@@ -7,6 +7,7 @@
 //! A panic while a connection is read ends that connection; the core has guards of its own, and any other panic ends
 //! the thread.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
+use roomful_protocol::error::CloseCode;
 use roomful_protocol::websocket::{ReadLimits, Reader, Role, WebSocketEvent};
 
 use super::core::Core;
@@ -27,7 +29,8 @@ use super::socket::{Heard, READS_MAX};
 use super::verifier::Verifier;
 use super::{Opened, Post, TransportSettings};
 use crate::clock::{Clock, Now};
-use crate::metrics::{PanicPlace, ShardCounters};
+use crate::memory::Memory;
+use crate::metrics::{MemoryShed, PanicPlace, ShardCounters};
 use crate::shard::Input;
 use crate::shard::message::{ConnectionId, ShardId};
 
@@ -40,6 +43,7 @@ pub(super) struct Thread {
     pub(super) clock: Clock,
     pub(super) posts: Vec<Post>,
     pub(super) verifier: Option<Verifier>,
+    pub(super) memory: Memory,
     pub(super) settings: TransportSettings,
 }
 
@@ -78,6 +82,7 @@ impl Thread {
             counters: self.counters,
             host,
             clock: self.clock,
+            memory: self.memory,
             settings: self.settings,
             buffer: vec![0; READ_BUFFER_BYTES],
             ended: VecDeque::new(),
@@ -92,6 +97,7 @@ struct Driver<C> {
     counters: Arc<ShardCounters>,
     host: ThreadHost,
     clock: Clock,
+    memory: Memory,
     settings: TransportSettings,
     /// What every connection is read into: an idle one owns no buffer.
     buffer: Vec<u8>,
@@ -181,6 +187,7 @@ impl<C: Core> Driver<C> {
                 connection,
                 outcome,
             }),
+            Letter::Shed { bytes } => self.shed(bytes),
             Letter::Drain { spread_ms } => self.step(Input::Drain { spread_ms }),
             Letter::Opened(opened) => {
                 if let Err(error) = self.open(*opened, poll) {
@@ -253,8 +260,8 @@ impl<C: Core> Driver<C> {
             let Some(socket) = self.host.socket_mut(connection) else {
                 return;
             };
-            let mut unread = mem::take(&mut socket.unread);
-            if !unread.is_empty() {
+            if !socket.unread.is_empty() {
+                let mut unread = self.host.take_unread(connection);
                 self.received(connection, &mut unread);
                 continue;
             }
@@ -277,6 +284,7 @@ impl<C: Core> Driver<C> {
             return;
         };
         let mut reader = mem::replace(&mut socket.reader, Reader::new(Role::Server));
+        self.host.input_bytes -= reader.held_bytes();
         let now = self.clock.now();
         let limits = self.limits(connection);
         let mut input = bytes;
@@ -313,8 +321,52 @@ impl<C: Core> Driver<C> {
         if let Some(socket) = socket.filter(|socket| !socket.is_saying_goodbye()) {
             socket.reader = reader;
             socket.unread = Box::from(&*input);
+            let held = socket.input_bytes();
+            self.host.input_bytes += held;
+            self.count_input();
+            if held > INPUT_FREE_BYTES && self.memory.is_over(self.host.id(), &self.counters) {
+                self.counters.memory_sheds.of(MemoryShed::Input).add(1);
+                self.step(Input::Close {
+                    connection,
+                    code: CloseCode::TryLater,
+                });
+            }
         }
         self.settle();
+        self.count_input();
+    }
+
+    fn count_input(&self) {
+        let bytes = self.host.input_bytes as u64;
+        self.counters.input_bytes.set(bytes);
+    }
+
+    /// Closes the heaviest connections until so many bytes are free, or as many as one turn may.
+    fn shed(&mut self, mut bytes: u64) {
+        let mut heavy: Vec<_> = self
+            .host
+            .inputs()
+            .map(|(connection, input)| (self.core.outbox_bytes(connection), input, connection))
+            .filter(|(outbox, input, _)| outbox + input > INPUT_FREE_BYTES)
+            .collect();
+        heavy.sort_unstable_by_key(|(outbox, input, connection)| {
+            (Reverse(outbox + input), connection.slot)
+        });
+        for (outbox, input, connection) in heavy.into_iter().take(SHEDS_MAX) {
+            if bytes == 0 {
+                break;
+            }
+            bytes = bytes.saturating_sub((outbox + input) as u64);
+            // Whoever doesn't read may come back at once and catch up; whoever doesn't finish what it sends may not.
+            let (shed, code) = if outbox >= input {
+                (MemoryShed::Outbox, CloseCode::SlowConsumer)
+            } else {
+                (MemoryShed::Input, CloseCode::TryLater)
+            };
+            self.counters.memory_sheds.of(shed).add(1);
+            self.step(Input::Close { connection, code });
+        }
+        self.count_input();
     }
 
     fn limits(&self, connection: ConnectionId) -> ReadLimits {
@@ -349,6 +401,12 @@ impl<C: Core> Driver<C> {
 
 /// One read's worth: a few messages of the longest kind, and many of the usual.
 const READ_BUFFER_BYTES: usize = 64 * 1024;
+
+/// What a connection may hold of a message without being closed for it: most messages, and any handshake.
+const INPUT_FREE_BYTES: usize = 4 * 1024;
+
+/// Connections that are closed in one turn to free memory.
+const SHEDS_MAX: usize = 256;
 
 /// Sockets read in one turn, of those that the kernel tells of and of those that had more: what one of them
 /// publishes waits for the others to be read.

@@ -18,6 +18,7 @@ use roomful_server::config::SecretKey;
 use roomful_server::connection::{Rate, Rates};
 use roomful_server::directory::Directory;
 use roomful_server::journal::HistoryBounds;
+use roomful_server::memory::Memory;
 use roomful_server::metrics::ShardCounters;
 use roomful_server::room::operations::OperationBounds;
 use roomful_server::room::{RoomSettings, kind};
@@ -876,5 +877,6 @@ fn shared() -> Shared {
         directory: Directory::new(SHARDS, 100),
         sessions: Sessions::new(START_UNIX_MS - RETENTION_MS, RETENTION_MS),
         settings: Arc::new(settings),
+        memory: Memory::unlimited(usize::from(SHARDS)),
     }
 }
