@@ -84,6 +84,11 @@ impl Marks {
         self.budget / 2
     }
 
+    /// What logs may still take above the hard mark.
+    const fn reserve(self) -> u64 {
+        self.budget / 20
+    }
+
     const fn level(self, used: u64) -> Level {
         if used >= self.hard {
             Level::Hard
@@ -177,9 +182,11 @@ impl Memory {
             .map(|shard| (shard.held_bytes(), shard.log_bytes.get()))
             .collect();
         let logs: u64 = held.iter().map(|(_, logs)| logs).sum();
+        // Small rooms go on publishing for a while where others have filled the budget.
+        let left_for_logs = (marks.hard + marks.reserve()).saturating_sub(used);
         self.grant(
             marks.hard.saturating_sub(used),
-            marks.logs().saturating_sub(logs),
+            left_for_logs.min(marks.logs().saturating_sub(logs)),
             &held,
         );
         to_shed(marks, used, shards)
@@ -351,6 +358,20 @@ mod tests {
         assert!(!memory.is_over(second, &shards[1]));
         memory.sum(&shards, Elsewhere::default());
         assert!(!memory.is_over(first, &shards[0]), "there is still room");
+    }
+
+    /// Where others fill the budget, logs may still take a twentieth of it.
+    #[test]
+    fn logs_have_a_reserve_above_the_hard_mark() {
+        let (memory, shards) = (memory(), shards());
+        shards[0].room_bytes.set(90 * MIB);
+        shards[1].log_bytes.set(MIB);
+        memory.sum(&shards, Elsewhere::default());
+        assert!(memory.is_over(ShardId(1), &shards[1]));
+        shards[1].log_bytes.set(3 * MIB);
+        assert!(!memory.is_log_over(ShardId(1), &shards[1]));
+        shards[1].log_bytes.set(4 * MIB);
+        assert!(memory.is_log_over(ShardId(1), &shards[1]));
     }
 
     /// Logs stop at their half.

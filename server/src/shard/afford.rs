@@ -20,8 +20,7 @@ impl Shard {
             Request::Join(_) if is_over() => MemoryShed::Join,
             Request::SetPresence { value: Some(_), .. } if is_over() => MemoryShed::Presence,
             Request::Publish { .. }
-                if (is_over() || self.memory.is_log_over(self.id, &self.counters))
-                    && self.takes_more(alias) =>
+                if self.memory.is_log_over(self.id, &self.counters) && self.takes_more(alias) =>
             {
                 MemoryShed::Publish
             }

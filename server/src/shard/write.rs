@@ -328,12 +328,21 @@ pub(super) fn write_now(
     if written == total {
         return Written::All;
     }
-    let parts = std::iter::once(Bytes::from(staged)).chain(parts.iter().copied().cloned());
-    let outbox = Outbox::with_rest(after(parts, written));
+    // Copied, so that what is out already, and the room that the buffer has grown to, are free again.
+    let waiting = Bytes::copy_from_slice(staged.get(written..).unwrap_or_default());
+    let written = written.saturating_sub(staged.len());
+    drop(staged);
+    let shared = after(parts.iter().copied().cloned(), written);
+    let outbox = Outbox::with_rest(some(waiting).chain(shared));
     track(counters, Sizes::default(), outbox.sizes());
     outlet.outbox = Some(Box::new(outbox));
     outlet.connection.progress_ms = now.monotonic_ms;
     Written::Blocked
+}
+
+/// Bytes, if there are any.
+fn some(bytes: Bytes) -> impl Iterator<Item = Bytes> {
+    std::iter::once(bytes).filter(|bytes| !bytes.is_empty())
 }
 
 /// What is left of a sequence of messages behind its first `written` bytes.

@@ -133,6 +133,7 @@ impl<C: Core> Driver<C> {
             self.bury();
             self.keep_time();
             self.end_turn();
+            self.count_input();
         }
     }
 
@@ -333,7 +334,6 @@ impl<C: Core> Driver<C> {
             }
         }
         self.settle();
-        self.count_input();
     }
 
     fn count_input(&self) {
@@ -366,7 +366,6 @@ impl<C: Core> Driver<C> {
             self.counters.memory_sheds.of(shed).add(1);
             self.step(Input::Close { connection, code });
         }
-        self.count_input();
     }
 
     fn limits(&self, connection: ConnectionId) -> ReadLimits {
