@@ -139,7 +139,7 @@ catalogue! {
     UnsupportedData = 1003, "unsupported_data", Never;
     /// A text message, or a close reason, that is not UTF-8.
     InvalidUtf8 = 1007, "invalid_utf8", Never;
-    /// The error budget is spent: too many bad frames, or one message in too many fragments.
+    /// The error budget is spent: too many bad frames, or one message in too many fragments or over too long a time.
     PolicyViolation = 1008, "error_budget_spent", Never;
     /// A message longer than the limit.
     MessageTooBig = 1009, "message_too_big", Never;

@@ -13,6 +13,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use clap::Parser;
 use roomful_protocol::websocket::OpCode;
+use roomful_server::admission::Admission;
+use roomful_server::admission::client::Trust;
 use roomful_server::app;
 use roomful_server::clock::{Clock, Now};
 use roomful_server::config::Config;
@@ -38,9 +40,15 @@ struct Arguments {
     /// Longest message, in bytes.
     #[arg(long, default_value_t = 16 * 1024 * 1024)]
     message_bytes_max: usize,
-    /// Most fragments of a message.
-    #[arg(long, default_value_t = 65_536)]
+    /// Most fragments of a message. Suites send 65,536 and end them with an empty one.
+    #[arg(long, default_value_t = 131_072)]
     fragments_max: u32,
+    /// How long a message may take, in milliseconds.
+    #[arg(long, default_value_t = 60_000)]
+    message_timeout_ms: u64,
+    /// How long a closed connection may take to close too, in milliseconds.
+    #[arg(long, default_value_t = 3_000)]
+    close_timeout_ms: u64,
     /// Connections at a time.
     #[arg(long, default_value_t = 10_000)]
     connections_max: usize,
@@ -73,13 +81,15 @@ async fn serve(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> 
         settings: arguments.transport(),
     };
     let (shards, _threads) = Shards::start(parts, |_shard, _now| Echo::default())?;
+    let limits = app::admission_limits(&Config::default());
+    let admission = Admission::new(limits, Trust::none());
     let site = http::Shared {
         metrics,
         readiness: Readiness::new(),
         tasks,
         limits: Limits::default(),
     };
-    let site = Site::plain(site, Arc::new(shards), OriginRule::SameHost);
+    let site = Site::plain(site, admission, Arc::new(shards), OriginRule::SameHost);
     let unsent = u32::try_from(Config::default().connection.kernel_unsent_bytes_max)?;
     let listener = http::listen(arguments.listen, unsent)?;
     http::serve(listener, site, Shutdown::new()).await?;
@@ -92,6 +102,8 @@ impl Arguments {
             connections_max: self.connections_max,
             message_bytes_max: self.message_bytes_max,
             fragments_max: self.fragments_max,
+            message_timeout_ms: self.message_timeout_ms,
+            close_timeout_ms: self.close_timeout_ms,
             ..app::transport_settings(&Config::default())
         }
     }

@@ -13,7 +13,9 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::auth::Authenticator;
+use crate::admission::client::Trust;
+use crate::admission::{self, Admission, descriptors};
+use crate::auth::{Authenticator, Remote};
 use crate::clock::Clock;
 use crate::config::{
     Config, DEFAULT_NAMESPACE, NamespaceConfig, Problems, ShutdownConfig, is_loopback,
@@ -110,16 +112,18 @@ struct App {
     metrics: Metrics,
     tasks: Tasks,
     readiness: Readiness,
+    authenticator: Option<Authenticator>,
     origins: OriginRule,
-    limits: Limits,
+    admission: Admission,
     end: ShutdownConfig,
 }
 
 impl App {
     async fn start(config: &Config) -> Result<Self, RunError> {
         let clock = Clock::system();
+        raise_descriptors();
         let origins = origin_rule(config)?;
-        let authenticator = authenticator(config)?;
+        let authenticator = authenticator(config, &clock)?;
         let unsent = u32::try_from(config.connection.kernel_unsent_bytes_max).unwrap_or(u32::MAX);
         let patience = Instant::now() + Duration::from_millis(config.listen.wait_ms);
         let public = listen("public", config.listen.public, unsent, patience).await?;
@@ -129,15 +133,14 @@ impl App {
         let generation = Generation::begin(data_dir, clock.unix_ms())?;
         let tasks = Tasks::new();
         let metrics = Metrics::new(tasks.clone(), config.shard_count().get());
-        let memory = memory(config);
+        let memory = Memory::new(marks(config), config.shard_count().get());
         metrics.show_budget(memory.clone());
-        let budget = memory.marks().budget;
         let shared = shared(config, resume_key, &clock, memory.clone());
         let counters = metrics.shards().to_vec();
         let parts = Parts {
             directory: shared.directory.clone(),
             counters: counters.clone(),
-            authenticator,
+            authenticator: authenticator.clone(),
             memory,
             clock,
             settings: transport_settings(config),
@@ -162,8 +165,9 @@ impl App {
             metrics,
             tasks,
             readiness: Readiness::new(),
+            authenticator,
             origins,
-            limits: http_limits(budget),
+            admission: Admission::new(admission_limits(config), trust(config)),
             end: config.shutdown.clone(),
         })
     }
@@ -176,9 +180,15 @@ impl App {
             metrics: self.metrics.clone(),
             readiness: self.readiness.clone(),
             tasks: self.tasks.clone(),
-            limits: self.limits,
+            limits: Limits::default(),
         };
-        let public = Site::public(site.clone(), Arc::new(self.shards.clone()), self.origins);
+        let public = Site::public(
+            site.clone(),
+            self.admission.clone(),
+            Arc::new(self.shards.clone()),
+            self.origins,
+        );
+        let admin = Site::admin(site, self.admission.for_operators());
         let span = tracing::Span::none;
         self.tasks.spawn(
             "listener",
@@ -188,9 +198,19 @@ impl App {
         self.tasks.spawn(
             "listener",
             span(),
-            http::serve(self.admin, Site::admin(site), shutdown.clone()),
+            http::serve(self.admin, admin, shutdown.clone()),
         );
-        self.readiness.ready();
+        match self.authenticator.as_ref().and_then(Authenticator::remote) {
+            Some(keys) => {
+                self.readiness.waits_for_keys();
+                let answered = ready_with(Arc::clone(&keys), self.readiness.clone());
+                self.tasks
+                    .spawn("readiness", span(), until(answered, shutdown.clone()));
+                let fetching = keys.run(self.metrics.clone(), shutdown.clone());
+                self.tasks.spawn("jwks", span(), fetching);
+            }
+            None => self.readiness.ready(),
+        }
         tokio::select! {
             signal = signals.next() => tracing::info!(%signal, "stopping"),
             ended = watch(&self.threads) => return Err(ended.into()),
@@ -203,6 +223,20 @@ impl App {
         }
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// The server is ready with the first keys.
+async fn ready_with(keys: Arc<Remote>, readiness: Readiness) {
+    keys.answered().await;
+    readiness.ready();
+}
+
+/// Runs something to its end, or to that of the process.
+async fn until(running: impl Future<Output = ()>, shutdown: Shutdown) {
+    tokio::select! {
+        () = running => {}
+        () = shutdown.wait() => {}
     }
 }
 
@@ -251,6 +285,16 @@ fn is_taken(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrInUse
 }
 
+/// Each connection takes a descriptor, and the usual soft limit is made for programs of another kind.
+fn raise_descriptors() {
+    match descriptors::raise() {
+        Ok(limit) => tracing::debug!(limit, "file descriptors"),
+        Err(error) => {
+            tracing::warn!(%error, "the limit of file descriptors can't be raised; it bounds the connections");
+        }
+    }
+}
+
 /// Comes back when a shard's thread has ended.
 async fn watch(threads: &Threads) -> ThreadEnded {
     loop {
@@ -296,11 +340,11 @@ async fn gone(shards: &Shards) {
     }
 }
 
-fn authenticator(config: &Config) -> Result<Option<Arc<Authenticator>>, RunError> {
+fn authenticator(config: &Config, clock: &Clock) -> Result<Option<Authenticator>, RunError> {
     if config.is_anonymous() {
         return Ok(None);
     }
-    Ok(Some(Arc::new(Authenticator::new(&config.auth)?)))
+    Ok(Some(Authenticator::new(&config.auth, clock)?))
 }
 
 fn origin_rule(config: &Config) -> Result<OriginRule, RunError> {
@@ -327,26 +371,22 @@ fn origin_rule(config: &Config) -> Result<OriginRule, RunError> {
 }
 
 /// What is no WebSocket yet gets an eighth of the memory at most.
-fn http_limits(budget: u64) -> Limits {
-    let limits = Limits::default();
-    let most = usize::try_from(budget / 8 / HTTP_CONNECTION_BYTES).unwrap_or(usize::MAX);
-    Limits {
-        connections_max: limits.connections_max.min(most.max(1)),
-        ..limits
-    }
+fn http_connections_max(config: &Config) -> usize {
+    let most = marks(config).budget / 8 / HTTP_CONNECTION_BYTES;
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    config.admission.http_connections_max.min(most.max(1))
 }
 
-fn memory(config: &Config) -> Memory {
+fn marks(config: &Config) -> Marks {
     let budget = match config.memory.budget_bytes as u64 {
         0 => budget_of_system(),
         bytes => bytes,
     };
-    let marks = Marks::new(
+    Marks::new(
         budget,
         config.memory.soft_percent,
         config.memory.hard_percent,
-    );
-    Memory::new(marks, config.shard_count().get())
+    )
 }
 
 fn shared(config: &Config, resume_key: ResumeKey, clock: &Clock, memory: Memory) -> Shared {
@@ -421,6 +461,32 @@ fn room_settings(namespace: &NamespaceConfig, config: &Config) -> RoomSettings {
     }
 }
 
+/// What the configuration says about how many may come in.
+#[must_use]
+pub fn admission_limits(config: &Config) -> admission::Limits {
+    let admission = &config.admission;
+    admission::Limits {
+        connections_per_address_max: admission.connections_per_address_max,
+        unauthenticated_per_address_max: admission.unauthenticated_per_address_max,
+        limit_loopback: admission.limit_loopback,
+        http_connections_max: http_connections_max(config),
+        unauthenticated_max: admission.unauthenticated_max,
+        connects: admission::budget::Rate {
+            per_s: admission.connects_per_s,
+            burst: admission.connects_burst,
+        },
+        descriptors_reserved: admission.descriptors_reserved,
+    }
+}
+
+fn trust(config: &Config) -> Trust {
+    Trust {
+        networks: config.listen.trusted_proxies.clone(),
+        proxy_protocol: config.listen.proxy_protocol,
+        header: config.listen.forwarded_header,
+    }
+}
+
 /// What the configuration says about sockets and threads.
 #[must_use]
 pub fn transport_settings(config: &Config) -> TransportSettings {
@@ -431,6 +497,8 @@ pub fn transport_settings(config: &Config) -> TransportSettings {
         imbalance_max: config.placement.imbalance_max,
         message_bytes_max: config.connection.message_bytes_max,
         fragments_max: u32::try_from(config.connection.fragments_max).unwrap_or(u32::MAX),
+        message_timeout_ms: config.connection.message_timeout_ms,
+        close_timeout_ms: config.connection.close_timeout_ms,
         hello_bytes_max: config.connection.hello_bytes_max,
         verifier_threads: NonZeroUsize::new(config.auth.pool_threads).unwrap_or(NonZeroUsize::MIN),
         verifier_queue_max: config.auth.pool_queue_max,

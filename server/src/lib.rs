@@ -2,8 +2,8 @@
 //!
 //! Read in this order: [`config`] (what can be set), [`auth`] (who may do what), [`session`] (who comes
 //! back), [`connection`] (one socket's state), [`room`] (what is ordered) over [`journal`] (where it is
-//! kept), [`shard`] (where all of these meet, without I/O), [`transport`] and [`http`] (the sockets), [`app`]
-//! (the wiring). [`clock`], [`directory`], [`wire`], [`metrics`], [`memory`], [`tasks`], [`shutdown`], [`logging`] and
+//! kept), [`shard`] (where all of these meet, without I/O), [`admission`] (who may come in), [`transport`] and [`http`] (the sockets), [`app`]
+//! (the wiring). [`clock`], [`current`], [`directory`], [`wire`], [`metrics`], [`memory`], [`tasks`], [`shutdown`], [`logging`] and
 //! [`console`] serve them.
 
 pub mod config;
@@ -20,6 +20,7 @@ pub mod directory;
 pub mod shard;
 pub mod wire;
 
+pub mod admission;
 pub mod http;
 pub mod transport;
 
@@ -27,6 +28,7 @@ pub mod app;
 
 pub mod clock;
 pub mod console;
+pub mod current;
 pub mod logging;
 pub mod memory;
 pub mod metrics;

@@ -33,7 +33,18 @@ impl Server {
     /// # Panics
     /// It doesn't come to listen.
     pub async fn with_config(config: &str) -> Self {
+        Self::with_files(config, &[]).await
+    }
+
+    /// Starts one with a configuration file of this text, and other files beside it.
+    ///
+    /// # Panics
+    /// It doesn't come to listen.
+    pub async fn with_files(config: &str, files: &[(&str, &str)]) -> Self {
         let dir = Directory::new();
+        for (name, text) in files {
+            std::fs::write(dir.0.join(name), text).unwrap();
+        }
         let (process, address) = listen(&dir.0, config, "127.0.0.1:0".parse().unwrap()).await;
         Self {
             process: Some(process),

@@ -67,7 +67,13 @@ async fn half_open_requests_hold_a_bounded_part() {
     recovers(&server).await;
     pressure.check(&server).await;
     let metrics = server.metrics().await;
-    assert!(metrics.labelled("roomful_handshakes_rejected_total", "reason", "full") > 1_000.0);
+    assert!(
+        metrics.labelled(
+            "roomful_handshakes_rejected_total",
+            "reason",
+            "http_connections"
+        ) > 1_000.0
+    );
 }
 
 /// Readers that ask for pages and never read them are closed before they hold too much; they may resume.

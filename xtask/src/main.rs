@@ -5,6 +5,7 @@
 
 mod console;
 mod context;
+mod dist;
 mod guard;
 mod mutants;
 mod pages;
@@ -28,6 +29,7 @@ usage: cargo xtask <command>
   test [--without TOOLS] [STAGE…]  set up what the tests need, then run them all, or the named stages alone
                                    TOOLS: browsers,node,python,deny,valgrind; what needs them is left out
   chaos [--seconds N]              the test that cuts connections, N seconds (60) a round instead of a few
+  dist                             build target/dist/roomful, one static file
   mutants [NAME]                   plant each bug of tests/mutants in a copy; the simulation has to find it
   peers                            set up the servers that the load test compares with, in the target directory
   pages                            build server/assets from clients/typescript
@@ -52,6 +54,10 @@ fn command(arguments: &[String]) -> Result<ExitCode> {
         ["test", rest @ ..] => return test::run(&context, &test::Selection::parse(rest)?),
         ["chaos"] => chaos(&context, "60")?,
         ["chaos", "--seconds", seconds] => chaos(&context, seconds)?,
+        ["dist"] => {
+            let path = dist::build(&context)?;
+            console::say(&format!("{} needs no library", path.display()));
+        }
         ["mutants"] => mutants::check(&context, mutants::Extent::All).1?,
         ["mutants", name] => mutants::check(&context, mutants::Extent::Named(name)).1?,
         ["peers"] => setup::set_up_peers(&context)?,

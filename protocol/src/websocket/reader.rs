@@ -119,6 +119,10 @@ pub enum Violation {
     /// The message has more fragments than [`ReadLimits::fragments_max`].
     #[error("the message has too many fragments")]
     TooManyFragments,
+    /// The message has not arrived in time. A reader has no clock: whoever has one finds out by
+    /// [`Reader::incomplete_since`].
+    #[error("the message has not arrived in time")]
+    MessageTimeout,
 }
 
 impl Reader {
@@ -154,12 +158,20 @@ impl Reader {
                 return event(frame.code, payload).map(Some);
             }
             let partial = self.partial.get_or_insert_default();
-            match partial.absorb(frame, input, limits) {
+            match partial.absorb(frame, input, limits)? {
                 Absorbed::Incomplete => return Ok(None),
                 Absorbed::Fragment => {}
                 Absorbed::Complete(code) => break self.kept(code).map(Some),
             }
         }
+    }
+
+    /// Since when the peer owes the rest of something: the time of the first call that found it incomplete, on a clock of
+    /// the caller's. `None` between messages.
+    pub fn incomplete_since(&mut self, now_ms: u64) -> Option<u64> {
+        let partial = self.partial.as_deref_mut()?;
+        let owes = partial.frame.is_some() || !partial.is_between_messages();
+        owes.then(|| *partial.since_ms.get_or_insert(now_ms))
     }
 
     /// Bytes of heap that it holds; 0 between messages.
@@ -178,7 +190,7 @@ impl Reader {
         };
         if partial.frame.is_none() {
             partial.control = Vec::new();
-            if partial.message.is_none() && partial.header.is_empty() {
+            if partial.is_between_messages() {
                 self.partial = None;
             }
         }
@@ -235,15 +247,19 @@ impl Reader {
 
     /// The event of a message or control frame that was put together in `partial`.
     fn kept(&self, code: OpCode) -> Result<WebSocketEvent<'_>, Violation> {
-        let partial = self.partial.as_deref();
-        let buffer = partial.map(|partial| {
-            if code.is_control() {
-                &partial.control
-            } else {
-                &partial.data
-            }
-        });
-        event(code, buffer.map_or(&[], Vec::as_slice))
+        let Some(partial) = self.partial.as_deref() else {
+            return event(code, &[]);
+        };
+        match code {
+            OpCode::Text if partial.text_bytes < partial.data.len() => Err(Violation::NotUtf8),
+            // Its characters have been looked at as they arrived.
+            OpCode::Text => Ok(WebSocketEvent::Message {
+                text: true,
+                payload: &partial.data,
+            }),
+            OpCode::Binary | OpCode::Continuation => event(code, &partial.data),
+            OpCode::Close | OpCode::Ping | OpCode::Pong => event(code, &partial.control),
+        }
     }
 }
 
@@ -274,7 +290,7 @@ impl Violation {
             | Self::BadClose => CloseCode::ProtocolError,
             Self::NotUtf8 => CloseCode::InvalidUtf8,
             Self::MessageTooBig => CloseCode::MessageTooBig,
-            Self::TooManyFragments => CloseCode::PolicyViolation,
+            Self::TooManyFragments | Self::MessageTimeout => CloseCode::PolicyViolation,
         }
     }
 }
@@ -290,8 +306,12 @@ struct Partial {
     message: Option<OpenMessage>,
     /// What has arrived of the message, without masks.
     data: Vec<u8>,
+    /// How much of a text message is known to be whole characters.
+    text_bytes: usize,
     /// What has arrived of a control frame: it may stand between two fragments.
     control: Vec<u8>,
+    /// See [`Reader::incomplete_since`].
+    since_ms: Option<u64>,
 }
 
 /// What taking payload in led to.
@@ -305,8 +325,21 @@ enum Absorbed {
 }
 
 impl Partial {
+    /// Whether no message and no header is open.
+    const fn is_between_messages(&self) -> bool {
+        self.message.is_none() && self.header.is_empty()
+    }
+
     /// Takes in as much of a frame's payload as has arrived.
-    fn absorb(&mut self, mut frame: Frame, input: &mut &mut [u8], limits: &ReadLimits) -> Absorbed {
+    ///
+    /// # Errors
+    /// It is of a text message, and no character goes on like this: a long message is refused where it goes wrong.
+    fn absorb(
+        &mut self,
+        mut frame: Frame,
+        input: &mut &mut [u8],
+        limits: &ReadLimits,
+    ) -> Result<Absorbed, Violation> {
         let missing = frame.length - frame.received;
         let piece = take(input, missing.min(input.len()));
         frame.unmask(piece);
@@ -322,11 +355,33 @@ impl Partial {
             limits.message_bytes_max.saturating_sub(buffer.len())
         };
         append(buffer, piece, more_max);
+        if self.code_of(&frame) == OpCode::Text {
+            self.check_text()?;
+        }
         if frame.received < frame.length {
             self.frame = Some(frame);
-            return Absorbed::Incomplete;
+            return Ok(Absorbed::Incomplete);
         }
-        self.end_of(&frame)
+        Ok(self.end_of(&frame))
+    }
+
+    /// What a frame is a piece of.
+    fn code_of(&self, frame: &Frame) -> OpCode {
+        match self.message {
+            Some(message) if frame.code == OpCode::Continuation => message.code,
+            _ => frame.code,
+        }
+    }
+
+    /// Looks at what was added to a text. Its last character may be incomplete.
+    fn check_text(&mut self) -> Result<(), Violation> {
+        let (_, added) = self.data.split_at(self.text_bytes);
+        match std::str::from_utf8(added) {
+            Ok(text) => self.text_bytes += text.len(),
+            Err(error) if error.error_len().is_none() => self.text_bytes += error.valid_up_to(),
+            Err(_) => return Err(Violation::NotUtf8),
+        }
+        Ok(())
     }
 
     fn end_of(&mut self, frame: &Frame) -> Absorbed {
@@ -878,6 +933,7 @@ mod tests {
         assert_eq!(Violation::BadClose.close_code().code(), 1002);
         assert_eq!(Violation::NotUtf8.close_code().code(), 1007);
         assert_eq!(Violation::TooManyFragments.close_code().code(), 1008);
+        assert_eq!(Violation::MessageTimeout.close_code().code(), 1008);
         assert_eq!(Violation::MessageTooBig.close_code().code(), 1009);
     }
 
@@ -931,6 +987,79 @@ mod tests {
                     assert_eq!(seen.len(), usize::from(fits));
                 }
             }
+        }
+    }
+
+    /// Text is refused at its first wrong byte, though the frame and the message go on.
+    #[test]
+    fn text_is_refused_where_it_goes_wrong() {
+        let mut endless = frame(0x01, &[b'a'; 60_000]);
+        endless.truncate(1_000);
+        let unfinished = |text: &[u8]| {
+            let mut bytes = frame(0x01, &[text, &[b'a'; 60_000]].concat());
+            bytes.truncate(8 + text.len());
+            bytes
+        };
+        let rows = [
+            (endless, None),
+            (frame(0x01, b"\xf0\x9f\x98"), None),
+            (unfinished(b"good \xf0\x9f\x98"), None),
+            (unfinished(b"good \xff"), Some(Violation::NotUtf8)),
+            (unfinished(b"good \xe2\x28"), Some(Violation::NotUtf8)),
+            // Beyond the last code point, a surrogate, an overlong slash: told by the second byte.
+            (unfinished(b"good \xf4\x90"), Some(Violation::NotUtf8)),
+            (unfinished(b"good \xed\xa0"), Some(Violation::NotUtf8)),
+            (unfinished(b"good \xc0"), Some(Violation::NotUtf8)),
+            (
+                [
+                    frame(0x01, b"\xe2\x82"),
+                    frame(0x89, b""),
+                    unfinished(b"\x28"),
+                ]
+                .concat(),
+                Some(Violation::InterleavedMessage),
+            ),
+            (
+                [frame(0x01, b"\xe2\x82"), frame(0x00, b"\x28")].concat(),
+                Some(Violation::NotUtf8),
+            ),
+        ];
+        for (bytes, violation) in rows {
+            for size in [1, 7, bytes.len()] {
+                let (_, seen) = read(bytes.chunks(size), &ReadLimits::default());
+                assert_eq!(seen, violation, "{bytes:x?} in {size}");
+            }
+        }
+    }
+
+    /// The time is that of the first look at something incomplete, and there is none between messages.
+    #[test]
+    fn what_is_incomplete_knows_since_when() {
+        let limits = ReadLimits::default();
+        let mut reader = Reader::new(Role::Server);
+        let feed = |reader: &mut Reader, bytes: &[u8]| {
+            let mut bytes = bytes.to_vec();
+            let mut input = &mut bytes[..];
+            while reader.next(&mut input, &limits).unwrap().is_some() {}
+        };
+        assert_eq!(reader.incomplete_since(1), None);
+        for (bytes, now_ms, since_ms) in [
+            (frame(0x02, b"a"), 10, Some(10)),
+            (frame(0x89, b"ping"), 20, Some(10)),
+            (frame(0x00, b"b"), 30, Some(10)),
+            (frame(0x80, b"c"), 40, None),
+            (vec![0x82], 50, Some(50)),
+            (frame(0x82, b"abc").split_off(1), 60, None),
+            ([frame(0x82, b"whole"), vec![0x82]].concat(), 70, Some(70)),
+            (
+                [frame(0x82, b"whole").split_off(1), vec![0x82]].concat(),
+                80,
+                Some(80),
+            ),
+            (frame(0x82, b"half")[1..8].to_vec(), 90, Some(80)),
+        ] {
+            feed(&mut reader, &bytes);
+            assert_eq!(reader.incomplete_since(now_ms), since_ms, "at {now_ms}");
         }
     }
 
@@ -1036,6 +1165,30 @@ mod tests {
             let at = at.index(bytes.len());
             bytes[at] = byte;
             prop_assert_eq!(read(bytes.chunks(size), &ReadLimits::default()), read_whole(&bytes));
+        }
+
+        /// Text, good or damaged, in any fragments and any pieces, gives what it gives in one piece.
+        #[test]
+        fn text_in_any_pieces_gives_the_same(
+            text in "[a-zäß€😀]{1,30}",
+            damage in prop::option::of((any::<prop::sample::Index>(), any::<u8>())),
+            cut in any::<prop::sample::Index>(),
+            size in 1..20_usize,
+        ) {
+            let mut text = text.into_bytes();
+            if let Some((at, byte)) = damage {
+                let at = at.index(text.len());
+                text[at] = byte;
+            }
+            let (head, tail) = text.split_at(cut.index(text.len()));
+            let bytes = [frame(0x01, head), frame(0x80, tail)].concat();
+            let good = String::from_utf8(text).ok();
+            let expected = match good {
+                Some(text) => (vec![Seen::Message(true, text.into_bytes())], None),
+                None => (vec![], Some(Violation::NotUtf8)),
+            };
+            prop_assert_eq!(&read_whole(&bytes), &expected);
+            prop_assert_eq!(read(bytes.chunks(size), &ReadLimits::default()), expected);
         }
 
         #[test]

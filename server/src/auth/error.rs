@@ -14,6 +14,9 @@ pub enum AuthError {
     /// Too many tokens wait for their check already.
     #[error("too many tokens are being checked; try again")]
     Busy,
+    /// Its key is not known, and the address that would know it gives no answer, so nobody can tell whether it is good.
+    #[error("the keys can't be fetched now; try again")]
+    KeysUnavailable,
     /// It is longer than a token may be.
     #[error("the token is too long")]
     TooLong,
@@ -61,7 +64,7 @@ impl AuthError {
     pub const fn code(self) -> ErrorCode {
         match self {
             Self::Expired => ErrorCode::TokenExpired,
-            Self::Busy => ErrorCode::Overloaded,
+            Self::Busy | Self::KeysUnavailable => ErrorCode::Overloaded,
             Self::Missing
             | Self::TooLong
             | Self::Malformed

@@ -1,9 +1,10 @@
 //! The keys that tokens are verified with, each pinned to one algorithm.
 //!
-//! Keys come from the configuration and from the files that it names, and from nowhere else: what a token's
-//! header says about keys (`jku`, `jwk`, `x5u`, `x5c`) is not even read. A key that could never verify a
-//! token is refused when it is loaded, and a shared secret that is a public key or too short is refused as
-//! well.
+//! Keys come from the configuration, from the files that it names and from its one address, and from nowhere
+//! else: what a token's header says about keys (`jku`, `jwk`, `x5u`, `x5c`) is not even read. A key that could
+//! never verify a token is refused when it is loaded, and a shared secret that is a public key or too short is
+//! refused as well. The keys of each source stay among themselves, so that none can take the place of another
+//! source's with the same id.
 
 use std::fmt;
 use std::path::Path;
@@ -17,7 +18,7 @@ use serde_json::Value;
 use super::error::AuthError;
 use crate::config::{Algorithm, AuthConfig, KeyConfig, KeySource, Place, Problem};
 
-/// Every key, in the order of the configuration.
+/// The keys of one source, in its order. No two have the same id.
 #[derive(Debug, Default)]
 pub(super) struct Keys(Vec<Key>);
 
@@ -42,8 +43,9 @@ impl Keys {
             );
         }
         if let Some(path) = &config.jwks_file {
-            let added =
-                load_set(path).and_then(|set| set.into_iter().try_for_each(|key| keys.add(key)));
+            let added = read_file(path)
+                .and_then(|text| Self::read_set(&text, Secrets::Taken))
+                .and_then(|set| set.0.into_iter().try_for_each(|key| keys.add(key)));
             let label = format!("auth.jwks_file: {}", path.display());
             problems.extend(
                 added
@@ -54,47 +56,51 @@ impl Keys {
         (keys, problems)
     }
 
-    /// The keys that a token may be signed with, by its header: the one that it names, or, if it names none,
-    /// those that have no name (or the only one of its algorithm). Most often one; never more than are
-    /// configured.
-    ///
-    /// # Errors
-    /// There is none, or it is for another algorithm than the token's.
-    pub(super) fn candidates(
-        &self,
-        id: Option<&str>,
-        algorithm: &str,
-    ) -> Result<Vec<&Key>, AuthError> {
-        if let Some(id) = id {
-            let key = self
-                .0
-                .iter()
-                .find(|key| key.id.as_deref() == Some(id))
-                .ok_or(AuthError::UnknownKey)?;
-            return if key.algorithm.name() == algorithm {
-                Ok(vec![key])
-            } else {
-                Err(AuthError::WrongAlgorithm)
-            };
+    /// Reads a JWK Set. Keys of a kind that isn't supported are skipped (RFC 7517 §5); at least one has to be left.
+    pub(super) fn read_set(text: &[u8], secrets: Secrets) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Set {
+            keys: Vec<Value>,
         }
-        let fitting: Vec<&Key> = self
-            .0
-            .iter()
-            .filter(|key| key.algorithm.name() == algorithm)
-            .collect();
-        match fitting.len() {
-            0 => Err(AuthError::WrongAlgorithm),
-            1 => Ok(fitting),
-            _ => {
-                let nameless: Vec<&Key> =
-                    fitting.into_iter().filter(|key| key.id.is_none()).collect();
-                if nameless.is_empty() {
-                    Err(AuthError::UnknownKey)
+        let set: Set = serde_json::from_slice(text).map_err(|error| {
+            format!(
+                "is no JWK Set (RFC 7517): line {}, column {}",
+                error.line(),
+                error.column()
+            )
+        })?;
+        if set.keys.len() > SET_KEYS_MAX {
+            return Err(format!(
+                "has {} keys; allowed are {SET_KEYS_MAX}",
+                set.keys.len()
+            ));
+        }
+        let mut keys = Self::default();
+        let usable = set.keys.into_iter().filter_map(set_key);
+        usable
+            .filter(|key| secrets == Secrets::Taken || key.algorithm != Algorithm::Hs256)
+            .try_for_each(|key| keys.add(key))?;
+        if keys.0.is_empty() {
+            return Err(format!(
+                "has no key that can be used; supported are {}RS256, ES256 and EdDSA",
+                if secrets == Secrets::Taken {
+                    "HS256, "
                 } else {
-                    Ok(nameless)
+                    ""
                 }
-            }
+            ));
         }
+        Ok(keys)
+    }
+
+    /// Whether a key has this id.
+    pub(super) fn has(&self, id: &str) -> bool {
+        self.0.iter().any(|key| key.id.as_deref() == Some(id))
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
     }
 
     fn add(&mut self, key: Key) -> Result<(), String> {
@@ -104,6 +110,55 @@ impl Keys {
         self.0.push(key);
         Ok(())
     }
+}
+
+/// The keys that a token may be signed with, by its header: those that it names (one a source), or, if it names
+/// none, those that have no name (or the only one of its algorithm). Most often one; never more than there are.
+///
+/// # Errors
+/// There is none, or it is for another algorithm than the token's.
+pub(super) fn candidates<'a>(
+    sources: [&'a Keys; 2],
+    id: Option<&str>,
+    algorithm: &str,
+) -> Result<Vec<&'a Key>, AuthError> {
+    let all = || sources.into_iter().flat_map(|keys| &keys.0);
+    if let Some(id) = id {
+        let mut named = all().filter(|key| key.id.as_deref() == Some(id)).peekable();
+        if named.peek().is_none() {
+            return Err(AuthError::UnknownKey);
+        }
+        let fitting: Vec<&Key> = named
+            .filter(|key| key.algorithm.name() == algorithm)
+            .collect();
+        return if fitting.is_empty() {
+            Err(AuthError::WrongAlgorithm)
+        } else {
+            Ok(fitting)
+        };
+    }
+    let fitting: Vec<&Key> = all()
+        .filter(|key| key.algorithm.name() == algorithm)
+        .collect();
+    match fitting.len() {
+        0 => Err(AuthError::WrongAlgorithm),
+        1 => Ok(fitting),
+        _ => {
+            let nameless: Vec<&Key> = fitting.into_iter().filter(|key| key.id.is_none()).collect();
+            if nameless.is_empty() {
+                Err(AuthError::UnknownKey)
+            } else {
+                Ok(nameless)
+            }
+        }
+    }
+}
+
+/// Whether a set's shared secrets are taken or passed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Secrets {
+    Taken,
+    PassedOver,
 }
 
 impl Key {
@@ -238,35 +293,6 @@ const fn needed(algorithm: Algorithm) -> &'static str {
         Algorithm::Es256 => "a P-256 public key",
         Algorithm::EdDsa => "an Ed25519 public key",
     }
-}
-
-/// Reads a JWK Set. Keys of a kind that isn't supported are skipped (RFC 7517 §5); at least one has to be left.
-fn load_set(path: &Path) -> Result<Vec<Key>, String> {
-    #[derive(Deserialize)]
-    struct Set {
-        keys: Vec<Value>,
-    }
-    let text = read_file(path)?;
-    let set: Set = serde_json::from_slice(&text).map_err(|error| {
-        format!(
-            "is no JWK Set (RFC 7517): line {}, column {}",
-            error.line(),
-            error.column()
-        )
-    })?;
-    if set.keys.len() > SET_KEYS_MAX {
-        return Err(format!(
-            "has {} keys; allowed are {SET_KEYS_MAX}",
-            set.keys.len()
-        ));
-    }
-    let keys: Vec<Key> = set.keys.into_iter().filter_map(set_key).collect();
-    if keys.is_empty() {
-        return Err(
-            "has no key that can be used; supported are HS256, RS256, ES256 and EdDSA".to_owned(),
-        );
-    }
-    Ok(keys)
 }
 
 fn set_key(value: Value) -> Option<Key> {

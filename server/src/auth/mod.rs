@@ -1,18 +1,21 @@
 //! Who somebody is and what they may do: tokens (JWT, RFC 7519) in, identities out.
 //!
-//! A connection gives its token to the [`Authenticator`], on its own shard or, if
-//! [`Authenticator::is_costly`], on the pool; the [`Identity`] that comes back is asked before every join,
-//! publish, signal, presence and history. A token is only believed after its signature has been verified by a
-//! configured key under that key's own algorithm; nothing is ever fetched. Closing a connection whose
-//! identity has expired is left to the connection.
+//! A connection gives its token to the [`Authenticator`], on its own shard or, if its check is costly, on the
+//! pool; the [`Identity`] that comes back is asked before every join, publish, signal, presence and history. A
+//! token is only believed after its signature has been verified by a configured key under that key's own
+//! algorithm. Keys are fetched from the one address of the configuration ([`Remote`]), never from one that a
+//! token names. Closing a connection whose identity has expired is left to the connection.
 
 mod claims;
 mod error;
+mod fetch;
 mod grants;
 mod keys;
 mod mint;
+mod remote;
 
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
@@ -24,17 +27,41 @@ use serde::de::IgnoredAny;
 pub use error::AuthError;
 pub use grants::{Grant, Grants, RoomPattern, Verb, Verbs};
 pub use mint::{MintError, Minted, mint};
+pub use remote::{Remote, Waiter};
 
 use claims::Rules;
 use keys::{Key, Keys};
 
-use crate::config::{AuthConfig, Problems};
+use crate::clock::Clock;
+use crate::config::{AuthConfig, Problem, Problems};
+use crate::current::Current;
 
-/// Verifies tokens. Immutable, so any thread may use it at any time.
-#[derive(Debug)]
+/// Verifies tokens. Any thread may use it at any time; clones share it.
+#[derive(Debug, Clone)]
 pub struct Authenticator {
+    checker: Current<Checker>,
+    clock: Clock,
+}
+
+/// What tokens are checked with, from one reading of the configuration to the next.
+#[derive(Debug)]
+struct Checker {
+    /// Those of `auth.keys` and `auth.jwks_file`.
     keys: Keys,
     rules: Rules,
+    /// Those of `auth.jwks_url`.
+    remote: Option<Arc<Remote>>,
+}
+
+/// What the check of a token takes.
+#[derive(Debug)]
+pub enum Assessed {
+    /// Nothing more: it was cheap.
+    Done(Result<Identity, AuthError>),
+    /// More time than a shard's thread has.
+    Costly,
+    /// A key that may have come to the configured address by now.
+    UnknownKey(Arc<Remote>),
 }
 
 /// Who somebody is, and what they may do until when. Cheap to clone.
@@ -51,17 +78,43 @@ pub struct Identity {
 }
 
 impl Authenticator {
-    /// Reads the keys.
+    /// Reads the keys. Those of an address come when its [`Remote`] runs.
     ///
     /// # Errors
     /// Every key that can't be read or used.
-    pub fn new(config: &AuthConfig) -> Result<Self, Problems> {
-        let (keys, problems) = Keys::load(config);
-        Problems::check(problems)?;
+    pub fn new(config: &AuthConfig, clock: &Clock) -> Result<Self, Problems> {
         Ok(Self {
-            keys,
-            rules: Rules::new(config),
+            checker: Current::new(Checker::new(config, clock, None)?),
+            clock: clock.clone(),
         })
+    }
+
+    /// What is wrong with the keys that a configuration names.
+    #[must_use]
+    pub fn problems(config: &AuthConfig) -> Vec<Problem> {
+        let checker = Checker::new(config, &Clock::system(), None);
+        checker.map_or_else(|problems| problems.as_slice().to_vec(), |_| Vec::new())
+    }
+
+    /// Takes a newer configuration for every check from now on. Keys that were fetched from the same address stay;
+    /// the former [`Remote`] ends, and the new one has to be run.
+    ///
+    /// # Errors
+    /// Every key that can't be read or used; nothing has changed then.
+    pub fn reload(&self, config: &AuthConfig) -> Result<(), Problems> {
+        let former = self.remote();
+        self.checker
+            .set(Checker::new(config, &self.clock, former.as_deref())?);
+        if let Some(former) = former {
+            former.end(self.remote().as_deref());
+        }
+        Ok(())
+    }
+
+    /// The source of the keys that are fetched.
+    #[must_use]
+    pub fn remote(&self) -> Option<Arc<Remote>> {
+        self.checker.get().remote.clone()
     }
 
     /// Who a token is of.
@@ -69,8 +122,38 @@ impl Authenticator {
     /// # Errors
     /// The first reason not to believe it. Its signature is checked before anything that it claims.
     pub fn verify(&self, token: &str, now_unix_ms: u64) -> Result<Identity, AuthError> {
+        self.checker.get().verify(token, now_unix_ms)
+    }
+
+    /// Checks a token if that is cheap, judged by the key that would verify it. One that no key would verify is
+    /// refused at once.
+    #[must_use]
+    pub fn assess(&self, token: &str, now_unix_ms: u64) -> Assessed {
+        self.checker.get().assess(token, now_unix_ms)
+    }
+}
+
+impl Checker {
+    fn new(config: &AuthConfig, clock: &Clock, former: Option<&Remote>) -> Result<Self, Problems> {
+        let (keys, mut problems) = Keys::load(config);
+        let remote = config.jwks_url.as_ref().and_then(|url| {
+            Remote::new(config, url, clock, former)
+                .map_err(|problem| problems.push(problem))
+                .ok()
+        });
+        Problems::check(problems)?;
+        Ok(Self {
+            keys,
+            rules: Rules::new(config),
+            remote: remote.map(Arc::new),
+        })
+    }
+
+    fn verify(&self, token: &str, now_unix_ms: u64) -> Result<Identity, AuthError> {
         let token = Token::split(token)?;
-        let keys = self.candidates(&token)?;
+        let header = token.read_header()?;
+        let fetched = self.fetched();
+        let keys = self.candidates(&header, &fetched)?;
         if !keys
             .iter()
             .any(|key| key.verifies(token.signed, token.signature))
@@ -83,20 +166,49 @@ impl Authenticator {
         self.rules.identity(&claims, now_unix_ms)
     }
 
-    /// Whether verifying this token is too costly for a shard's thread: judged by the key that would verify
-    /// it. A token that no key would verify is refused at once, and so isn't.
-    #[must_use]
-    pub fn is_costly(&self, token: &str) -> bool {
-        let keys = Token::split(token).and_then(|token| self.candidates(&token));
-        keys.is_ok_and(|keys| keys.iter().any(|key| key.is_costly()))
+    fn assess(&self, token: &str, now_unix_ms: u64) -> Assessed {
+        let header = match Token::split(token).and_then(|token| token.read_header()) {
+            Ok(header) => header,
+            Err(error) => return Assessed::Done(Err(error)),
+        };
+        let fetched = self.fetched();
+        match self.candidates(&header, &fetched) {
+            Ok(keys) if keys.iter().any(|key| key.is_costly()) => Assessed::Costly,
+            Ok(_) => Assessed::Done(self.verify(token, now_unix_ms)),
+            Err(error) => match &self.remote {
+                Some(remote) if remote.may_get(&header.alg, header.kid.as_deref(), &fetched) => {
+                    Assessed::UnknownKey(Arc::clone(remote))
+                }
+                _ => Assessed::Done(Err(error)),
+            },
+        }
     }
 
-    fn candidates(&self, token: &Token<'_>) -> Result<Vec<&Key>, AuthError> {
-        let header = token.read_header()?;
+    fn fetched(&self) -> Arc<Keys> {
+        self.remote
+            .as_ref()
+            .map_or_else(Arc::default, |remote| remote.keys())
+    }
+
+    fn candidates<'a>(
+        &'a self,
+        header: &Header,
+        fetched: &'a Keys,
+    ) -> Result<Vec<&'a Key>, AuthError> {
         if header.crit.is_some() {
             return Err(AuthError::CriticalHeader);
         }
-        self.keys.candidates(header.kid.as_deref(), &header.alg)
+        let kid = header.kid.as_deref();
+        keys::candidates([&self.keys, fetched], kid, &header.alg).map_err(|error| {
+            match &self.remote {
+                Some(remote)
+                    if remote.is_failing() && remote.may_get(&header.alg, kid, fetched) =>
+                {
+                    AuthError::KeysUnavailable
+                }
+                _ => error,
+            }
+        })
     }
 }
 

@@ -151,7 +151,7 @@ fn costly_tokens() -> [(&'static str, String); 3] {
 }
 
 fn authenticator(config: &AuthConfig) -> Authenticator {
-    Authenticator::new(config).unwrap()
+    Authenticator::new(config, &Clock::manual(NOW_MS)).unwrap()
 }
 
 fn check(config: &AuthConfig, token: &str) -> Result<Identity, AuthError> {
@@ -200,9 +200,10 @@ fn good_tokens_become_identities() {
 #[test]
 fn costly_tokens_are_told_by_their_key() {
     let authenticator = authenticator(&config());
-    assert!(!authenticator.is_costly(&hs256(&claims())));
+    let is_costly = |token: &str| matches!(authenticator.assess(token, NOW_MS), Assessed::Costly);
+    assert!(!is_costly(&hs256(&claims())));
     for (name, token) in costly_tokens() {
-        assert!(authenticator.is_costly(&token), "{name}");
+        assert!(is_costly(&token), "{name}");
     }
     for header in [
         json!({ "alg": "RS256", "kid": "main" }),
@@ -211,11 +212,11 @@ fn costly_tokens_are_told_by_their_key() {
         json!({ "alg": "PS256" }),
     ] {
         assert!(
-            !authenticator.is_costly(&format!("{}.e30.AA", part(&header))),
+            !is_costly(&format!("{}.e30.AA", part(&header))),
             "{header}: is refused without a look at it"
         );
     }
-    assert!(!authenticator.is_costly("no token at all"));
+    assert!(!is_costly("no token at all"));
 }
 
 /// Every attack in the book, and the mistakes that look like one: each refused for its own reason, whose
@@ -749,7 +750,7 @@ fn a_jwk_set_gives_keys_by_kid() {
         jwks_file: Some(path.clone()),
         ..config()
     };
-    let authenticator = Authenticator::new(&config);
+    let authenticator = Authenticator::new(&config, &Clock::manual(NOW_MS));
     std::fs::remove_file(&path).unwrap();
     let authenticator = authenticator.unwrap();
     assert!(authenticator.verify(&hs256(&claims()), NOW_MS).is_ok());
@@ -808,7 +809,9 @@ fn useless_keys_are_refused_when_loaded() {
             keys: vec![key.clone(), key],
             ..AuthConfig::default()
         };
-        let problems = Authenticator::new(&config).unwrap_err().to_string();
+        let problems = Authenticator::new(&config, &Clock::manual(NOW_MS))
+            .unwrap_err()
+            .to_string();
         assert!(problems.contains(expected), "{expected}: {problems}");
         assert!(
             !problems.contains("hunter2") && !problems.contains("BEGIN PUBLIC KEY-"),
@@ -820,7 +823,7 @@ fn useless_keys_are_refused_when_loaded() {
         ..AuthConfig::default()
     };
     assert!(
-        Authenticator::new(&twice)
+        Authenticator::new(&twice, &Clock::manual(NOW_MS))
             .unwrap_err()
             .to_string()
             .contains("id of another key")
@@ -837,7 +840,9 @@ fn useless_keys_are_refused_when_loaded() {
             jwks_file: Some(path.clone()),
             ..AuthConfig::default()
         };
-        let problems = Authenticator::new(&config).unwrap_err().to_string();
+        let problems = Authenticator::new(&config, &Clock::manual(NOW_MS))
+            .unwrap_err()
+            .to_string();
         std::fs::remove_file(&path).unwrap();
         assert!(problems.contains(expected), "{text}: {problems}");
     }

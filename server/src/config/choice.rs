@@ -68,6 +68,16 @@ choice! {
     }
 }
 
+choice! {
+    /// The header in which a proxy names its client.
+    ForwardedHeader {
+        /// A list of addresses.
+        XForwardedFor = "X-Forwarded-For",
+        /// RFC 7239.
+        Forwarded = "Forwarded",
+    }
+}
+
 /// Which log lines are written. Always one that `tracing_subscriber` accepts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogFilter(String);

@@ -9,6 +9,7 @@
 
 mod choice;
 mod key;
+mod keys_url;
 mod print;
 mod problem;
 mod relation;
@@ -23,13 +24,14 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 
-pub use choice::{Algorithm, LogFilter, LogFormat, RoomKind, WebOrigin};
+pub use choice::{Algorithm, ForwardedHeader, LogFilter, LogFormat, RoomKind, WebOrigin};
 pub use key::{KeyConfig, KeySource};
+pub use keys_url::KeysUrl;
 pub use problem::{Place, Problem, Problems};
 pub use secret::{Secret, SecretKey};
 pub use sections::{
-    AuthConfig, ConnectionConfig, ListenConfig, LogConfig, MemoryConfig, NamespaceConfig,
-    NodeConfig, PlacementConfig, SessionConfig, ShardConfig, ShutdownConfig,
+    AdmissionConfig, AuthConfig, ConnectionConfig, ListenConfig, LogConfig, MemoryConfig,
+    NamespaceConfig, NodeConfig, PlacementConfig, SessionConfig, ShardConfig, ShutdownConfig,
 };
 pub use source::{Flag, Sources};
 
@@ -48,6 +50,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// `[connection]`
     pub connection: ConnectionConfig,
+    /// `[admission]`
+    pub admission: AdmissionConfig,
     /// `[session]`
     pub session: SessionConfig,
     /// `[placement]`
@@ -105,7 +109,7 @@ impl Config {
     /// Whether everybody may connect, because there is no key to verify a token with.
     #[must_use]
     pub const fn is_anonymous(&self) -> bool {
-        self.auth.keys.is_empty() && self.auth.jwks_file.is_none()
+        self.auth.keys.is_empty() && self.auth.jwks_file.is_none() && self.auth.jwks_url.is_none()
     }
 
     /// What an operator should know at the start, although nothing is wrong.
@@ -161,6 +165,7 @@ impl Config {
             ("listen", &mut self.listen),
             ("auth", &mut self.auth),
             ("connection", &mut self.connection),
+            ("admission", &mut self.admission),
             ("session", &mut self.session),
             ("placement", &mut self.placement),
             ("shard", &mut self.shard),
@@ -253,6 +258,7 @@ impl Default for Config {
             listen: ListenConfig::default(),
             auth: AuthConfig::default(),
             connection: ConnectionConfig::default(),
+            admission: AdmissionConfig::default(),
             session: SessionConfig::default(),
             placement: PlacementConfig::default(),
             shard: ShardConfig::default(),
@@ -275,18 +281,18 @@ pub fn is_loopback(address: SocketAddr) -> bool {
 /// What is wrong with the keys that the configuration names, so that a missing key file is reported with
 /// everything else.
 fn key_problems(auth: &AuthConfig, report: &Report) -> Vec<Problem> {
-    let Err(problems) = crate::auth::Authenticator::new(auth) else {
-        return Vec::new();
-    };
-    let placed = problems
-        .as_slice()
-        .iter()
-        .map(|problem| match problem.place {
-            Place::Default => Problem {
-                place: report.place(&["auth.jwks_file".to_owned()]),
-                ..problem.clone()
-            },
-            _ => problem.clone(),
+    let named = |key: &str, problem: &Problem| problem.text.starts_with(key);
+    let placed = crate::auth::Authenticator::problems(auth)
+        .into_iter()
+        .map(|problem| {
+            let keys = ["auth.jwks_file", "auth.jwks_ca_file", "auth.jwks_url"];
+            match keys.into_iter().find(|key| named(key, &problem)) {
+                Some(key) => Problem {
+                    place: report.place(&[key.to_owned()]),
+                    ..problem
+                },
+                None => problem,
+            }
         });
     placed.collect()
 }

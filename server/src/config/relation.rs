@@ -27,6 +27,7 @@ impl Wrong {
 pub(super) fn check(config: &Config) -> Vec<Wrong> {
     let mut wrong = listen(config);
     wrong.extend(connection(config));
+    wrong.extend(admission(config));
     wrong.extend(auth(config));
     wrong.extend(shutdown(config));
     wrong.extend(at_most(
@@ -58,6 +59,13 @@ fn listen(config: &Config) -> Vec<Wrong> {
             ),
         });
     }
+    if listen.proxy_protocol && listen.trusted_proxies.is_empty() {
+        wrong.push(Wrong {
+            keys: keys(["listen.proxy_protocol"]),
+            text: "listen.proxy_protocol is true, but listen.trusted_proxies has no proxy to hear it from"
+                .to_owned(),
+        });
+    }
     if listen.public == listen.admin && listen.public.port() != 0 {
         wrong.push(Wrong {
             keys: keys(["listen.admin", "listen.public"]),
@@ -77,12 +85,25 @@ fn connection(config: &Config) -> Vec<Wrong> {
     wrong
 }
 
+fn admission(config: &Config) -> Vec<Wrong> {
+    let admission = &config.admission;
+    at_most(
+        Side("admission.connects_per_s", admission.connects_per_s),
+        Side("admission.connects_burst", admission.connects_burst),
+    )
+}
+
 fn auth(config: &Config) -> Vec<Wrong> {
     let auth = &config.auth;
-    at_most(
+    let mut wrong = at_most(
         Side("auth.expiry_warning_s", auth.expiry_warning_s),
         Side("auth.lifetime_max_s", auth.lifetime_max_s),
-    )
+    );
+    wrong.extend(at_most(
+        Side("auth.jwks_refresh_s", auth.jwks_refresh_s),
+        Side("auth.jwks_age_max_s", auth.jwks_age_max_s),
+    ));
+    wrong
 }
 
 fn shutdown(config: &Config) -> Vec<Wrong> {

@@ -6,10 +6,12 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use roomful_protocol::frame::Durability;
 
-use super::choice::{LogFilter, LogFormat, RoomKind, WebOrigin};
+use super::choice::{ForwardedHeader, LogFilter, LogFormat, RoomKind, WebOrigin};
 use super::key::KeyConfig;
+use super::keys_url::KeysUrl;
 use super::secret::SecretKey;
 use super::section::{Field, Section, section};
 use super::setting::Range;
@@ -41,6 +43,15 @@ section! {
         allow_anonymous: bool = false;
         /// Web origins that browsers may connect from, such as `https://app.example.com`. Compared exactly.
         origins: Vec<WebOrigin> = Vec::new();
+        /// Networks, such as `10.0.0.0/8`, or single addresses, of proxies that are believed about whom they speak for. Nobody
+        /// else is. A trusted proxy has no limit per address itself; those behind it have theirs.
+        trusted_proxies: Vec<IpNet> = Vec::new();
+        /// Whether connections of trusted proxies begin with a PROXY protocol header, version 1 or 2. Then each has to, and
+        /// whoever else sends one is refused.
+        proxy_protocol: bool = false;
+        /// The header in which trusted proxies name their client: X-Forwarded-For or Forwarded. The other is not looked at,
+        /// since a proxy may pass it on as it came.
+        forwarded_header: ForwardedHeader = ForwardedHeader::XForwardedFor;
     }
 }
 
@@ -55,6 +66,27 @@ section! {
         keys: Vec<KeyConfig> = Vec::new();
         /// A JWK Set (RFC 7517) with more keys, read at the start.
         jwks_file: Option<PathBuf> = None;
+        /// The address of a JWK Set with more keys, such as an identity provider's `jwks_uri`. Begins with https://, or with http://
+        /// for this machine itself. A token never names an address; until the first answer /readyz says that the server starts.
+        jwks_url: Option<KeysUrl> = None;
+        /// Root certificates (PEM) that the certificate of `jwks_url` is checked with, instead of the system's.
+        jwks_ca_file: Option<PathBuf> = None;
+        /// Takes shared secrets (HS256) from `jwks_url`. Whoever can read that address can then make tokens.
+        jwks_secrets: bool = false;
+        /// How often the keys of `jwks_url` are fetched, in seconds, give or take a tenth.
+        jwks_refresh_s: u64 = 300, 1..=86_400;
+        /// How long the last good keys of `jwks_url` are used while it gives no new ones, in seconds.
+        jwks_age_max_s: u64 = 86_400, 1..=31_536_000;
+        /// How often a token that names an unknown key may cause a fetch, in seconds. Its check waits for the answer.
+        jwks_unknown_key_s: u64 = 30, 1..=86_400;
+        /// Tokens that wait for such an answer at a time; beyond it a connection is told to try later.
+        jwks_waiting_max: usize = 1_024, 1..=1_000_000;
+        /// How long a fetch may take in all, in milliseconds.
+        jwks_timeout_ms: u64 = 5_000, 10..=600_000;
+        /// How long connecting for it may take, in milliseconds.
+        jwks_connect_timeout_ms: u64 = 2_000, 10..=600_000;
+        /// Longest answer, in bytes. A longer one changes nothing.
+        jwks_bytes_max: usize = 262_144, 256..=16_777_216;
         /// What a token's `aud` has to be or contain. Where this isn't set, a token must not have one (RFC 7519 §4.1.3).
         audience: Option<String> = None;
         /// What a token's `iss` has to be. Where this isn't set, it isn't looked at.
@@ -90,6 +122,11 @@ section! {
         message_bytes_max: usize = 65_536, 2_048..=16_777_216;
         /// Fragments of one message from a client. Empty ones count.
         fragments_max: usize = 1_024, 1..=1_000_000_000;
+        /// How long a message from a client may take, from its first byte to its last, in milliseconds.
+        message_timeout_ms: u64 = 30_000, 10..=3_600_000;
+        /// How long a connection that was closed may take to say what is left and to close too, in milliseconds. Then its
+        /// socket is dropped.
+        close_timeout_ms: u64 = 3_000, 10..=600_000;
         /// Longest payload of a publish, a signal or a presence value, in bytes. At least 1024 less than a message, for the
         /// frame around it.
         payload_bytes_max: usize = 61_440, 1..=16_777_216;
@@ -115,6 +152,29 @@ section! {
         joins_per_s: u64 = 50, 1..=1_000_000_000;
         /// Joins of a connection at once, before the average counts.
         joins_burst: u64 = 200, 1..=1_000_000_000;
+    }
+}
+
+section! {
+    /// Who may come in, and how many at a time. Limits per address count IPv4 addresses and IPv6 networks of 64 bits.
+    pub struct AdmissionConfig {
+        /// Connections of one address at a time; one more gets 429.
+        connections_per_address_max: u32 = 1_024, 1..=10_000_000;
+        /// Connections of one address without a session at a time, from the first byte to a good `hello`; one more gets 429.
+        unauthenticated_per_address_max: u32 = 256, 1..=10_000_000;
+        /// Whether the limits of an address hold for this machine's loopback addresses too.
+        limit_loopback: bool = false;
+        /// Connections of a listener at a time that are no WebSocket and whose handshake didn't arrive at once; one more gets
+        /// 503. A slow one takes 20 KiB and five seconds at most.
+        http_connections_max: usize = 8_192, 1..=1_000_000;
+        /// WebSockets without a session at a time; one more gets 503.
+        unauthenticated_max: usize = 32_768, 1..=10_000_000;
+        /// WebSockets let in per second, on average; more get 503 and are told when it is their turn.
+        connects_per_s: u32 = 10_000, 1..=1_000_000;
+        /// WebSockets let in at once, before the average counts. At least one second's worth.
+        connects_burst: u32 = 20_000, 1..=10_000_000;
+        /// File descriptors that the public listener leaves to others: the admin listener, the shards and the disk.
+        descriptors_reserved: u64 = 64, 0..=65_536;
     }
 }
 

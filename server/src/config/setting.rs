@@ -4,9 +4,10 @@
 //! array, or a comma-separated text in a variable or flag. Everything that the table in `sections` declares
 //! is a [`Setting`].
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use roomful_protocol::frame::Durability;
 
 use super::problem::Report;
@@ -156,6 +157,20 @@ impl Scalar for usize {
     }
 }
 
+impl Scalar for u32 {
+    fn grammar(range: Range) -> String {
+        u64::grammar(range)
+    }
+
+    fn read(value: &Value, range: Range) -> Option<Self> {
+        u64::read(value, range).and_then(|number| Self::try_from(number).ok())
+    }
+
+    fn print(&self) -> String {
+        self.to_string()
+    }
+}
+
 impl Scalar for bool {
     fn grammar(_: Range) -> String {
         "true or false".to_owned()
@@ -205,6 +220,15 @@ text_scalar!(
     SocketAddr,
     "an IP address and a port, such as 127.0.0.1:7400 or [::]:7400",
     |text| text.parse().ok(),
+    |value| value.to_string()
+);
+text_scalar!(
+    IpNet,
+    "a network such as 10.0.0.0/8 or 2001:db8::/32, or one address",
+    |text| text
+        .parse()
+        .or_else(|_| text.parse::<IpAddr>().map(Self::from))
+        .ok(),
     |value| value.to_string()
 );
 text_scalar!(PathBuf, "a path", |text| Some(Self::from(text)), |value| {

@@ -6,20 +6,21 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use axum::body::Bytes;
 use mio::{Events, Interest, Poll, Token, Waker};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
-use super::connection::{Greeted, Server};
+use super::connection::Server;
 use super::site::{Shared, Site};
-use crate::metrics::HandshakeRejection;
+use super::upgrade::Upgraded;
+use super::welcome::{Newcomer, Welcomed};
 use crate::shutdown::Shutdown;
 use crate::tasks::Tasks;
 
@@ -80,8 +81,8 @@ struct Acceptor {
     poll: Poll,
     server: Arc<Server>,
     tasks: Tasks,
-    /// One permit for each connection that may be open.
-    places: Arc<Semaphore>,
+    /// One permit for each socket that is turned away and may take its time to read so.
+    partings: Arc<Semaphore>,
     /// What heads are looked at in.
     buffer: Vec<u8>,
     /// When to try again, after accepting has failed: nobody will tell when it is worth it.
@@ -97,10 +98,12 @@ impl Acceptor {
             limits,
             ..
         } = site.shared.clone();
+        let admission = site.admission.clone();
         let (router, door) = site.routes(listener.local_addr()?);
         let server = Server {
             router,
             door,
+            admission,
             metrics,
             limits,
             shutdown,
@@ -115,7 +118,7 @@ impl Acceptor {
             poll,
             server: Arc::new(server),
             tasks,
-            places: Arc::new(Semaphore::new(limits.connections_max)),
+            partings: Arc::new(Semaphore::new(PARTINGS_MAX)),
             buffer: vec![0; HEAD_BYTES],
             retry_at: None,
         };
@@ -171,34 +174,53 @@ impl Acceptor {
         let count = accepted.len();
         let mut upgraded = Vec::new();
         for (stream, peer) in accepted {
-            match self.server.greet(stream, peer, &mut self.buffer) {
-                Greeted::WebSocket(socket) => upgraded.push(socket),
-                Greeted::Http(stream, seen) => self.serve(stream, seen, peer),
-                Greeted::Gone => {}
+            // What one socket does to its own handling is no reason to stop listening.
+            let welcome = AssertUnwindSafe(|| self.welcome(stream, peer));
+            match catch_unwind(welcome) {
+                Ok(socket) => upgraded.extend(socket),
+                Err(_) => self.server.metrics.acceptor_panicked(),
             }
         }
         self.server.hand_over(upgraded);
         count
     }
 
+    /// Deals with a new socket: a WebSocket comes back.
+    fn welcome(&mut self, stream: std::net::TcpStream, peer: SocketAddr) -> Option<Upgraded> {
+        match self.server.welcome(stream, peer, &mut self.buffer) {
+            Welcomed::WebSocket(socket) => return Some(socket),
+            Welcomed::Http(newcomer) => self.serve(newcomer),
+            Welcomed::Refused(stream) => self.see_off(stream),
+            Welcomed::Gone => {}
+        }
+        None
+    }
+
     /// Serves a connection that is no WebSocket yet, as a task.
-    fn serve(&self, stream: std::net::TcpStream, seen: Bytes, peer: SocketAddr) {
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            // To answer would take what there is none of.
-            self.server
-                .metrics
-                .handshake_rejected(HandshakeRejection::Full);
+    fn serve(&self, mut newcomer: Newcomer) {
+        if let Err(refusal) = newcomer.ticket.wait() {
+            if let Welcomed::Refused(stream) = self.server.turn_away(newcomer.stream, refusal) {
+                self.see_off(stream);
+            }
+            return;
+        }
+        let span = tracing::debug_span!("http", client = %newcomer.client);
+        let connection = Arc::clone(&self.server).serve(newcomer);
+        self.tasks.spawn("http_connection", span, connection);
+    }
+
+    /// Lets a socket that was turned away read so. Where too many are at it already it is closed at once, which may
+    /// overtake the answer.
+    fn see_off(&self, stream: std::net::TcpStream) {
+        let Ok(place) = Arc::clone(&self.partings).try_acquire_owned() else {
             return;
         };
-        let connection = Arc::clone(&self.server).serve(stream, seen, peer);
-        self.tasks.spawn(
-            "http_connection",
-            tracing::debug_span!("http", %peer),
-            async move {
-                connection.await;
+        let parting = Arc::clone(&self.server).see_off(stream);
+        self.tasks
+            .spawn("http_parting", tracing::Span::none(), async move {
+                parting.await;
                 drop(place);
-            },
-        );
+            });
     }
 
     /// The process is out of descriptors or memory: only time helps, and to ask again at once would burn it.
@@ -233,6 +255,9 @@ const STOP: Token = Token(1);
 
 /// Accepted in one go: few enough that nobody's request is looked at late.
 const ACCEPTS_MAX: usize = 64;
+
+/// Few enough that a flood of refusals holds no descriptors that matter, and enough for who refuses rarely.
+const PARTINGS_MAX: usize = 256;
 
 /// Longer than any upgrade request of our clients with a token in it; what is longer takes the longer way.
 const HEAD_BYTES: usize = 4 * 1024;

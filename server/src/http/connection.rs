@@ -1,21 +1,19 @@
 //! One HTTP connection, from its acceptance to its end or its hand-over.
 //!
-//! A first request that has arrived whole and is a good handshake is answered at once, without the HTTP engine.
-//! Any other connection is driven by the engine, but never closed by it: whoever the socket goes to afterwards gets
+//! Whoever is not answered at once (see `welcome`) is driven by the HTTP engine, but never closed by it: whoever the socket goes to afterwards gets
 //! it whole, be it the WebSocket side or the lingering close that lets a refusal reach the peer.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::io::{Read as _, Write as _};
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderName, HeaderValue, Request, Response, Version};
+use axum::http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -24,18 +22,18 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt;
 
-use super::guard;
+use super::guard::{self, Rejected};
 use super::rewound::Rewound;
-use super::upgrade::{Accepted, Door, Upgraded};
+use super::upgrade::{Accepted, Checked, Door, Upgraded};
+use super::welcome::{Newcomer, no_header};
+use crate::admission::proxy::{self, Header};
+use crate::admission::{Admission, Ticket};
 use crate::metrics::{HandshakeRejection, Metrics};
 use crate::shutdown::Shutdown;
 
 /// What a peer may do before it has a WebSocket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// HTTP connections of one listener at a time; one more is dropped at once. Default 8,192: a flood of
-    /// slow ones holds them for [`Self::header_timeout`], and their memory stays under 100 MiB.
-    pub connections_max: usize,
     /// Longest head of a request in bytes, at least 8,192; a longer one gets 431. Default 16 KiB.
     pub header_bytes_max: usize,
     /// Most header lines of a request; more get 431. Default 64.
@@ -49,7 +47,6 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections_max: 8 * 1024,
             header_bytes_max: 16 * 1024,
             header_lines_max: 64,
             header_timeout: Duration::from_secs(5),
@@ -64,62 +61,74 @@ pub(super) struct Server {
     pub(super) router: Router,
     /// Where handshakes are decided, on a listener that has them.
     pub(super) door: Option<Arc<Door>>,
+    /// Who may come in.
+    pub(super) admission: Admission,
     pub(super) metrics: Metrics,
     pub(super) limits: Limits,
     pub(super) shutdown: Shutdown,
 }
 
 /// What the routes and the connection that they answer on tell each other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct PeerContext {
-    /// The handshake that was accepted: written by its route, taken when the answer is out. The lock is there
-    /// because routes are shared between threads; nobody ever waits for it.
-    accepted: Mutex<Option<Accepted>>,
+    /// Who asks; a request that comes through a proxy may say more.
+    pub(super) client: IpAddr,
+    /// What the connection came in with, and the handshake that was accepted: written by its route, taken when the
+    /// answer is out. The lock is there because routes are shared between threads; nobody ever waits for it.
+    guest: Mutex<Guest>,
     /// Whether a request has come: silence is a mistake before the first one, and a browser's habit after it.
     asked: AtomicBool,
 }
 
+/// What the socket is handed over with.
+#[derive(Debug)]
+struct Guest {
+    /// None once it is taken.
+    ticket: Option<Ticket>,
+    accepted: Option<Accepted>,
+}
+
 impl PeerContext {
-    /// Notes that the socket is to be handed over once the answer is out.
-    pub(super) fn accept(&self, accepted: Accepted) {
-        *self.accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some(accepted);
+    fn new(client: IpAddr, ticket: Ticket) -> Self {
+        Self {
+            client,
+            guest: Mutex::new(Guest {
+                ticket: Some(ticket),
+                accepted: None,
+            }),
+            asked: AtomicBool::new(false),
+        }
     }
 
-    fn take_accepted(&self) -> Option<Accepted> {
-        self.accepted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+    /// Admits a good handshake, and notes that the socket is to be handed over once the answer is out.
+    ///
+    /// # Errors
+    /// There is no room, or the connection is over.
+    pub(super) fn admit(&self, door: &Door, checked: Checked) -> Result<Response<Body>, Rejected> {
+        let mut guest = self.guest();
+        let ticket = guest.ticket.as_mut().ok_or_else(|| {
+            let text = "this connection is over\n";
+            Rejected::new(HandshakeRejection::Upgrade, StatusCode::BAD_REQUEST, text)
+        })?;
+        let accepted = door.admit(checked, ticket)?;
+        let response = accepted.response();
+        guest.accepted = Some(accepted);
+        Ok(response)
+    }
+
+    /// The handshake that was accepted, if one was.
+    fn take(&self) -> Option<(Accepted, Ticket)> {
+        let mut guest = self.guest();
+        let ticket = guest.ticket.take();
+        guest.accepted.take().zip(ticket)
+    }
+
+    fn guest(&self) -> MutexGuard<'_, Guest> {
+        self.guest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Server {
-    /// Looks at a new socket's first bytes. One whose whole request is there and is a good handshake is answered
-    /// without the engine and its buffers; any other goes the longer way, on which the engine has the answers to
-    /// whatever is wrong with it.
-    pub(super) fn greet(
-        &self,
-        mut stream: std::net::TcpStream,
-        peer: SocketAddr,
-        buffer: &mut [u8],
-    ) -> Greeted {
-        // What is wrong with the socket, the engine will find out too.
-        let seen = stream.read(buffer).unwrap_or(0);
-        let seen = buffer.get(..seen).unwrap_or_default();
-        let Some((length, accepted)) = self.handshake(seen) else {
-            return Greeted::Http(stream, Bytes::copy_from_slice(seen));
-        };
-        let answer = accepted.head();
-        // A fresh socket takes a few hundred bytes, unless the peer is gone.
-        match stream.write(answer.as_bytes()) {
-            Ok(written) if written == answer.len() => {
-                let read_ahead = seen.get(length..).unwrap_or_default();
-                Greeted::WebSocket(accepted.upgraded(stream, read_ahead, peer))
-            }
-            _ => Greeted::Gone,
-        }
-    }
-
     /// Hands new WebSockets over.
     pub(super) fn hand_over(&self, upgraded: Vec<Upgraded>) {
         if let Some(door) = self.door.as_ref().filter(|_| !upgraded.is_empty()) {
@@ -127,47 +136,35 @@ impl Server {
         }
     }
 
-    /// The handshake that these bytes begin with, and how long it is.
-    fn handshake(&self, bytes: &[u8]) -> Option<(usize, Accepted)> {
-        let door = self.door.as_ref()?;
-        let mut lines = [httparse::EMPTY_HEADER; HANDSHAKE_LINES_MAX];
-        let mut parsed = httparse::Request::new(&mut lines);
-        let Ok(httparse::Status::Complete(length)) = parsed.parse(bytes) else {
-            return None;
-        };
-        let mut request = Request::new(());
-        *request.method_mut() = parsed.method?.parse().ok()?;
-        *request.uri_mut() = parsed.path?.parse().ok()?;
-        *request.version_mut() = match parsed.version? {
-            1 => Version::HTTP_11,
-            _ => return None,
-        };
-        for line in parsed.headers {
-            let name = HeaderName::from_bytes(line.name.as_bytes()).ok()?;
-            let value = HeaderValue::from_bytes(line.value).ok()?;
-            request.headers_mut().append(name, value);
-        }
-        guard::check(&request).ok()?;
-        if !door.is_at(request.uri().path()) {
-            return None;
-        }
-        Some((length, door.open(&request).ok()?))
-    }
-
     /// Serves a connection to its end.
-    pub(super) async fn serve(
-        self: Arc<Self>,
-        stream: std::net::TcpStream,
-        seen: Bytes,
-        peer: SocketAddr,
-    ) {
+    pub(super) async fn serve(self: Arc<Self>, newcomer: Newcomer) {
+        let Newcomer {
+            stream,
+            mut seen,
+            mut client,
+            mut ticket,
+            header_due,
+        } = newcomer;
         let stream = match enter(stream).await {
             Ok(stream) => stream,
             Err(error) => {
                 return tracing::warn!(%error, "the socket could not enter the runtime");
             }
         };
-        let context = Arc::new(PeerContext::default());
+        if header_due {
+            let read = self.read_header(&stream, seen).await;
+            let identified = read.and_then(|(header, rest)| {
+                client = header.client.unwrap_or(client);
+                ticket.identify(client)?;
+                Ok(rest)
+            });
+            seen = match identified {
+                Ok(rest) => rest,
+                Err(rejected) => return self.refuse_late(stream, rejected).await,
+            };
+        }
+        tracing::Span::current().record("client", tracing::field::display(client));
+        let context = Arc::new(PeerContext::new(client, ticket));
         let routes = Routes {
             server: Arc::clone(&self),
             context: Arc::clone(&context),
@@ -181,15 +178,59 @@ impl Server {
         let parts = connection.into_parts();
         let (stream, unread) = (parts.io.into_inner().stream, parts.read_buf);
         let idle = unread.is_empty() && context.asked.load(Ordering::Relaxed);
-        match (end, context.take_accepted()) {
-            (End::Finished, Some(accepted)) => match stream.into_std() {
-                Ok(stream) => self.hand_over(vec![accepted.upgraded(stream, &unread, peer)]),
+        match (end, context.take()) {
+            (End::Finished, Some((accepted, ticket))) => match stream.into_std() {
+                Ok(stream) => self.hand_over(vec![accepted.upgraded(stream, &unread, ticket)]),
                 Err(error) => tracing::warn!(%error, "the socket could not leave the runtime"),
             },
             (End::Finished, None) => linger(stream).await,
             (End::Failed(error), _) if error.is_timeout() && idle => linger(stream).await,
-            (End::Failed(error), _) => self.refuse(stream, &error).await,
+            (End::Failed(error), _) => self.give_up(stream, &error).await,
             (End::TimedOut, _) => {}
+        }
+    }
+
+    /// The header in which a proxy says whose the connection is, and what was read behind it.
+    ///
+    /// # Errors
+    /// Something else comes, or not all of it in time.
+    async fn read_header(
+        &self,
+        stream: &TcpStream,
+        seen: Bytes,
+    ) -> Result<(Header, Bytes), Rejected> {
+        let mut bytes = Vec::from(seen);
+        let reading = async {
+            loop {
+                if let Some(header) = proxy::decode(&bytes).ok()? {
+                    return Some(header);
+                }
+                stream.readable().await.ok()?;
+                match stream.try_read_buf(&mut bytes) {
+                    Ok(0) => return None,
+                    Ok(_) => {}
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                    Err(_) => return None,
+                }
+            }
+        };
+        let header = timeout(self.limits.header_timeout, reading).await;
+        let header = header.ok().flatten().ok_or_else(no_header)?;
+        Ok((header, Bytes::from(bytes).slice(header.length..)))
+    }
+
+    /// Tells a socket that it may not come in, and sees to it that it gets to read so.
+    async fn refuse_late(&self, mut stream: TcpStream, rejected: Rejected) {
+        let answer = rejected.bytes(&self.metrics);
+        if stream.write_all(&answer).await.is_ok() {
+            linger(stream).await;
+        }
+    }
+
+    /// Waits until a socket that was turned away has read so, within a limit.
+    pub(super) async fn see_off(self: Arc<Self>, stream: std::net::TcpStream) {
+        if let Ok(stream) = enter(stream).await {
+            linger(stream).await;
         }
     }
 
@@ -227,7 +268,7 @@ impl Server {
     }
 
     /// Counts what the engine refused, and sees to it that the peer gets to read why.
-    async fn refuse(&self, mut stream: TcpStream, error: &hyper::Error) {
+    async fn give_up(&self, mut stream: TcpStream, error: &hyper::Error) {
         let Some(reason) = rejection(error) else {
             // The peer went away, or its socket broke: nothing was refused.
             tracing::debug!(%error, "the connection ended");
@@ -244,16 +285,6 @@ impl Server {
             linger(stream).await;
         }
     }
-}
-
-/// What became of a new socket.
-pub(super) enum Greeted {
-    /// It is a WebSocket.
-    WebSocket(Upgraded),
-    /// It is not, or not yet; with what was read of it.
-    Http(std::net::TcpStream, Bytes),
-    /// The peer is gone.
-    Gone,
 }
 
 type Connection = http1::Connection<TokioIo<Rewound>, Routes>;
@@ -347,9 +378,6 @@ async fn linger(mut stream: TcpStream) {
 
 const REQUEST_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-
-/// More header lines than any client sends for a handshake; what has more takes the longer way.
-const HANDSHAKE_LINES_MAX: usize = 32;
 
 /// Time to finish the answer under way, once a connection has to end.
 const END_MAX: Duration = Duration::from_secs(2);

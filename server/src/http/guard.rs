@@ -5,6 +5,7 @@ use axum::http::{HeaderName, HeaderValue, Request, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 
 use super::origin::Authority;
+use crate::admission::{Reason, Refusal};
 use crate::metrics::{HandshakeRejection, Metrics};
 
 /// A request that is refused. The connection ends with the answer: what follows on it cannot be trusted to be
@@ -16,6 +17,64 @@ pub(super) struct Rejected {
     /// One line, for the person who reads it.
     text: &'static str,
     headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl From<Refusal> for Rejected {
+    fn from(
+        Refusal {
+            reason,
+            retry_after,
+        }: Refusal,
+    ) -> Self {
+        use HandshakeRejection as Counted;
+
+        let (status, counted, text) = match reason {
+            Reason::Full => (UNAVAILABLE, Counted::Full, "the server is full\n"),
+            Reason::Memory => (
+                UNAVAILABLE,
+                Counted::Memory,
+                "the server is short of memory\n",
+            ),
+            Reason::Draining => (
+                UNAVAILABLE,
+                Counted::Draining,
+                "the server is about to end\n",
+            ),
+            Reason::AddressConnections => (
+                StatusCode::TOO_MANY_REQUESTS,
+                Counted::AddressConnections,
+                "too many connections from this address\n",
+            ),
+            Reason::AddressUnauthenticated => (
+                StatusCode::TOO_MANY_REQUESTS,
+                Counted::AddressUnauthenticated,
+                "too many connections without a session from this address\n",
+            ),
+            Reason::HttpConnections => (
+                UNAVAILABLE,
+                Counted::HttpConnections,
+                "too many connections without a WebSocket\n",
+            ),
+            Reason::Unauthenticated => (
+                UNAVAILABLE,
+                Counted::Unauthenticated,
+                "too many connections without a session\n",
+            ),
+            Reason::Connects => (
+                UNAVAILABLE,
+                Counted::Connects,
+                "too many connections at once\n",
+            ),
+            Reason::Descriptors => (
+                UNAVAILABLE,
+                Counted::Descriptors,
+                "the server has no file descriptors left\n",
+            ),
+        };
+        let seconds = retry_after.as_millis().div_ceil(1_000);
+        let seconds = HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX));
+        Self::new(counted, status, text).header(header::RETRY_AFTER, seconds)
+    }
 }
 
 impl Rejected {
@@ -34,6 +93,22 @@ impl Rejected {
         self
     }
 
+    /// Counts it and answers, without the HTTP engine.
+    pub(super) fn bytes(self, metrics: &Metrics) -> Vec<u8> {
+        metrics.handshake_rejected(self.reason);
+        let mut bytes = format!("HTTP/1.1 {}\r\n", self.status).into_bytes();
+        let length = (header::CONTENT_LENGTH, HeaderValue::from(self.text.len()));
+        for (name, value) in self.headers.iter().chain([&length]) {
+            bytes.extend_from_slice(name.as_str().as_bytes());
+            bytes.extend_from_slice(b": ");
+            bytes.extend_from_slice(value.as_bytes());
+            bytes.extend_from_slice(b"\r\n");
+        }
+        bytes.extend_from_slice(b"\r\n");
+        bytes.extend_from_slice(self.text.as_bytes());
+        bytes
+    }
+
     /// Counts it and answers.
     pub(super) fn answer(self, metrics: &Metrics) -> Response {
         metrics.handshake_rejected(self.reason);
@@ -50,8 +125,6 @@ impl Rejected {
 /// # Errors
 /// The target is no plain path, `Host` is not exactly one good name, or there is a body.
 pub(super) fn check<B>(request: &Request<B>) -> Result<(), Rejected> {
-    use HandshakeRejection as Reason;
-
     let uri = request.uri();
     let target = uri.path_and_query().map_or("", |target| target.as_str());
     // Nothing is ever forwarded, so a target that names a host, in either form, is an attempt at something else.
@@ -61,14 +134,14 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<(), Rejected> {
         || target.starts_with("//")
     {
         return Err(Rejected::new(
-            Reason::Target,
+            HandshakeRejection::Target,
             StatusCode::BAD_REQUEST,
             "the request target must be a path\n",
         ));
     }
     if target.len() > TARGET_BYTES_MAX {
         return Err(Rejected::new(
-            Reason::Target,
+            HandshakeRejection::Target,
             StatusCode::URI_TOO_LONG,
             "the request target is too long\n",
         ));
@@ -78,7 +151,7 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<(), Rejected> {
         request.version() == Version::HTTP_10 && !headers.contains_key(header::HOST);
     if !may_lack_host && Authority::of_host(headers).is_none() {
         return Err(Rejected::new(
-            Reason::Host,
+            HandshakeRejection::Host,
             StatusCode::BAD_REQUEST,
             "exactly one good Host is needed\n",
         ));
@@ -88,7 +161,7 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<(), Rejected> {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     if headers.contains_key(header::TRANSFER_ENCODING) || lengths.any(|length| length != "0") {
         return Err(Rejected::new(
-            Reason::Body,
+            HandshakeRejection::Body,
             StatusCode::BAD_REQUEST,
             "a request here has no body\n",
         ));
@@ -129,5 +202,38 @@ const PROTECTION: [(HeaderName, &str); 5] = [
     ),
 ];
 
+const UNAVAILABLE: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
+
 /// Ten times what our longest URL takes.
 const TARGET_BYTES_MAX: usize = 4 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// `Retry-After` is whole seconds, never sooner than asked for, on both ways to answer.
+    #[test]
+    fn a_wait_is_rounded_up_to_seconds() {
+        for (millis, seconds) in [(0, "0"), (1, "1"), (1_000, "1"), (1_001, "2")] {
+            let metrics = Metrics::new(crate::tasks::Tasks::new(), 0);
+            let refusal = Refusal {
+                reason: Reason::Full,
+                retry_after: Duration::from_millis(millis),
+            };
+            let response = Rejected::from(refusal).answer(&metrics);
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(response.headers()[header::RETRY_AFTER], seconds);
+            let bytes = String::from_utf8(Rejected::from(refusal).bytes(&metrics)).unwrap();
+            assert_eq!(
+                bytes,
+                format!(
+                    "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: {seconds}\r\n\
+                     content-length: 19\r\n\r\nthe server is full\n"
+                )
+            );
+            assert_eq!(metrics.handshakes_rejected(HandshakeRejection::Full), 2);
+        }
+    }
+}

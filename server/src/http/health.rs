@@ -9,7 +9,7 @@ use axum::routing::get;
 
 /// Whether the server wants traffic; a cheap handle.
 ///
-/// It starts as "starting", becomes "ready" once, and "draining" once; it never goes back.
+/// It starts as "starting", may wait for keys, becomes "ready" once, and "draining" once; it never goes back.
 #[derive(Debug, Clone)]
 pub struct Readiness {
     state: Arc<AtomicU8>,
@@ -22,6 +22,11 @@ impl Readiness {
         Self {
             state: Arc::new(AtomicU8::new(STARTING)),
         }
+    }
+
+    /// Everything is there but the keys that tokens are checked with.
+    pub fn waits_for_keys(&self) {
+        self.state.fetch_max(WAITS_FOR_KEYS, Ordering::Relaxed);
     }
 
     /// Traffic is welcome.
@@ -44,6 +49,7 @@ impl Readiness {
         match self.state.load(Ordering::Relaxed) {
             READY => (StatusCode::OK, "ready\n"),
             STARTING => (StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+            WAITS_FOR_KEYS => (StatusCode::SERVICE_UNAVAILABLE, KEYS_ARE_MISSING),
             _ => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         }
     }
@@ -63,5 +69,8 @@ pub(super) fn routes(readiness: Readiness) -> Router {
 }
 
 const STARTING: u8 = 0;
-const READY: u8 = 1;
-const DRAINING: u8 = 2;
+const WAITS_FOR_KEYS: u8 = 1;
+const READY: u8 = 2;
+const DRAINING: u8 = 3;
+
+const KEYS_ARE_MISSING: &str = "starting: auth.jwks_url has given no keys yet\n";

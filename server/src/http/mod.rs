@@ -19,6 +19,7 @@ mod pages;
 mod rewound;
 mod site;
 mod upgrade;
+mod welcome;
 
 #[cfg(test)]
 mod tests;
@@ -28,4 +29,4 @@ pub use connection::Limits;
 pub use health::Readiness;
 pub use origin::{Origin, OriginError, OriginRule};
 pub use site::{Shared, Site};
-pub use upgrade::{Refusal, Upgraded, Upgrades};
+pub use upgrade::{Upgraded, Upgrades};

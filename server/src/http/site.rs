@@ -16,6 +16,7 @@ use super::health::{self, Readiness};
 use super::origin::OriginRule;
 use super::pages;
 use super::upgrade::{self, Door, Speech, Upgrades};
+use crate::admission::Admission;
 use crate::metrics::{HandshakeRejection, Metrics, TEXT_FORMAT};
 use crate::tasks::Tasks;
 
@@ -36,6 +37,7 @@ pub struct Shared {
 #[derive(Debug)]
 pub struct Site {
     pub(super) shared: Shared,
+    pub(super) admission: Admission,
     face: Face,
 }
 
@@ -54,18 +56,25 @@ struct Doorway {
 impl Site {
     /// For everybody: pages, `/v1/ws`, `/healthz`, `/readyz`; `/metrics` only where the listener is bound to loopback.
     #[must_use]
-    pub fn public(shared: Shared, upgrades: Arc<dyn Upgrades>, origins: OriginRule) -> Self {
+    pub fn public(
+        shared: Shared,
+        admission: Admission,
+        upgrades: Arc<dyn Upgrades>,
+        origins: OriginRule,
+    ) -> Self {
         Self {
             shared,
+            admission,
             face: Face::Public(Doorway { upgrades, origins }),
         }
     }
 
     /// For the operator: `/metrics`, `/healthz`, `/readyz`.
     #[must_use]
-    pub fn admin(shared: Shared) -> Self {
+    pub fn admin(shared: Shared, admission: Admission) -> Self {
         Self {
             shared,
+            admission,
             face: Face::Admin,
         }
     }
@@ -73,9 +82,15 @@ impl Site {
     /// For a program that speaks something else over WebSockets: handshakes at every path, with any subprotocol or none,
     /// and nothing else.
     #[must_use]
-    pub fn plain(shared: Shared, upgrades: Arc<dyn Upgrades>, origins: OriginRule) -> Self {
+    pub fn plain(
+        shared: Shared,
+        admission: Admission,
+        upgrades: Arc<dyn Upgrades>,
+        origins: OriginRule,
+    ) -> Self {
         Self {
             shared,
+            admission,
             face: Face::Plain(Doorway { upgrades, origins }),
         }
     }
@@ -90,12 +105,17 @@ impl Site {
 
     /// The routes, for a listener bound to this address, and the door that one of them leads to.
     pub(super) fn routes(self, address: SocketAddr) -> (Router, Option<Arc<Door>>) {
-        let Self { shared, face } = self;
+        let Self {
+            shared,
+            admission,
+            face,
+        } = self;
         let base = health::routes(shared.readiness);
         let metrics = metrics_routes(shared.metrics.clone(), address);
         let door = |doorway: Doorway, speech| {
             Arc::new(Door {
                 upgrades: doorway.upgrades,
+                admission,
                 origins: doorway.origins,
                 speech,
                 metrics: shared.metrics,
@@ -149,14 +169,9 @@ async fn handshake(
     Extension(peer): Extension<Arc<PeerContext>>,
     request: Request,
 ) -> Response {
-    match door.open(&request) {
-        Ok(accepted) => {
-            let response = accepted.response();
-            peer.accept(accepted);
-            response
-        }
-        Err(rejected) => rejected.answer(&door.metrics),
-    }
+    let checked = door.check(&request, peer.client);
+    let outcome = checked.and_then(|checked| peer.admit(&door, checked));
+    outcome.unwrap_or_else(|rejected| rejected.answer(&door.metrics))
 }
 
 fn metrics_routes(metrics: Metrics, address: SocketAddr) -> Router {

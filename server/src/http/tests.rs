@@ -17,6 +17,8 @@ use tower::ServiceExt;
 use tracing::Span;
 
 use super::*;
+use crate::admission::client::Trust;
+use crate::admission::{self, Admission, Refusal};
 use crate::metrics::{HandshakeRejection as Reason, Metrics};
 use crate::shutdown::Shutdown;
 use crate::tasks::Tasks;
@@ -41,7 +43,10 @@ impl Upgrades for Taker {
         let retry_after = Duration::from_secs(7);
         Arc::clone(&self.places)
             .try_acquire_owned()
-            .map_err(|_none| Refusal::Full { retry_after })
+            .map_err(|_none| Refusal {
+                reason: admission::Reason::Full,
+                retry_after,
+            })
     }
 
     fn hand_over(&self, upgraded: Vec<Upgraded>) {
@@ -55,6 +60,10 @@ impl Upgrades for Taker {
 
 impl Running {
     async fn start(limits: Limits) -> Self {
+        Self::with_admission(limits, UNLIMITED).await
+    }
+
+    async fn with_admission(limits: Limits, admission: admission::Limits) -> Self {
         let shared = shared(limits);
         let (sender, upgraded) = mpsc::channel(8);
         let places = Arc::new(Semaphore::new(2));
@@ -62,8 +71,10 @@ impl Running {
             places: Arc::clone(&places),
             upgraded: sender,
         });
+        let admission = Admission::new(admission, Trust::none());
         let site = Site::public(
             shared.clone(),
+            admission,
             taker,
             OriginRule::Loopback { listed: Vec::new() },
         );
@@ -192,6 +203,20 @@ async fn eventually(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
+/// Admission that is in nobody's way.
+const UNLIMITED: admission::Limits = admission::Limits {
+    connections_per_address_max: 1_000,
+    unauthenticated_per_address_max: 1_000,
+    limit_loopback: false,
+    http_connections_max: 1_000,
+    unauthenticated_max: 1_000,
+    connects: admission::budget::Rate {
+        per_s: 1_000,
+        burst: 1_000,
+    },
+    descriptors_reserved: 0,
+};
+
 /// Far beyond what anything here takes, for a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -251,7 +276,7 @@ async fn a_handshake_hands_the_socket_over() {
 
     assert_eq!(upgraded.encoding, Encoding::MessagePack);
     assert_eq!(upgraded.placement, PlacementKey::parse("1bc5c3481e8d9d9c"));
-    assert_eq!(upgraded.peer, client.local_addr().unwrap());
+    assert_eq!(upgraded.client, client.local_addr().unwrap().ip());
     assert!(upgraded.read_ahead.is_empty());
     assert!(upgraded.stream.nodelay().unwrap());
     let would_block = upgraded.stream.read(&mut [0]).unwrap_err();
@@ -738,9 +763,10 @@ async fn metrics_are_for_the_operator() {
         ),
     ] {
         let shared = shared(Limits::default());
+        let admission = Admission::new(UNLIMITED, Trust::none());
         let site = match site {
-            Some(taker) => Site::public(shared, taker, OriginRule::SameHost),
-            None => Site::admin(shared),
+            Some(taker) => Site::public(shared, admission, taker, OriginRule::SameHost),
+            None => Site::admin(shared, admission),
         };
         let request = Request::get("/metrics")
             .header("Host", host)
@@ -857,21 +883,25 @@ async fn slow_heads_are_refused() {
     assert_eq!(running.rejected(Reason::HeaderTimeout), 2);
 }
 
-/// One connection more than there may be is dropped and counted; one that ends makes place.
+/// One connection more than there may be is turned away and counted; one that ends makes place.
 #[tokio::test]
 async fn connections_are_bounded() {
-    let limits = Limits {
-        connections_max: 2,
-        ..Limits::default()
+    let limits = admission::Limits {
+        http_connections_max: 2,
+        ..UNLIMITED
     };
-    let running = Running::start(limits).await;
+    let running = Running::with_admission(Limits::default(), limits).await;
     let first = running.connect().await;
     let _second = running.connect().await;
-    let mut third = running.connect().await;
-    // A drop shows as an end or as a reset.
-    let dropped = timeout(PATIENCE, third.read(&mut [0])).await.unwrap();
-    assert!(!matches!(dropped, Ok(1)), "{dropped:?}");
-    assert_eq!(running.rejected(Reason::Full), 1);
+    eventually("both are in", || {
+        running.shared.tasks.live().get("http_connection") == Some(&2)
+    })
+    .await;
+    let answer = running.get("/healthz").await;
+    assert_eq!(status(&answer), 503);
+    let wait: u64 = header(&answer, "retry-after").unwrap().parse().unwrap();
+    assert!((5..=10).contains(&wait), "{answer}");
+    assert_eq!(running.rejected(Reason::HttpConnections), 1);
 
     drop(first);
     eventually("the first connection's end", || {

@@ -5,9 +5,8 @@
 //! not answered.
 
 use std::fmt;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::http::{
@@ -19,10 +18,12 @@ use base64::engine::general_purpose::STANDARD;
 use roomful_protocol::codec::Encoding;
 use roomful_protocol::id::PlacementKey;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::guard::Rejected;
 use super::origin::OriginRule;
+use crate::admission::{Admission, Refusal, Ticket};
 use crate::metrics::{HandshakeRejection as Reason, Metrics};
 
 /// Takes the sockets whose handshake is done. Called from the acceptor's thread and from many tasks at once.
@@ -38,26 +39,6 @@ pub trait Upgrades: Send + Sync {
     fn hand_over(&self, upgraded: Vec<Upgraded>);
 }
 
-/// There is no place for a connection. Answered with 503 and `Retry-After`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// The server has as many connections as it may have.
-    Full {
-        /// When to try again; rounded up to seconds.
-        retry_after: Duration,
-    },
-    /// The server's memory is nearly used up.
-    Memory {
-        /// When to try again; rounded up to seconds.
-        retry_after: Duration,
-    },
-    /// The server is about to end.
-    Draining {
-        /// When to try again; rounded up to seconds.
-        retry_after: Duration,
-    },
-}
-
 /// A socket on which WebSocket frames follow, and what its handshake said.
 #[derive(Debug)]
 pub struct Upgraded {
@@ -67,22 +48,32 @@ pub struct Upgraded {
     pub read_ahead: Bytes,
     /// How messages are written.
     pub encoding: Encoding,
-    /// The other end of the socket.
-    pub peer: SocketAddr,
+    /// Who it is, which is not the other end of the socket where a proxy is in between.
+    pub client: IpAddr,
     /// Where the client would like to be: `k` of the URL, if it is one.
     pub placement: Option<PlacementKey>,
     /// The place that [`Upgrades::admit`] gave.
     pub place: OwnedSemaphorePermit,
+    /// What counts it where it came in.
+    pub ticket: Ticket,
 }
 
-/// A handshake that was accepted, until the socket is free to be handed over.
-pub(super) struct Accepted {
+/// A good handshake.
+#[derive(Debug)]
+pub(super) struct Checked {
     /// What proves that the key was read.
     accept: String,
     encoding: Encoding,
     /// What the answer says that was chosen.
     subprotocol: Option<&'static str>,
     placement: Option<PlacementKey>,
+    client: IpAddr,
+}
+
+/// A handshake that was accepted, until the socket is free to be handed over.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    handshake: Checked,
     place: OwnedSemaphorePermit,
 }
 
@@ -92,9 +83,10 @@ impl Accepted {
         let headers = [
             (header::CONNECTION, "Upgrade"),
             (header::UPGRADE, "websocket"),
-            (header::SEC_WEBSOCKET_ACCEPT, self.accept.as_str()),
+            (header::SEC_WEBSOCKET_ACCEPT, self.handshake.accept.as_str()),
         ];
         let subprotocol = self
+            .handshake
             .subprotocol
             .map(|name| [(header::SEC_WEBSOCKET_PROTOCOL, name)]);
         (StatusCode::SWITCHING_PROTOCOLS, subprotocol, headers).into_response()
@@ -103,38 +95,27 @@ impl Accepted {
     /// The same as bytes, without what pages are protected by.
     pub(super) fn head(&self) -> String {
         let (line, name) = self
+            .handshake
             .subprotocol
             .map_or(("", ""), |name| ("\r\nSec-WebSocket-Protocol: ", name));
         format!(
             "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Accept: {}{line}{name}\r\n\r\n",
-            self.accept,
+            self.handshake.accept,
         )
     }
 
     /// The socket with what its handshake said. What was read ahead is copied, since it lies in a buffer for many.
-    pub(super) fn upgraded(
-        self,
-        stream: TcpStream,
-        read_ahead: &[u8],
-        peer: SocketAddr,
-    ) -> Upgraded {
+    pub(super) fn upgraded(self, stream: TcpStream, read_ahead: &[u8], ticket: Ticket) -> Upgraded {
         Upgraded {
             stream,
             read_ahead: Bytes::copy_from_slice(read_ahead),
-            encoding: self.encoding,
-            peer,
-            placement: self.placement,
+            encoding: self.handshake.encoding,
+            client: self.handshake.client,
+            placement: self.handshake.placement,
             place: self.place,
+            ticket,
         }
-    }
-}
-
-impl fmt::Debug for Accepted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Accepted")
-            .field("encoding", &self.encoding)
-            .finish_non_exhaustive()
     }
 }
 
@@ -150,6 +131,7 @@ pub(super) enum Speech {
 /// Where handshakes are decided.
 pub(super) struct Door {
     pub(super) upgrades: Arc<dyn Upgrades>,
+    pub(super) admission: Admission,
     pub(super) origins: OriginRule,
     pub(super) speech: Speech,
     pub(super) metrics: Metrics,
@@ -172,11 +154,11 @@ impl Door {
         self.speech == Speech::Plain || path == PATH
     }
 
-    /// Decides a handshake.
+    /// Checks a handshake that comes from this address, as far as it is nobody's matter but the request's own.
     ///
     /// # Errors
     /// The first check that fails, with its answer.
-    pub(super) fn open<B>(&self, request: &Request<B>) -> Result<Accepted, Rejected> {
+    pub(super) fn check<B>(&self, request: &Request<B>, peer: IpAddr) -> Result<Checked, Rejected> {
         is_handshake(request)?;
         let headers = request.headers();
         let key = sole_key(headers)?;
@@ -195,14 +177,29 @@ impl Door {
             // Who speaks something else has no use for an encoding.
             Speech::Plain => (Encoding::MessagePack, None),
         };
-        let place = self.upgrades.admit().map_err(no_place)?;
-        Ok(Accepted {
+        Ok(Checked {
             accept: derive_accept_key(key.as_bytes()),
             encoding,
             subprotocol,
             placement: placement(request.uri()),
-            place,
+            client: self.admission.trust().client(peer, headers),
         })
+    }
+
+    /// Takes the places that a good handshake needs.
+    ///
+    /// # Errors
+    /// There is one of which there is none.
+    pub(super) fn admit(
+        &self,
+        handshake: Checked,
+        ticket: &mut Ticket,
+    ) -> Result<Accepted, Refusal> {
+        ticket.identify(handshake.client)?;
+        let place = self.upgrades.admit()?;
+        // Last, since what it takes from the budget doesn't come back.
+        ticket.upgrade(Instant::now())?;
+        Ok(Accepted { handshake, place })
     }
 }
 
@@ -297,26 +294,6 @@ fn placement(uri: &Uri) -> Option<PlacementKey> {
         .find_map(PlacementKey::parse)
 }
 
-fn no_place(refusal: Refusal) -> Rejected {
-    let (reason, retry_after, text) = match refusal {
-        Refusal::Full { retry_after } => (Reason::Full, retry_after, "the server is full\n"),
-        Refusal::Memory { retry_after } => (
-            Reason::Memory,
-            retry_after,
-            "the server is short of memory\n",
-        ),
-        Refusal::Draining { retry_after } => (
-            Reason::Draining,
-            retry_after,
-            "the server is about to end\n",
-        ),
-    };
-    let seconds = retry_after.as_millis().div_ceil(1_000);
-    let seconds = HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX));
-    Rejected::new(reason, StatusCode::SERVICE_UNAVAILABLE, text)
-        .header(header::RETRY_AFTER, seconds)
-}
-
 /// The value of a header that stands there exactly once.
 fn sole<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     let mut values = headers.get_all(name).iter();
@@ -376,21 +353,6 @@ mod tests {
             ("/v1/ws?k=%31bc5c3481e8d9d9c", None),
         ] {
             assert_eq!(placement(&Uri::from_static(target)), expected, "{target}");
-        }
-    }
-
-    /// `Retry-After` is whole seconds, never sooner than asked for.
-    #[test]
-    fn a_wait_is_rounded_up_to_seconds() {
-        for (millis, seconds) in [(0, "0"), (1, "1"), (1_000, "1"), (1_001, "2")] {
-            let metrics = Metrics::new(crate::tasks::Tasks::new(), 0);
-            let refusal = Refusal::Full {
-                retry_after: Duration::from_millis(millis),
-            };
-            let response = no_place(refusal).answer(&metrics);
-            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
-            assert_eq!(response.headers()[header::RETRY_AFTER], seconds);
-            assert_eq!(metrics.handshakes_rejected(Reason::Full), 1);
         }
     }
 }

@@ -8,23 +8,27 @@
 
 mod budget;
 mod cells;
+mod keys;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
-use prometheus::{IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 use roomful_protocol::error::{CloseCode, ErrorCode};
 use roomful_protocol::websocket;
 
 pub use cells::{By, Counter, Gauge, Label};
+pub use keys::KeyFetch;
 
 use crate::auth::AuthError;
 use crate::memory::Memory;
 use crate::tasks::Tasks;
 use budget::Budget;
 use cells::Row;
+use keys::KeyMetrics;
 
 /// The metrics of a process; a cheap handle.
 #[derive(Debug, Clone)]
@@ -41,6 +45,9 @@ struct Inner {
     rejections: Vec<IntCounter>,
     /// Written by the accept loops.
     accept_errors: IntCounter,
+    /// Written by the accept loops, and shown beside the panics of others.
+    acceptor_panics: Arc<AtomicU64>,
+    keys: KeyMetrics,
 }
 
 /// Declares [`ShardCounters`]: a field, its kind (see [`Row`]), its metric's name and help. A new metric is a new line.
@@ -130,6 +137,7 @@ macro_rules! labels {
         }
     )*};
 }
+use labels;
 
 labels! {
     /// What a panic happened in, and ended.
@@ -142,6 +150,8 @@ labels! {
         Room = "room",
         /// A task of the control runtime. Counted by [`Tasks`].
         Task = "task",
+        /// The handling of a socket that had just been accepted.
+        Acceptor = "acceptor",
     }
 
     /// Why a token was refused.
@@ -170,6 +180,8 @@ labels! {
         Mismatch = "mismatch",
         /// The queue of tokens to check was full.
         Busy = "busy",
+        /// Its key is unknown, and no keys could be fetched.
+        KeysUnavailable = "keys_unavailable",
     }
 
     /// How a peer broke the WebSocket protocol.
@@ -182,6 +194,8 @@ labels! {
         TooBig = "too_big",
         /// A message in too many fragments.
         Fragments = "fragments",
+        /// A message that was not complete in time.
+        MessageTimeout = "message_timeout",
     }
 
     /// What takes memory.
@@ -248,6 +262,20 @@ labels! {
         Subprotocol = "subprotocol",
         /// The page, or the host name it used, may not connect.
         Origin = "origin",
+        /// A proxy that has to begin with a PROXY protocol header sent none in time, or something else.
+        ProxyHeader = "proxy_header",
+        /// Its address has as many sockets as it may have.
+        AddressConnections = "address_connections",
+        /// Its address has as many sockets without a session as it may have.
+        AddressUnauthenticated = "address_unauthenticated",
+        /// There are as many sockets without a WebSocket as there may be.
+        HttpConnections = "http_connections",
+        /// There are as many WebSockets without a session as there may be.
+        Unauthenticated = "unauthenticated",
+        /// There have been as many WebSockets in this moment as there may be.
+        Connects = "connects",
+        /// Nearly all of the process's file descriptors are in use.
+        Descriptors = "descriptors",
         /// The server has as many connections as it may have.
         Full = "full",
         /// The memory is above its soft mark.
@@ -276,6 +304,7 @@ impl From<websocket::Violation> for Violation {
             Broken::NotUtf8 => Self::Utf8,
             Broken::MessageTooBig => Self::TooBig,
             Broken::TooManyFragments => Self::Fragments,
+            Broken::MessageTimeout => Self::MessageTimeout,
         }
     }
 }
@@ -285,6 +314,7 @@ impl From<AuthError> for AuthFailure {
         match error {
             AuthError::Missing => Self::Missing,
             AuthError::Busy => Self::Busy,
+            AuthError::KeysUnavailable => Self::KeysUnavailable,
             AuthError::TooLong | AuthError::Malformed | AuthError::CriticalHeader => {
                 Self::Malformed
             }
@@ -313,16 +343,21 @@ impl Metrics {
         let shards: Vec<_> = (0..shards)
             .map(|_index| Arc::new(ShardCounters::default()))
             .collect();
-        let rejections = rejections();
+        let rejections = by_label::<HandshakeRejection>(
+            "roomful_handshakes_rejected_total",
+            "Connections that got no WebSocket, or no answer at all.",
+        );
         let accept_errors = Opts::new(
             "roomful_accept_errors_total",
             "Connections that could not be accepted.",
         );
         let accept_errors = IntCounter::with_opts(accept_errors).expect(WELL_FORMED);
+        let acceptor_panics = Arc::new(AtomicU64::new(0));
         let collectors: [Box<dyn Collector>; 4] = [
             Box::new(Shards {
                 counters: shards.clone(),
                 tasks: tasks.clone(),
+                acceptor_panics: Arc::clone(&acceptor_panics),
                 descs: ShardCounters::descs(),
             }),
             Box::new(Process {
@@ -335,15 +370,14 @@ impl Metrics {
         for collector in collectors {
             registry.register(collector).expect(WELL_FORMED);
         }
-        // Resolved once, which also makes every series exist from the start, at 0.
-        let rejections = HandshakeRejection::all()
-            .into_iter()
-            .map(|reason| rejections.with_label_values(&[reason.text()]));
+        let keys = KeyMetrics::register(&registry);
         let inner = Inner {
             registry,
             shards,
-            rejections: rejections.collect(),
+            rejections: resolved::<HandshakeRejection>(&rejections),
             accept_errors,
+            acceptor_panics,
+            keys,
         };
         Self {
             inner: Arc::new(inner),
@@ -384,10 +418,25 @@ impl Metrics {
         self.inner.accept_errors.inc();
     }
 
+    /// Counts a panic over a socket that had just been accepted.
+    pub fn acceptor_panicked(&self) {
+        self.inner.acceptor_panics.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// How many connections could not be accepted.
     #[must_use]
     pub fn accept_errors(&self) -> u64 {
         self.inner.accept_errors.get()
+    }
+
+    /// Counts a request for keys.
+    pub fn keys_fetched(&self, outcome: KeyFetch) {
+        self.inner.keys.fetched(outcome);
+    }
+
+    /// Notes the keys of a good answer.
+    pub fn keys_known(&self, count: usize, unix_ms: u64) {
+        self.inner.keys.known(count, unix_ms);
     }
 
     /// All of it in the text format, [`TEXT_FORMAT`].
@@ -410,6 +459,8 @@ struct Shards {
     counters: Vec<Arc<ShardCounters>>,
     /// Whose panics are counted with those of the shards.
     tasks: Tasks,
+    /// And those of the accept loops.
+    acceptor_panics: Arc<AtomicU64>,
     descs: Vec<Desc>,
 }
 
@@ -419,13 +470,18 @@ impl Collector for Shards {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let of_tasks = ShardCounters::default();
-        of_tasks
-            .panics
-            .of(PanicPlace::Task)
-            .add(self.tasks.panics());
+        let others = ShardCounters::default();
+        for (place, panics) in [
+            (PanicPlace::Task, self.tasks.panics()),
+            (
+                PanicPlace::Acceptor,
+                self.acceptor_panics.load(Ordering::Relaxed),
+            ),
+        ] {
+            others.panics.of(place).add(panics);
+        }
         let mut counters = self.counters.clone();
-        counters.push(Arc::new(of_tasks));
+        counters.push(Arc::new(others));
         ShardCounters::families(&counters)
     }
 }
@@ -538,12 +594,20 @@ mod system {
     }
 }
 
-fn rejections() -> IntCounterVec {
-    let opts = Opts::new(
-        "roomful_handshakes_rejected_total",
-        "Connections that got no WebSocket, or no answer at all.",
-    );
-    IntCounterVec::new(opts, &[HandshakeRejection::NAME]).expect(WELL_FORMED)
+fn by_label<L: Label>(name: &str, help: &str) -> IntCounterVec {
+    IntCounterVec::new(Opts::new(name, help), &[L::NAME]).expect(WELL_FORMED)
+}
+
+fn gauge(name: &str, help: &str) -> IntGauge {
+    IntGauge::new(name, help).expect(WELL_FORMED)
+}
+
+/// A counter for each value of a label. Resolved once, which also makes every series exist from the start, at 0.
+fn resolved<L: Label>(counters: &IntCounterVec) -> Vec<IntCounter> {
+    let texts = L::all().into_iter().map(L::text);
+    texts
+        .map(|text| counters.with_label_values(&[text]))
+        .collect()
 }
 
 fn desc(name: &str, help: &str, labels: &[&str]) -> Desc {
@@ -677,6 +741,7 @@ mod tests {
         check::<PanicPlace>();
         check::<AuthFailure>();
         check::<HandshakeRejection>();
+        check::<KeyFetch>();
         check::<ErrorCode>();
         check::<Option<CloseCode>>();
     }

@@ -89,8 +89,8 @@ impl Shard {
                     Some(request),
                     Refusal::new(error.code(), error.to_string()),
                 );
-                let busy = error == AuthError::Busy;
-                let code = if busy {
+                // Nobody has said that the token is bad.
+                let code = if error.code() == ErrorCode::Overloaded {
                     CloseCode::TryLater
                 } else {
                     CloseCode::NotAuthenticated
@@ -135,6 +135,7 @@ impl Shard {
             );
             return self.close(id, CloseCode::NotAuthenticated, now, host);
         }
+        host.authenticated(id);
         let (session, attached) = self.attach(id, claims.map(|claims| claims.session), now, host);
         let open = Open {
             anonymous: self.settings.anonymous,

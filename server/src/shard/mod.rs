@@ -190,6 +190,9 @@ pub trait Host {
     /// closed; nothing of it comes back.
     fn finish(&mut self, connection: ConnectionId, last_words: Vec<Bytes>);
 
+    /// The connection has a session. A host that counts those without one has one less.
+    fn authenticated(&mut self, _connection: ConnectionId) {}
+
     /// Reads no more from a connection, or reads again.
     fn pause(&mut self, connection: ConnectionId, paused: bool);
 

@@ -13,9 +13,9 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use super::mailbox::Letter;
-use super::socket::{GOODBYE_MS, Socket};
+use super::socket::Socket;
 use super::verifier::Verifier;
-use super::{Place, Post};
+use super::{Place, Post, TransportSettings};
 use crate::auth::{AuthError, Identity};
 use crate::clock::Clock;
 use crate::shard::Host;
@@ -32,6 +32,8 @@ pub(super) struct ThreadHost {
     /// What all sockets hold of input that nobody has handled, in bytes.
     pub(super) input_bytes: usize,
     turn_budget: Duration,
+    /// How long a goodbye may take, until the peer has closed too (RFC 6455 §7.1.1 leaves it open).
+    close_timeout_ms: u64,
     turn_started: Instant,
     random: Random,
     /// What the core has asked for and what can't be done in the middle of a step.
@@ -65,7 +67,7 @@ impl ThreadHost {
         clock: Clock,
         posts: Vec<Post>,
         verifier: Option<Verifier>,
-        turn_budget: Duration,
+        settings: &TransportSettings,
     ) -> Self {
         Self {
             id,
@@ -75,7 +77,8 @@ impl ThreadHost {
             sockets: Slab::new(),
             next_generation: 0,
             input_bytes: 0,
-            turn_budget,
+            turn_budget: settings.turn_budget,
+            close_timeout_ms: settings.close_timeout_ms,
             turn_started: Instant::now(),
             random: Random::new(),
             wants: Wants::default(),
@@ -224,13 +227,19 @@ impl Host for ThreadHost {
     }
 
     fn finish(&mut self, connection: ConnectionId, last_words: Vec<Bytes>) {
-        let due_ms = self.clock.monotonic_ms() + GOODBYE_MS;
+        let due_ms = self.clock.monotonic_ms() + self.close_timeout_ms;
         if let Some(socket) = self.socket_mut(connection) {
             let input_bytes = socket.input_bytes();
             socket.say_goodbye(last_words);
             self.input_bytes -= input_bytes;
             self.goodbyes.push_back((due_ms, connection));
             self.go_on(connection, &mut [0; 1024]);
+        }
+    }
+
+    fn authenticated(&mut self, connection: ConnectionId) {
+        if let Some(socket) = self.socket_mut(connection) {
+            socket.authenticated();
         }
     }
 

@@ -12,7 +12,7 @@ mod socket;
 mod thread;
 mod verifier;
 
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -26,10 +26,11 @@ use roomful_protocol::id::PlacementKey;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use self::core::Core;
+use crate::admission::{Reason, Refusal, Ticket};
 use crate::auth::Authenticator;
 use crate::clock::{Clock, Now};
 use crate::directory::Directory;
-use crate::http::{Refusal, Upgraded, Upgrades};
+use crate::http::{Upgraded, Upgrades};
 use crate::memory::{Elsewhere, Level, Memory};
 use crate::metrics::{ShardCounters, resident_bytes};
 use crate::shard::message::ShardId;
@@ -67,6 +68,7 @@ struct Opened {
     stream: TcpStream,
     read_ahead: Bytes,
     encoding: Encoding,
+    client: IpAddr,
     place: Place,
 }
 
@@ -75,6 +77,7 @@ struct Opened {
 #[derive(Debug)]
 struct Place {
     _admitted: OwnedSemaphorePermit,
+    ticket: Ticket,
     dealt: Option<Dealt>,
 }
 
@@ -110,6 +113,10 @@ pub struct TransportSettings {
     pub message_bytes_max: usize,
     /// Most fragments of a message.
     pub fragments_max: u32,
+    /// How long a message may take from its first byte to its last, in milliseconds.
+    pub message_timeout_ms: u64,
+    /// How long a connection that was closed may take to close too, in milliseconds.
+    pub close_timeout_ms: u64,
     /// Longest message before the session is open, in bytes.
     pub hello_bytes_max: usize,
     /// Threads that check costly tokens.
@@ -126,7 +133,7 @@ pub struct Parts {
     /// One set of counters a shard; there are as many shards.
     pub counters: Vec<Arc<ShardCounters>>,
     /// Checks tokens; none on an anonymous server.
-    pub authenticator: Option<Arc<Authenticator>>,
+    pub authenticator: Option<Authenticator>,
     /// What may be held.
     pub memory: Memory,
     /// The time.
@@ -294,18 +301,21 @@ impl Shards {
 impl Upgrades for Shards {
     fn admit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
         if self.inner.draining.load(Ordering::Relaxed) {
-            return Err(Refusal::Draining {
+            return Err(Refusal {
+                reason: Reason::Draining,
                 retry_after: ELSEWHERE_AFTER,
             });
         }
         if self.inner.memory.level() > Level::Normal {
-            return Err(Refusal::Memory {
+            return Err(Refusal {
+                reason: Reason::Memory,
                 retry_after: RETRY_AFTER,
             });
         }
         Arc::clone(&self.inner.places)
             .try_acquire_owned()
-            .map_err(|_| Refusal::Full {
+            .map_err(|_| Refusal {
+                reason: Reason::Full,
                 retry_after: RETRY_AFTER,
             })
     }
@@ -333,12 +343,14 @@ impl Post {
         self.connections.fetch_add(1, Ordering::Relaxed);
         let place = Place {
             _admitted: upgraded.place,
+            ticket: upgraded.ticket,
             dealt: Some(Dealt(Arc::clone(&self.connections))),
         };
         self.mailbox.push(Letter::Opened(Box::new(Opened {
             stream: upgraded.stream,
             read_ahead: upgraded.read_ahead,
             encoding: upgraded.encoding,
+            client: upgraded.client,
             place,
         })));
     }

@@ -33,6 +33,8 @@ pub(super) struct Socket {
     over: bool,
     /// Whether it stands in the list of those that are read once more.
     pub(super) again: bool,
+    /// Whether a timer looks after a message that is incomplete.
+    pub(super) timed: bool,
     /// Incomplete input.
     pub(super) reader: Reader,
     /// What was read and may not be handled while the connection is paused.
@@ -84,6 +86,7 @@ impl Socket {
             ending: false,
             over: false,
             again: false,
+            timed: false,
             reader: Reader::new(Role::Server),
             unread: Box::default(),
             goodbye: None,
@@ -177,6 +180,11 @@ impl Socket {
         self.reader.held_bytes() + self.unread.len()
     }
 
+    /// Its session is open.
+    pub(super) fn authenticated(&mut self) {
+        self.place.ticket.authenticate();
+    }
+
     /// Whether the core is done with it.
     pub(super) fn is_saying_goodbye(&self) -> bool {
         self.goodbye.is_some()
@@ -240,6 +248,3 @@ impl Socket {
 
 /// Reads of one socket before others get their turn.
 pub(super) const READS_MAX: usize = 4;
-
-/// How long a goodbye may take, until the peer has closed too (RFC 6455 §7.1.1 leaves it open), in milliseconds.
-pub(super) const GOODBYE_MS: u64 = 3_000;

@@ -20,7 +20,7 @@ use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use roomful_protocol::error::CloseCode;
-use roomful_protocol::websocket::{ReadLimits, Reader, Role, WebSocketEvent};
+use roomful_protocol::websocket::{ReadLimits, Reader, Role, Violation, WebSocketEvent};
 
 use super::core::Core;
 use super::host::{ENDS_MAX, ThreadHost};
@@ -33,6 +33,7 @@ use crate::memory::Memory;
 use crate::metrics::{MemoryShed, PanicPlace, ShardCounters};
 use crate::shard::Input;
 use crate::shard::message::{ConnectionId, ShardId};
+use crate::shard::wheel::Wheel;
 
 /// What a thread is made of.
 pub(super) struct Thread {
@@ -75,8 +76,9 @@ impl Thread {
             self.clock.clone(),
             self.posts,
             self.verifier,
-            self.settings.turn_budget,
+            &self.settings,
         );
+        let deadlines = Wheel::new(self.clock.monotonic_ms());
         let driver = Driver {
             core,
             counters: self.counters,
@@ -86,6 +88,8 @@ impl Thread {
             settings: self.settings,
             buffer: vec![0; READ_BUFFER_BYTES],
             ended: VecDeque::new(),
+            deadlines,
+            overdue: Vec::new(),
         };
         (self.mailbox, self.poll, driver)
     }
@@ -103,6 +107,10 @@ struct Driver<C> {
     buffer: Vec<u8>,
     /// Connections that have ended or broken, and which the core still has.
     ended: VecDeque<ConnectionId>,
+    /// Connections that owe the rest of a message, until when they may.
+    deadlines: Wheel<ConnectionId>,
+    /// Those of them whose time was up at the last look.
+    overdue: Vec<ConnectionId>,
 }
 
 impl<C: Core> Driver<C> {
@@ -139,10 +147,18 @@ impl<C: Core> Driver<C> {
 
     /// How long nothing has to be done unless somebody tells.
     fn wait(&self) -> Option<Duration> {
-        if !self.host.again.is_empty() || !self.ended.is_empty() || !self.core.is_idle() {
+        let busy = !self.host.again.is_empty()
+            || !self.ended.is_empty()
+            || !self.overdue.is_empty()
+            || !self.core.is_idle();
+        if busy {
             return Some(Duration::ZERO);
         }
-        let due = [self.core.next_tick_ms(), self.host.next_goodbye_ms()];
+        let due = [
+            self.core.next_tick_ms(),
+            self.host.next_goodbye_ms(),
+            self.deadlines.next_ms(),
+        ];
         let next_ms = due.into_iter().flatten().min()?;
         Some(Duration::from_millis(
             next_ms.saturating_sub(self.clock.monotonic_ms()),
@@ -170,6 +186,50 @@ impl<C: Core> Driver<C> {
             self.step(Input::Tick);
         }
         self.host.close_overdue();
+        self.end_messages(now_ms);
+    }
+
+    /// Closes those whose message has been on its way for too long: a few a turn.
+    fn end_messages(&mut self, now_ms: u64) {
+        self.deadlines.advance(now_ms, &mut self.overdue);
+        let count = self.overdue.len().min(ENDS_MAX);
+        for connection in self.overdue.drain(..count).collect::<Vec<_>>() {
+            if self.is_message_late(connection, now_ms) {
+                self.violated(connection, Violation::MessageTimeout);
+                self.settle();
+            }
+        }
+    }
+
+    /// Whether a connection owes the rest of a message for too long; if not yet, it is looked at again.
+    fn is_message_late(&mut self, connection: ConnectionId, now_ms: u64) -> bool {
+        let reading = self.core.is_reading(connection);
+        let Some(socket) = self.host.socket_mut(connection) else {
+            return false;
+        };
+        socket.timed = false;
+        let timeout_ms = self.settings.message_timeout_ms;
+        let due_ms = match socket.reader.incomplete_since(now_ms) {
+            Some(since_ms) if reading => since_ms + timeout_ms,
+            // It is not read, so it may have sent the rest.
+            Some(_) => now_ms + timeout_ms,
+            None => return false,
+        };
+        if due_ms > now_ms {
+            socket.timed = true;
+            self.deadlines.set(due_ms, connection);
+        }
+        due_ms <= now_ms
+    }
+
+    /// Counts what a peer has violated, and closes its connection.
+    fn violated(&mut self, connection: ConnectionId, violation: Violation) {
+        tracing::debug!(%violation, "a connection broke the WebSocket protocol");
+        self.counters.violations.of(violation.into()).add(1);
+        let code = violation.close_code();
+        let now = self.clock.now();
+        self.core
+            .step(Input::Close { connection, code }, now, &mut self.host);
     }
 
     /// Ends the turn. What its time didn't suffice for goes on in the next one.
@@ -191,8 +251,9 @@ impl<C: Core> Driver<C> {
             Letter::Shed { bytes } => self.shed(bytes),
             Letter::Drain { spread_ms } => self.step(Input::Drain { spread_ms }),
             Letter::Opened(opened) => {
+                let client = opened.client;
                 if let Err(error) = self.open(*opened, poll) {
-                    tracing::warn!(%error, "a connection could not be taken over");
+                    tracing::warn!(%error, %client, "a connection could not be taken over");
                 }
             }
         }
@@ -205,6 +266,7 @@ impl<C: Core> Driver<C> {
         poll.registry()
             .register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         let connection = self.host.insert(stream, opened.place);
+        tracing::debug!(?connection, client = %opened.client, "a connection is open");
         self.step(Input::Opened {
             connection,
             encoding: opened.encoding,
@@ -287,18 +349,15 @@ impl<C: Core> Driver<C> {
         let mut reader = mem::replace(&mut socket.reader, Reader::new(Role::Server));
         self.host.input_bytes -= reader.held_bytes();
         let now = self.clock.now();
-        let limits = self.limits(connection);
         let mut input = bytes;
         while self.core.is_reading(connection) {
+            // The first message may be what opens the connection.
+            let limits = self.limits(connection);
             let event = match reader.next(&mut input, &limits) {
                 Ok(Some(event)) => event,
                 Ok(None) => break,
                 Err(violation) => {
-                    tracing::debug!(%violation, "a connection broke the WebSocket protocol");
-                    self.counters.violations.of(violation.into()).add(1);
-                    let code = violation.close_code();
-                    self.core
-                        .step(Input::Close { connection, code }, now, &mut self.host);
+                    self.violated(connection, violation);
                     break;
                 }
             };
@@ -320,8 +379,13 @@ impl<C: Core> Driver<C> {
         // One that says goodbye has nothing to hear any more.
         let socket = self.host.socket_mut(connection);
         if let Some(socket) = socket.filter(|socket| !socket.is_saying_goodbye()) {
+            let owes = reader.incomplete_since(now.monotonic_ms).is_some();
             socket.reader = reader;
             socket.unread = Box::from(&*input);
+            if owes && !mem::replace(&mut socket.timed, true) {
+                let due_ms = now.monotonic_ms + self.settings.message_timeout_ms;
+                self.deadlines.set(due_ms, connection);
+            }
             let held = socket.input_bytes();
             self.host.input_bytes += held;
             self.count_input();

@@ -1,6 +1,7 @@
 //! A few threads that check tokens whose signatures are too costly for a shard's thread.
 //!
-//! The queue is bounded; what does not fit is refused at once. The threads end when the last shard that could
+//! The queue is bounded; what does not fit is refused at once. A token with an unknown key waits for newer keys
+//! first, in the bounded queue of its source, and blocks nobody. The threads end when the last shard that could
 //! ask them has ended.
 
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -9,16 +10,17 @@ use std::{io, thread};
 
 use super::mailbox::Letter;
 use super::{Post, TransportSettings};
-use crate::auth::{AuthError, Authenticator, Identity};
+use crate::auth::{Assessed, AuthError, Authenticator, Identity};
 use crate::clock::Clock;
 use crate::shard::message::{ConnectionId, ShardId};
 
 /// Checks tokens; clones share the threads.
 #[derive(Debug, Clone)]
 pub(super) struct Verifier {
-    authenticator: Arc<Authenticator>,
+    authenticator: Authenticator,
     clock: Clock,
     jobs: SyncSender<Job>,
+    posts: Vec<Post>,
 }
 
 struct Job {
@@ -29,7 +31,7 @@ struct Job {
 
 impl Verifier {
     pub(super) fn start(
-        authenticator: &Arc<Authenticator>,
+        authenticator: &Authenticator,
         clock: &Clock,
         posts: &[Post],
         settings: &TransportSettings,
@@ -38,7 +40,7 @@ impl Verifier {
         let queue = Arc::new(Mutex::new(queue));
         for index in 0..settings.verifier_threads.get() {
             let worker = Worker {
-                authenticator: Arc::clone(authenticator),
+                authenticator: authenticator.clone(),
                 clock: clock.clone(),
                 queue: Arc::clone(&queue),
                 posts: posts.to_vec(),
@@ -48,9 +50,10 @@ impl Verifier {
                 .spawn(move || worker.run())?;
         }
         Ok(Self {
-            authenticator: Arc::clone(authenticator),
+            authenticator: authenticator.clone(),
             clock: clock.clone(),
             jobs,
+            posts: posts.to_vec(),
         })
     }
 
@@ -61,24 +64,48 @@ impl Verifier {
         connection: ConnectionId,
         token: &str,
     ) -> Option<Result<Identity, AuthError>> {
-        if !self.authenticator.is_costly(token) {
-            return Some(self.authenticator.verify(token, self.clock.unix_ms()));
-        }
-        match self.jobs.try_send(Job {
+        let job = || Job {
             shard,
             connection,
             token: token.to_owned(),
-        }) {
-            Ok(()) => None,
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                Some(Err(AuthError::Busy))
+        };
+        match self.authenticator.assess(token, self.clock.unix_ms()) {
+            Assessed::Done(outcome) => Some(outcome),
+            Assessed::Costly => self.enqueue(job()).err().map(Err),
+            Assessed::UnknownKey(keys) => {
+                let (this, job) = (self.clone(), job());
+                let retry = move || {
+                    if let Err(error) = this.enqueue(job) {
+                        answer(&this.posts, shard, connection, Err(error));
+                    }
+                };
+                keys.wait(Box::new(retry)).err().map(Err)
             }
         }
+    }
+
+    fn enqueue(&self, job: Job) -> Result<(), AuthError> {
+        self.jobs.try_send(job).map_err(|error| match error {
+            TrySendError::Full(_) | TrySendError::Disconnected(_) => AuthError::Busy,
+        })
+    }
+}
+
+/// Tells a shard what a token is worth.
+fn answer(
+    posts: &[Post],
+    shard: ShardId,
+    connection: ConnectionId,
+    outcome: Result<Identity, AuthError>,
+) {
+    if let Some(post) = posts.get(usize::from(shard.0)) {
+        post.mailbox.push(Letter::Verified(connection, outcome));
+        post.mailbox.wake();
     }
 }
 
 struct Worker {
-    authenticator: Arc<Authenticator>,
+    authenticator: Authenticator,
     clock: Clock,
     queue: Arc<Mutex<Receiver<Job>>>,
     posts: Vec<Post>,
@@ -88,10 +115,7 @@ impl Worker {
     fn run(self) {
         while let Some(job) = self.next() {
             let outcome = self.authenticator.verify(&job.token, self.clock.unix_ms());
-            if let Some(post) = self.posts.get(usize::from(job.shard.0)) {
-                post.mailbox.push(Letter::Verified(job.connection, outcome));
-                post.mailbox.wake();
-            }
+            answer(&self.posts, job.shard, job.connection, outcome);
         }
     }
 
