@@ -34,6 +34,7 @@ use crate::http::{Upgraded, Upgrades};
 use crate::memory::{Elsewhere, Level, Memory};
 use crate::metrics::{ShardCounters, resident_bytes};
 use crate::shard::message::ShardId;
+use crate::tls::Records;
 use mailbox::{Letter, Mailbox};
 use thread::{MAIL, Thread};
 use verifier::Verifier;
@@ -66,6 +67,7 @@ struct Post {
 #[derive(Debug)]
 struct Opened {
     stream: TcpStream,
+    tls: Option<Box<Records>>,
     read_ahead: Bytes,
     encoding: Encoding,
     client: IpAddr,
@@ -350,6 +352,7 @@ impl Post {
         };
         self.mailbox.push(Letter::Opened(Box::new(Opened {
             stream: upgraded.stream,
+            tls: upgraded.tls,
             read_ahead: upgraded.read_ahead,
             encoding: upgraded.encoding,
             client: upgraded.client,
