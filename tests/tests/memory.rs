@@ -1,5 +1,4 @@
 //! A small budget of memory, filled from one side after the other: what the process holds stays under its mark, and a healthy room goes on.
-#![expect(clippy::unwrap_used, reason = "a test reports by panicking")]
 #![expect(clippy::print_stdout, reason = "what was held is worth reading")]
 
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use roomful_tests::wait::{PATIENCE, until};
 use roomful_tests::{Connect, Healthy, Metrics, RawClient, Server};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_tungstenite::tungstenite;
 
@@ -237,7 +236,7 @@ async fn server(mebibytes: usize) -> Server {
 /// A healthy room, and somebody who watches how much the process holds.
 struct Pressure {
     healthy: Healthy,
-    watch: JoinHandle<()>,
+    watch: JoinSet<()>,
     /// The most that it held so far, in bytes.
     highest: Arc<AtomicU64>,
 }
@@ -249,7 +248,8 @@ impl Pressure {
             highest.clone(),
             format!("/proc/{}/status", server.process().id()),
         );
-        let watch = tokio::spawn(async move {
+        let mut watch = JoinSet::new();
+        watch.spawn(async move {
             while let Ok(status) = std::fs::read_to_string(&path) {
                 let kibibytes = status
                     .lines()
@@ -267,8 +267,8 @@ impl Pressure {
     }
 
     /// The process never held more than the hard mark and a tenth, and the healthy room noticed nothing.
-    async fn check(self, server: &Server) {
-        self.watch.abort();
+    async fn check(mut self, server: &Server) {
+        self.watch.abort_all();
         let metrics = server.metrics().await;
         let mark = metrics.labelled("roomful_memory_mark_bytes", "mark", "hard");
         let highest = self.highest.load(Ordering::Relaxed) as f64;
