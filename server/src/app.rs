@@ -13,6 +13,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::admin::key::{AdminKey, AdminKeyError};
+use crate::admin::{self, Admin, AdminSettings};
 use crate::admission::client::Trust;
 use crate::admission::{self, Admission, descriptors};
 use crate::auth::{Authenticator, Remote};
@@ -22,7 +24,9 @@ use crate::config::{
 };
 use crate::connection::{Rate, Rates};
 use crate::directory::Directory;
-use crate::http::{self, Limits, Origin, OriginError, OriginRule, Readiness, Site, Tls};
+use crate::http::{
+    self, Limits, Operations, Origin, OriginError, OriginRule, Readiness, Site, Tls,
+};
 use crate::journal::HistoryBounds;
 use crate::journal::memory::MemoryJournal;
 use crate::memory::{HTTP_CONNECTION_BYTES, Marks, Memory, budget_of_system};
@@ -68,6 +72,9 @@ pub enum RunError {
     /// The key for resume tokens is unusable.
     #[error(transparent)]
     ResumeKey(#[from] ResumeKeyError),
+    /// The key of the admin listener is unusable.
+    #[error(transparent)]
+    AdminKey(#[from] AdminKeyError),
     /// The data directory is unusable.
     #[error(transparent)]
     Data(#[from] DataFileError),
@@ -111,6 +118,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
 struct App {
     public: TcpListener,
     admin: TcpListener,
+    operations: Operations,
     shards: Shards,
     threads: Threads,
     metrics: Metrics,
@@ -138,6 +146,7 @@ impl App {
         let admin = listen("admin", config.listen.admin, unsent, patience).await?;
         let data_dir = Path::new(&config.node.data_dir);
         let resume_key = ResumeKey::open(&config.auth, data_dir)?;
+        let admin_key = AdminKey::open(&config.admin, data_dir)?;
         let generation = Generation::begin(data_dir, clock.unix_ms())?;
         let memory = Memory::new(marks(config), config.shard_count().get());
         metrics.show_budget(memory.clone());
@@ -148,7 +157,7 @@ impl App {
             counters: counters.clone(),
             authenticator: authenticator.clone(),
             memory,
-            clock,
+            clock: clock.clone(),
             settings: transport_settings(config),
         };
         let first_epoch = generation.first_epoch();
@@ -163,9 +172,20 @@ impl App {
         shards
             .watch_memory(counters, http_connections)
             .map_err(RunError::System)?;
+        let operations = admin::Parts {
+            shards: shards.clone(),
+            key: admin_key,
+            metrics: metrics.clone(),
+            clock,
+            settings: admin_settings(config),
+        };
         Ok(Self {
             public,
             admin,
+            operations: Operations {
+                routes: Admin::new(operations).routes(),
+                body_bytes_max: config.admin.body_bytes_max,
+            },
             shards,
             threads,
             metrics,
@@ -195,7 +215,7 @@ impl App {
             Arc::new(self.shards.clone()),
             self.origins,
         );
-        let admin = Site::admin(site, self.admission.for_operators());
+        let admin = Site::admin(site, self.admission.for_operators(), self.operations);
         let span = tracing::Span::none;
         if let Some(tls) = self.tls {
             let watch = tls.certificates.clone().watch();
@@ -533,6 +553,32 @@ pub fn transport_settings(config: &Config) -> TransportSettings {
         hello_bytes_max: config.connection.hello_bytes_max,
         verifier_threads: NonZeroUsize::new(config.auth.pool_threads).unwrap_or(NonZeroUsize::MIN),
         verifier_queue_max: config.auth.pool_queue_max,
+    }
+}
+
+fn admin_settings(config: &Config) -> AdminSettings {
+    let admin = &config.admin;
+    let namespace = |config: &NamespaceConfig| admin::Namespace {
+        kind: config.kind.name(),
+        durability: config.durability,
+    };
+    AdminSettings {
+        loopback: is_loopback(config.listen.admin),
+        wrong_keys: Rate::per_minute(admin.wrong_keys_per_minute_max),
+        requests_max: admin.requests_max,
+        request_timeout: Duration::from_millis(admin.request_timeout_ms),
+        body_bytes_max: admin.body_bytes_max,
+        payload_bytes_max: config.connection.payload_bytes_max,
+        namespaces: config
+            .namespaces
+            .iter()
+            .map(|(name, config)| (name.clone(), namespace(config)))
+            .collect(),
+        other_namespaces: config
+            .namespaces
+            .get(DEFAULT_NAMESPACE)
+            .filter(|_| config.is_anonymous())
+            .map(namespace),
     }
 }
 

@@ -11,7 +11,7 @@ use roomful_protocol::error::ErrorCode;
 use roomful_protocol::id::{RoomAlias, RoomId};
 
 use super::guard::survive;
-use super::message::{Join, Message, Refusal, Request, ShardId};
+use super::message::{Answer, Call, Join, Message, Refusal, Request, ShardId};
 use super::{Host, Shard, Timer};
 use crate::clock::Now;
 use crate::journal::Completion;
@@ -36,6 +36,32 @@ impl Shard {
                     outcome: Err(refusal),
                 };
                 self.send(to.shard, joined, host);
+            }
+        }
+    }
+
+    /// Hands the back end's request to its room. Only a publish opens a room: looking at one must not make it.
+    pub(super) fn call_room(&mut self, call: Call, now: Now, host: &mut dyn Host) {
+        let Call { room, to, request } = call;
+        let opens = matches!(request, Request::Publish { .. });
+        if !opens && !self.rooms_by_id.contains_key(&room) {
+            let message = match self.room_settings(room.name.namespace()) {
+                Ok(_) => Message::Answer {
+                    to,
+                    answer: Answer::Room(None),
+                },
+                Err(refusal) => Message::Reply {
+                    to,
+                    outcome: Err(refusal),
+                },
+            };
+            return self.send(to.shard, message, host);
+        }
+        match self.room_for(&room, now, host) {
+            Ok(alias) => self.request_room(alias, request, now, host),
+            Err(refusal) => {
+                let outcome = Err(refusal);
+                self.send(to.shard, Message::Reply { to, outcome }, host);
             }
         }
     }

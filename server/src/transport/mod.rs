@@ -5,6 +5,7 @@
 //! what the core wants is done at once, or after the step where it would come back into the core. Nothing here
 //! waits but the loop for its events. Rooms, sessions and what frames mean are not known here.
 
+mod calls;
 mod core;
 mod host;
 mod mailbox;
@@ -33,8 +34,10 @@ use crate::directory::Directory;
 use crate::http::{Upgraded, Upgrades};
 use crate::memory::{Elsewhere, Level, Memory};
 use crate::metrics::{ShardCounters, resident_bytes};
-use crate::shard::message::ShardId;
+use crate::shard::message::{Message, Origin, ShardId};
 use crate::tls::Records;
+use calls::Calls;
+pub use calls::{Answered, PendingCall};
 use mailbox::{Letter, Mailbox};
 use thread::{MAIL, Thread};
 use verifier::Verifier;
@@ -49,6 +52,7 @@ pub struct Shards {
 struct Inner {
     directory: Directory,
     posts: Vec<Post>,
+    calls: Calls,
     places: Arc<Semaphore>,
     settings: TransportSettings,
     memory: Memory,
@@ -187,6 +191,7 @@ impl Shards {
             )?),
             None => None,
         };
+        let calls = Calls::default();
         let mut handles = Vec::new();
         for (index, ((counters, poll), post)) in
             (0..).zip(parts.counters.into_iter().zip(polls).zip(&posts))
@@ -199,6 +204,7 @@ impl Shards {
                 counters,
                 clock: parts.clock.clone(),
                 posts: posts.clone(),
+                calls: calls.clone(),
                 verifier: verifier.clone(),
                 memory: parts.memory.clone(),
                 settings,
@@ -208,6 +214,7 @@ impl Shards {
         let inner = Inner {
             directory: parts.directory,
             posts,
+            calls,
             places: Arc::new(Semaphore::new(
                 settings.connections_max.min(Semaphore::MAX_PERMITS),
             )),
@@ -281,6 +288,23 @@ impl Shards {
             .iter()
             .map(|post| post.connections.load(Ordering::Relaxed))
             .sum()
+    }
+
+    /// The rooms, and where each is at home.
+    #[must_use]
+    pub fn directory(&self) -> &Directory {
+        &self.inner.directory
+    }
+
+    /// Calls one shard, which answers once.
+    pub fn call(&self, shard: ShardId, message: impl FnOnce(Origin) -> Message) -> PendingCall {
+        let pending = self.inner.calls.begin(1);
+        if let Some(post) = self.inner.posts.get(usize::from(shard.0)) {
+            post.mailbox
+                .push(Letter::Message(message(pending.origin())));
+            post.mailbox.wake();
+        }
+        pending
     }
 
     /// The shard of the placement key, unless it is too far ahead of the least loaded one (consistent hashing
