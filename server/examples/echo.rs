@@ -22,6 +22,7 @@ use roomful_server::connection::outbox::Outbox;
 use roomful_server::directory::Directory;
 use roomful_server::http::{self, Limits, OriginRule, Readiness, Site};
 use roomful_server::logging;
+use roomful_server::memory::Memory;
 use roomful_server::metrics::Metrics;
 use roomful_server::shard::message::ConnectionId;
 use roomful_server::shard::{Host, Input};
@@ -75,6 +76,7 @@ async fn serve(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> 
         directory: Directory::new(shards, 0),
         counters: metrics.shards().to_vec(),
         authenticator: None,
+        memory: Memory::unlimited(usize::from(shards)),
         clock: Clock::system(),
         settings: arguments.transport(),
     };
@@ -175,7 +177,9 @@ impl Echo {
     fn close(&mut self, id: ConnectionId, close: Bytes, host: &mut dyn Host) {
         if let Some(connection) = self.remove(id) {
             let waiting = connection.outbox.into_iter();
-            let mut words: Vec<Bytes> = waiting.flat_map(Outbox::into_last_words).collect();
+            let mut words: Vec<Bytes> = waiting
+                .flat_map(|outbox| outbox.into_last_words(true))
+                .collect();
             words.push(close);
             host.finish(id, words);
         }
@@ -251,5 +255,10 @@ impl Core for Echo {
 
     fn is_open(&self, _connection: ConnectionId) -> bool {
         true
+    }
+
+    fn outbox_bytes(&self, _connection: ConnectionId) -> usize {
+        // Nothing is closed for want of memory here.
+        0
     }
 }

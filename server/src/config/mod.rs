@@ -31,8 +31,8 @@ pub use problem::{Place, Problem, Problems};
 pub use secret::{Secret, SecretKey};
 pub use sections::{
     AdminConfig, AdmissionConfig, AuthConfig, ConnectionConfig, HttpConfig, ListenConfig,
-    LogConfig, NamespaceConfig, NodeConfig, PlacementConfig, SessionConfig, ShardConfig,
-    ShutdownConfig,
+    LogConfig, MemoryConfig, NamespaceConfig, NodeConfig, PlacementConfig, SessionConfig,
+    ShardConfig, ShutdownConfig,
 };
 pub use source::{Flag, Sources};
 
@@ -65,6 +65,8 @@ pub struct Config {
     pub placement: PlacementConfig,
     /// `[shard]`
     pub shard: ShardConfig,
+    /// `[memory]`
+    pub memory: MemoryConfig,
     /// `[shutdown]`
     pub shutdown: ShutdownConfig,
     /// `[log]`
@@ -176,6 +178,7 @@ impl Config {
             ("session", &mut self.session),
             ("placement", &mut self.placement),
             ("shard", &mut self.shard),
+            ("memory", &mut self.memory),
             ("shutdown", &mut self.shutdown),
             ("log", &mut self.log),
         ]
@@ -270,6 +273,7 @@ impl Default for Config {
             session: SessionConfig::default(),
             placement: PlacementConfig::default(),
             shard: ShardConfig::default(),
+            memory: MemoryConfig::default(),
             shutdown: ShutdownConfig::default(),
             log: LogConfig::default(),
             namespaces: NAMESPACES

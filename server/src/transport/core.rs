@@ -27,6 +27,9 @@ pub trait Core {
 
     /// Whether a connection may send messages of full length: it has said who it is.
     fn is_open(&self, connection: ConnectionId) -> bool;
+
+    /// Bytes that wait to be written to a connection, and would go with it.
+    fn outbox_bytes(&self, connection: ConnectionId) -> usize;
 }
 
 impl Core for Shard {
@@ -53,5 +56,9 @@ impl Core for Shard {
 
     fn is_open(&self, connection: ConnectionId) -> bool {
         Self::is_open(self, connection)
+    }
+
+    fn outbox_bytes(&self, connection: ConnectionId) -> usize {
+        Self::outbox_bytes(self, connection)
     }
 }

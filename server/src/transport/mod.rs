@@ -32,7 +32,8 @@ use crate::auth::Authenticator;
 use crate::clock::{Clock, Now};
 use crate::directory::Directory;
 use crate::http::{Upgraded, Upgrades};
-use crate::metrics::ShardCounters;
+use crate::memory::{Elsewhere, Level, Memory};
+use crate::metrics::{ShardCounters, resident_bytes};
 use crate::shard::message::{Message, Origin, ShardId};
 use crate::tls::Records;
 use calls::Calls;
@@ -54,6 +55,7 @@ struct Inner {
     calls: Calls,
     places: Arc<Semaphore>,
     settings: TransportSettings,
+    memory: Memory,
     draining: AtomicBool,
 }
 
@@ -140,6 +142,8 @@ pub struct Parts {
     pub counters: Vec<Arc<ShardCounters>>,
     /// Checks tokens; none on an anonymous server.
     pub authenticator: Option<Authenticator>,
+    /// What may be held.
+    pub memory: Memory,
     /// The time.
     pub clock: Clock,
     /// The configuration.
@@ -202,6 +206,7 @@ impl Shards {
                 posts: posts.clone(),
                 calls: calls.clone(),
                 verifier: verifier.clone(),
+                memory: parts.memory.clone(),
                 settings,
             };
             handles.push((id, thread.start(core.clone())?));
@@ -214,6 +219,7 @@ impl Shards {
                 settings.connections_max.min(Semaphore::MAX_PERMITS),
             )),
             settings,
+            memory: parts.memory,
             draining: AtomicBool::new(false),
         };
         Ok((
@@ -232,6 +238,46 @@ impl Shards {
             post.mailbox.push(Letter::Drain { spread_ms });
             post.mailbox.wake();
         }
+    }
+
+    /// Adds up what is held, for as long as the process lives, on a thread of its own: it has to be on time whatever
+    /// the others do.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn watch_memory(
+        &self,
+        counters: Vec<Arc<ShardCounters>>,
+        http_connections: impl Fn() -> u64 + Send + 'static,
+    ) -> std::io::Result<()> {
+        let shards = self.clone();
+        let process_bytes = resident_bytes().unwrap_or(0);
+        let sum = move || {
+            let mailboxes = shards.inner.posts.iter().map(|post| post.mailbox.bytes());
+            let elsewhere = Elsewhere {
+                process_bytes,
+                http_connections: http_connections(),
+                mailbox_bytes: mailboxes.sum::<usize>() as u64,
+            };
+            let to_shed = shards.inner.memory.sum(&counters, elsewhere);
+            for (post, bytes) in shards.inner.posts.iter().zip(to_shed) {
+                if bytes > 0 {
+                    post.mailbox.push(Letter::Shed { bytes });
+                    post.mailbox.wake();
+                }
+            }
+        };
+        sum();
+        let watch = move || {
+            loop {
+                std::thread::park_timeout(SUM_INTERVAL);
+                sum();
+            }
+        };
+        std::thread::Builder::new()
+            .name("memory".to_owned())
+            .spawn(watch)?;
+        Ok(())
     }
 
     /// How many connections there are, those included whose last words are not said.
@@ -286,6 +332,12 @@ impl Upgrades for Shards {
             return Err(Refusal {
                 reason: Reason::Draining,
                 retry_after: ELSEWHERE_AFTER,
+            });
+        }
+        if self.inner.memory.level() > Level::Normal {
+            return Err(Refusal {
+                reason: Reason::Memory,
+                retry_after: RETRY_AFTER,
             });
         }
         Arc::clone(&self.inner.places)
@@ -345,6 +397,9 @@ impl Threads {
         }
     }
 }
+
+/// Often, since what comes meanwhile is bounded only by each shard's share of what is left.
+const SUM_INTERVAL: Duration = Duration::from_millis(50);
 
 /// When somebody who was not let in should come again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);

@@ -16,6 +16,7 @@ use roomful_protocol::websocket::{ReadLimits, Reader, Role, WebSocketEvent};
 use roomful_server::auth::{AuthError, Grants, Identity};
 use roomful_server::clock::Now;
 use roomful_server::directory::Directory;
+use roomful_server::memory::Memory;
 use roomful_server::metrics::ShardCounters;
 use roomful_server::session::index::Sessions;
 use roomful_server::shard::message::{ConnectionId, ShardId};
@@ -112,6 +113,7 @@ impl World {
             directory: Directory::new(shards, 100),
             sessions: Sessions::new(now.unix_ms, RETENTION_MS),
             settings: Arc::new(self.options.settings()),
+            memory: Memory::unlimited(usize::from(shards)),
         };
         let shards = (0..shards).map(|id| {
             let index = usize::from(id);

@@ -5,5 +5,5 @@ mod admin;
 mod admission;
 mod attack;
 mod frames;
-mod tls;
 mod handshake;
+mod tls;
