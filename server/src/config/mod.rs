@@ -31,7 +31,7 @@ pub use problem::{Place, Problem, Problems};
 pub use secret::{Secret, SecretKey};
 pub use sections::{
     AdmissionConfig, AuthConfig, ConnectionConfig, ListenConfig, LogConfig, NamespaceConfig,
-    NodeConfig, PlacementConfig, SessionConfig, ShardConfig, ShutdownConfig,
+    NodeConfig, PlacementConfig, SessionConfig, ShardConfig, ShutdownConfig, UserConfig,
 };
 pub use source::{Flag, Sources};
 
@@ -54,6 +54,8 @@ pub struct Config {
     pub admission: AdmissionConfig,
     /// `[session]`
     pub session: SessionConfig,
+    /// `[user]`
+    pub user: UserConfig,
     /// `[placement]`
     pub placement: PlacementConfig,
     /// `[shard]`
@@ -165,6 +167,7 @@ impl Config {
             ("connection", &mut self.connection),
             ("admission", &mut self.admission),
             ("session", &mut self.session),
+            ("user", &mut self.user),
             ("placement", &mut self.placement),
             ("shard", &mut self.shard),
             ("shutdown", &mut self.shutdown),
@@ -257,6 +260,7 @@ impl Default for Config {
             connection: ConnectionConfig::default(),
             admission: AdmissionConfig::default(),
             session: SessionConfig::default(),
+            user: UserConfig::default(),
             placement: PlacementConfig::default(),
             shard: ShardConfig::default(),
             shutdown: ShutdownConfig::default(),

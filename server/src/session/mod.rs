@@ -3,6 +3,7 @@
 pub mod generation;
 pub mod index;
 pub mod token;
+pub mod users;
 
 mod data_file;
 

@@ -15,6 +15,7 @@ use super::message::{Join, Message, Refusal, Request, ShardId};
 use super::{Host, Shard, Timer};
 use crate::clock::Now;
 use crate::journal::Completion;
+use crate::metrics::LimitedBy;
 use crate::room::{After, Asked, Awaited, Context, Room, RoomSettings, RoomTimer};
 
 impl Shard {
@@ -155,6 +156,12 @@ impl Shard {
         }
         if let Some(after_ms) = self.closed_for_ms(&join.room, now) {
             return Err(failed(Some(after_ms)));
+        }
+        if !join.anonymous {
+            let rate = self.settings.user.rooms;
+            self.users
+                .take_room(&join.room.tenant, &join.user, rate, now.monotonic_ms)
+                .map_err(|after_ms| self.limited(LimitedBy::UserRooms, after_ms))?;
         }
         let alias = self.begin_room(&join.room)?;
         self.with_room(alias, now, host, |room, context| room.open(context));

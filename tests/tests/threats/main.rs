@@ -2,3 +2,5 @@
 
 mod attack;
 mod frames;
+mod messages;
+mod pressure;
