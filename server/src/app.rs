@@ -13,6 +13,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::admin::key::{AdminKey, AdminKeyError};
+use crate::admin::{self, Admin, AdminSettings};
 use crate::admission::client::Trust;
 use crate::admission::{self, Admission, descriptors};
 use crate::auth::{Authenticator, Remote};
@@ -22,7 +24,9 @@ use crate::config::{
 };
 use crate::connection::{Rate, Rates};
 use crate::directory::Directory;
-use crate::http::{self, Limits, Origin, OriginError, OriginRule, Readiness, Site};
+use crate::http::{
+    self, Limits, Operations, Origin, OriginError, OriginRule, Readiness, Site, Tls,
+};
 use crate::journal::HistoryBounds;
 use crate::journal::memory::MemoryJournal;
 use crate::metrics::Metrics;
@@ -37,6 +41,7 @@ use crate::shard::message::ShardId;
 use crate::shard::{Shard, ShardSettings, Shared};
 use crate::shutdown::{Plan, Shutdown, Signal, Signals, is_on_terminal};
 use crate::tasks::Tasks;
+use crate::tls::{CertificateError, Certificates, Files};
 use crate::transport::{Parts, Shards, ThreadEnded, Threads, TransportSettings};
 
 /// Why the server did not start, or ended by itself.
@@ -61,9 +66,15 @@ pub enum RunError {
     /// The keys for tokens are unusable.
     #[error(transparent)]
     Keys(#[from] Problems),
+    /// There is no certificate to show.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// The key for resume tokens is unusable.
     #[error(transparent)]
     ResumeKey(#[from] ResumeKeyError),
+    /// The key of the admin listener is unusable.
+    #[error(transparent)]
+    AdminKey(#[from] AdminKeyError),
     /// The data directory is unusable.
     #[error(transparent)]
     Data(#[from] DataFileError),
@@ -107,6 +118,7 @@ pub fn run(config: &Config) -> Result<(), RunError> {
 struct App {
     public: TcpListener,
     admin: TcpListener,
+    operations: Operations,
     shards: Shards,
     threads: Threads,
     metrics: Metrics,
@@ -114,6 +126,7 @@ struct App {
     readiness: Readiness,
     authenticator: Option<Authenticator>,
     origins: OriginRule,
+    tls: Option<Tls>,
     admission: Admission,
     end: ShutdownConfig,
 }
@@ -124,22 +137,24 @@ impl App {
         raise_descriptors();
         let origins = origin_rule(config)?;
         let authenticator = authenticator(config, &clock)?;
+        let tasks = Tasks::new();
+        let metrics = Metrics::new(tasks.clone(), config.shard_count().get());
+        let tls = tls(config, &clock, &metrics)?;
         let unsent = u32::try_from(config.connection.kernel_unsent_bytes_max).unwrap_or(u32::MAX);
         let patience = Instant::now() + Duration::from_millis(config.listen.wait_ms);
         let public = listen("public", config.listen.public, unsent, patience).await?;
         let admin = listen("admin", config.listen.admin, unsent, patience).await?;
         let data_dir = Path::new(&config.node.data_dir);
         let resume_key = ResumeKey::open(&config.auth, data_dir)?;
+        let admin_key = AdminKey::open(&config.admin, data_dir)?;
         let generation = Generation::begin(data_dir, clock.unix_ms())?;
-        let tasks = Tasks::new();
-        let metrics = Metrics::new(tasks.clone(), config.shard_count().get());
         let shared = shared(config, resume_key, &clock);
         let counters = metrics.shards().to_vec();
         let parts = Parts {
             directory: shared.directory.clone(),
             counters: counters.clone(),
             authenticator: authenticator.clone(),
-            clock,
+            clock: clock.clone(),
             settings: transport_settings(config),
         };
         let first_epoch = generation.first_epoch();
@@ -149,9 +164,20 @@ impl App {
             Shard::new(id, shared.clone(), journal, counters, now)
         };
         let (shards, threads) = Shards::start(parts, core).map_err(RunError::System)?;
+        let operations = admin::Parts {
+            shards: shards.clone(),
+            key: admin_key,
+            metrics: metrics.clone(),
+            clock,
+            settings: admin_settings(config),
+        };
         Ok(Self {
             public,
             admin,
+            operations: Operations {
+                routes: Admin::new(operations).routes(),
+                body_bytes_max: config.admin.body_bytes_max,
+            },
             shards,
             threads,
             metrics,
@@ -159,6 +185,7 @@ impl App {
             readiness: Readiness::new(),
             authenticator,
             origins,
+            tls,
             admission: Admission::new(admission_limits(config), trust(config)),
             end: config.shutdown.clone(),
         })
@@ -174,14 +201,20 @@ impl App {
             tasks: self.tasks.clone(),
             limits: Limits::default(),
         };
-        let public = Site::public(
+        let mut public = Site::public(
             site.clone(),
             self.admission.clone(),
             Arc::new(self.shards.clone()),
             self.origins,
         );
-        let admin = Site::admin(site, self.admission.for_operators());
+        let admin = Site::admin(site, self.admission.for_operators(), self.operations);
         let span = tracing::Span::none;
+        if let Some(tls) = self.tls {
+            let watch = tls.certificates.clone().watch();
+            self.tasks
+                .spawn("certificates", span(), until(watch, shutdown.clone()));
+            public = public.with_tls(tls);
+        }
         self.tasks.spawn(
             "listener",
             span(),
@@ -339,6 +372,23 @@ fn authenticator(config: &Config, clock: &Clock) -> Result<Option<Authenticator>
     Ok(Some(Authenticator::new(&config.auth, clock)?))
 }
 
+fn tls(config: &Config, clock: &Clock, metrics: &Metrics) -> Result<Option<Tls>, CertificateError> {
+    let listen = &config.listen;
+    let files = listen
+        .tls_certificate_file
+        .clone()
+        .zip(listen.tls_key_file.clone());
+    let Some((certificate, key)) = files else {
+        return Ok(None);
+    };
+    let files = Files { certificate, key };
+    Ok(Some(Tls {
+        certificates: Certificates::open(files, clock.clone(), metrics.clone())?,
+        handshake_timeout: Duration::from_millis(listen.tls_handshake_timeout_ms),
+        handshakes_max: listen.tls_handshakes_max,
+    }))
+}
+
 fn origin_rule(config: &Config) -> Result<OriginRule, RunError> {
     let parse = |text: &str| {
         Origin::parse(text).map_err(|source| RunError::Origin {
@@ -492,6 +542,32 @@ pub fn transport_settings(config: &Config) -> TransportSettings {
         hello_bytes_max: config.connection.hello_bytes_max,
         verifier_threads: NonZeroUsize::new(config.auth.pool_threads).unwrap_or(NonZeroUsize::MIN),
         verifier_queue_max: config.auth.pool_queue_max,
+    }
+}
+
+fn admin_settings(config: &Config) -> AdminSettings {
+    let admin = &config.admin;
+    let namespace = |config: &NamespaceConfig| admin::Namespace {
+        kind: config.kind.name(),
+        durability: config.durability,
+    };
+    AdminSettings {
+        loopback: is_loopback(config.listen.admin),
+        wrong_keys: Rate::per_minute(admin.wrong_keys_per_minute_max),
+        requests_max: admin.requests_max,
+        request_timeout: Duration::from_millis(admin.request_timeout_ms),
+        body_bytes_max: admin.body_bytes_max,
+        payload_bytes_max: config.connection.payload_bytes_max,
+        namespaces: config
+            .namespaces
+            .iter()
+            .map(|(name, config)| (name.clone(), namespace(config)))
+            .collect(),
+        other_namespaces: config
+            .namespaces
+            .get(DEFAULT_NAMESPACE)
+            .filter(|_| config.is_anonymous())
+            .map(namespace),
     }
 }
 

@@ -30,10 +30,13 @@ pub use keys_url::KeysUrl;
 pub use problem::{Place, Problem, Problems};
 pub use secret::{Secret, SecretKey};
 pub use sections::{
-    AdmissionConfig, AuthConfig, ConnectionConfig, ListenConfig, LogConfig, NamespaceConfig,
-    NodeConfig, PlacementConfig, SessionConfig, ShardConfig, ShutdownConfig, UserConfig,
+    AdminConfig, AdmissionConfig, AuthConfig, ConnectionConfig, ListenConfig, LogConfig,
+    NamespaceConfig, NodeConfig, PlacementConfig, SessionConfig, ShardConfig, ShutdownConfig,
+    UserConfig,
 };
 pub use source::{Flag, Sources};
+
+pub(crate) use relation::ADMIN_KEY_BYTES_MIN;
 
 use problem::Report;
 use section::{Section, report_unknown, set_field, set_fields};
@@ -48,6 +51,8 @@ pub struct Config {
     pub listen: ListenConfig,
     /// `[auth]`
     pub auth: AuthConfig,
+    /// `[admin]`
+    pub admin: AdminConfig,
     /// `[connection]`
     pub connection: ConnectionConfig,
     /// `[admission]`
@@ -164,6 +169,7 @@ impl Config {
             ("", &mut self.node),
             ("listen", &mut self.listen),
             ("auth", &mut self.auth),
+            ("admin", &mut self.admin),
             ("connection", &mut self.connection),
             ("admission", &mut self.admission),
             ("session", &mut self.session),
@@ -257,6 +263,7 @@ impl Default for Config {
             node: NodeConfig::default(),
             listen: ListenConfig::default(),
             auth: AuthConfig::default(),
+            admin: AdminConfig::default(),
             connection: ConnectionConfig::default(),
             admission: AdmissionConfig::default(),
             session: SessionConfig::default(),

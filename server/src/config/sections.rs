@@ -12,7 +12,7 @@ use roomful_protocol::frame::Durability;
 use super::choice::{ForwardedHeader, LogFilter, LogFormat, RoomKind, WebOrigin};
 use super::key::KeyConfig;
 use super::keys_url::KeysUrl;
-use super::secret::SecretKey;
+use super::secret::{Secret, SecretKey};
 use super::section::{Field, Section, section};
 use super::setting::Range;
 
@@ -43,6 +43,15 @@ section! {
         allow_anonymous: bool = false;
         /// Web origins that browsers may connect from, such as `https://app.example.com`. Compared exactly.
         origins: Vec<WebOrigin> = Vec::new();
+        /// Certificate chain in PEM, the server's own certificate first. With it the public listener speaks TLS and nothing else.
+        /// Read again when the file changes.
+        tls_certificate_file: Option<PathBuf> = None;
+        /// The certificate's private key in PEM. Read again when the file changes.
+        tls_key_file: Option<PathBuf> = None;
+        /// How long a TLS handshake may take, in milliseconds.
+        tls_handshake_timeout_ms: u64 = 5_000, 10..=600_000;
+        /// TLS handshakes at a time; one more is dropped at once.
+        tls_handshakes_max: usize = 4_096, 1..=1_000_000;
         /// Networks, such as `10.0.0.0/8`, or single addresses, of proxies that are believed about whom they speak for. Nobody
         /// else is. A trusted proxy has no limit per address itself; those behind it have theirs.
         trusted_proxies: Vec<IpNet> = Vec::new();
@@ -104,6 +113,27 @@ section! {
         /// Key that resume tokens are signed with: 64 hexadecimal digits, the same on every node of a cluster. Where it isn't
         /// set, the node makes one and keeps it in the data directory.
         resume_key: Option<SecretKey> = None;
+    }
+}
+
+section! {
+    /// What a back end asks of the admin listener, and who may: see docs/admin.md.
+    pub struct AdminConfig {
+        /// Key that a back end shows (`Authorization: Bearer`), at least 32 bytes. Where neither it nor `key_file` is set, the
+        /// node makes one at the first start and keeps it in the data directory, in `admin.key`.
+        key: Option<Secret> = None;
+        /// File with that key; spaces and line ends around it don't count.
+        key_file: Option<PathBuf> = None;
+        /// Lets the admin listener be bound beyond loopback, where its key and whatever is published can be read on the way.
+        allow_plaintext: bool = false;
+        /// Wrong keys from one address (an IPv6 /64) per minute; beyond it nothing that it shows is looked at.
+        wrong_keys_per_minute_max: u64 = 10, 1..=1_000_000;
+        /// Requests that are worked on at a time.
+        requests_max: usize = 64, 1..=65_536;
+        /// How long a request may take, in milliseconds: to arrive, and to be answered by the rooms.
+        request_timeout_ms: u64 = 5_000, 10..=30_000;
+        /// Longest body of a request, in bytes. A payload in base64 takes a third more than `connection.payload_bytes_max`.
+        body_bytes_max: usize = 131_072, 1_024..=33_554_432;
     }
 }
 

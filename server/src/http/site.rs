@@ -11,10 +11,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 
 use super::connection::{Limits, PeerContext};
-use super::guard;
+use super::guard::{self, Bodies};
 use super::health::{self, Readiness};
-use super::origin::OriginRule;
+use super::origin::{OriginRule, Own};
 use super::pages;
+use super::secure::Tls;
 use super::upgrade::{self, Door, Speech, Upgrades};
 use crate::admission::Admission;
 use crate::metrics::{HandshakeRejection, Metrics, TEXT_FORMAT};
@@ -37,6 +38,8 @@ pub struct Shared {
 #[derive(Debug)]
 pub struct Site {
     pub(super) shared: Shared,
+    /// What makes it speak TLS.
+    pub(super) tls: Option<Tls>,
     pub(super) admission: Admission,
     face: Face,
 }
@@ -44,13 +47,22 @@ pub struct Site {
 enum Face {
     Public(Doorway),
     Plain(Doorway),
-    Admin,
+    Admin(Operations),
 }
 
 /// What the handshake needs beyond [`Shared`].
 struct Doorway {
     upgrades: Arc<dyn Upgrades>,
     origins: OriginRule,
+}
+
+/// What the admin listener serves beyond [`Shared`].
+#[derive(Debug)]
+pub struct Operations {
+    /// Routes that ask for a key of their own.
+    pub routes: Router,
+    /// Longest body of a request to them, in bytes.
+    pub body_bytes_max: usize,
 }
 
 impl Site {
@@ -64,18 +76,35 @@ impl Site {
     ) -> Self {
         Self {
             shared,
+            tls: None,
             admission,
             face: Face::Public(Doorway { upgrades, origins }),
         }
     }
 
-    /// For the operator: `/metrics`, `/healthz`, `/readyz`.
+    /// Speaks TLS and nothing else.
     #[must_use]
-    pub fn admin(shared: Shared, admission: Admission) -> Self {
+    pub fn with_tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// For the operator and the back end: `/metrics`, `/healthz`, `/readyz`, and the operations.
+    #[must_use]
+    pub fn admin(shared: Shared, admission: Admission, operations: Operations) -> Self {
         Self {
             shared,
+            tls: None,
             admission,
-            face: Face::Admin,
+            face: Face::Admin(operations),
+        }
+    }
+
+    /// Which bodies a request may have.
+    pub(super) fn bodies(&self) -> Bodies {
+        match &self.face {
+            Face::Public(_) | Face::Plain(_) => Bodies::None,
+            Face::Admin(operations) => Bodies::UpTo(operations.body_bytes_max),
         }
     }
 
@@ -90,6 +119,7 @@ impl Site {
     ) -> Self {
         Self {
             shared,
+            tls: None,
             admission,
             face: Face::Plain(Doorway { upgrades, origins }),
         }
@@ -99,7 +129,7 @@ impl Site {
     pub(super) fn name(&self) -> &'static str {
         match self.face {
             Face::Public(_) | Face::Plain(_) => "public",
-            Face::Admin => "admin",
+            Face::Admin(_) => "admin",
         }
     }
 
@@ -107,9 +137,11 @@ impl Site {
     pub(super) fn routes(self, address: SocketAddr) -> (Router, Option<Arc<Door>>) {
         let Self {
             shared,
+            tls,
             admission,
             face,
         } = self;
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let base = health::routes(shared.readiness);
         let metrics = metrics_routes(shared.metrics.clone(), address);
         let door = |doorway: Doorway, speech| {
@@ -119,7 +151,10 @@ impl Site {
                 origins: doorway.origins,
                 speech,
                 metrics: shared.metrics,
-                port: address.port(),
+                own: Own {
+                    scheme,
+                    port: address.port(),
+                },
             })
         };
         let (routes, door) = match face {
@@ -130,7 +165,7 @@ impl Site {
                     .with_state(Arc::clone(&door));
                 return (everywhere, Some(door));
             }
-            Face::Admin => (base.merge(metrics), None),
+            Face::Admin(operations) => (base.merge(metrics).merge(operations.routes), None),
             Face::Public(doorway) => {
                 let door = door(doorway, Speech::Roomful);
                 let handshakes = Router::new()
@@ -159,7 +194,7 @@ impl fmt::Debug for Face {
                 .debug_struct("Doorway")
                 .field("origins", &doorway.origins)
                 .finish_non_exhaustive(),
-            Self::Admin => f.write_str("Admin"),
+            Self::Admin(operations) => f.debug_tuple("Admin").field(operations).finish(),
         }
     }
 }

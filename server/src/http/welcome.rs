@@ -89,7 +89,8 @@ impl Server {
 
     /// Answers a good handshake.
     fn greet(&self, mut newcomer: Newcomer, seen: &[u8]) -> Welcomed {
-        let door = self.door.as_deref();
+        // Under TLS nothing is said in the clear.
+        let door = self.door.as_deref().filter(|_| self.secure.is_none());
         let good = door.and_then(|door| Some((door, handshake(door, seen, newcomer.client)?)));
         let Some((door, (length, checked))) = good else {
             newcomer.seen = Bytes::copy_from_slice(seen);
@@ -154,7 +155,7 @@ fn handshake(door: &Door, bytes: &[u8], client: IpAddr) -> Option<(usize, Checke
         let value = HeaderValue::from_bytes(line.value).ok()?;
         request.headers_mut().append(name, value);
     }
-    guard::check(&request).ok()?;
+    guard::check(&request, guard::Bodies::None).ok()?;
     if !door.is_at(request.uri().path()) {
         return None;
     }

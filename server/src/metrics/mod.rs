@@ -6,8 +6,10 @@
 //! never a room, a user, or anything that a peer sent. What the numbers mean for an operator is left to the
 //! dashboards.
 
+mod admin;
 mod cells;
 mod keys;
+mod tls;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,13 +21,17 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncode
 use roomful_protocol::error::{CloseCode, ErrorCode};
 use roomful_protocol::websocket;
 
+pub use admin::AdminDenial;
 pub use cells::{By, Counter, Gauge, Label, Longest};
 pub use keys::KeyFetch;
+pub use tls::{TlsHandshake, TlsReload};
 
 use crate::auth::AuthError;
 use crate::tasks::Tasks;
+use admin::AdminMetrics;
 use cells::Row;
 use keys::KeyMetrics;
+use tls::TlsMetrics;
 
 /// The metrics of a process; a cheap handle.
 #[derive(Debug, Clone)]
@@ -42,9 +48,11 @@ struct Inner {
     rejections: Vec<IntCounter>,
     /// Written by the accept loops.
     accept_errors: IntCounter,
+    admin: AdminMetrics,
     /// Written by the accept loops, and shown beside the panics of others.
     acceptor_panics: Arc<AtomicU64>,
     keys: KeyMetrics,
+    tls: TlsMetrics,
 }
 
 /// Declares [`ShardCounters`]: a field, its kind (see [`Row`]), its metric's name and help. A new metric is a new line.
@@ -354,14 +362,18 @@ impl Metrics {
         for collector in collectors {
             registry.register(collector).expect(WELL_FORMED);
         }
+        let admin = AdminMetrics::register(&registry);
         let keys = KeyMetrics::register(&registry);
+        let tls = TlsMetrics::register(&registry);
         let inner = Inner {
+            admin,
             registry,
             shards,
             rejections: resolved::<HandshakeRejection>(&rejections),
             accept_errors,
             acceptor_panics,
             keys,
+            tls,
         };
         Self {
             inner: Arc::new(inner),
@@ -399,6 +411,26 @@ impl Metrics {
     #[must_use]
     pub fn accept_errors(&self) -> u64 {
         self.inner.accept_errors.get()
+    }
+
+    /// Counts a TLS handshake that has ended.
+    pub fn tls_handshake(&self, outcome: TlsHandshake) {
+        self.inner.tls.handshake(outcome);
+    }
+
+    /// Counts a connection that broke TLS after its handshake.
+    pub fn tls_violated(&self) {
+        self.inner.tls.violated();
+    }
+
+    /// Counts a certificate that was read again.
+    pub fn tls_reloaded(&self, outcome: TlsReload) {
+        self.inner.tls.reloaded(outcome);
+    }
+
+    /// Notes when the certificate in use expires.
+    pub fn certificate_expires(&self, unix_s: i64) {
+        self.inner.tls.expires(unix_s);
     }
 
     /// Counts a request for keys.
@@ -710,6 +742,8 @@ mod tests {
         check::<AuthFailure>();
         check::<HandshakeRejection>();
         check::<KeyFetch>();
+        check::<TlsHandshake>();
+        check::<TlsReload>();
         check::<ErrorCode>();
         check::<Option<CloseCode>>();
     }

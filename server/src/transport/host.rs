@@ -12,6 +12,7 @@ use mio::net::TcpStream;
 use slab::Slab;
 use tokio::time::Instant;
 
+use super::calls::Calls;
 use super::mailbox::Letter;
 use super::socket::Socket;
 use super::verifier::Verifier;
@@ -20,12 +21,14 @@ use crate::auth::{AuthError, Identity};
 use crate::clock::Clock;
 use crate::shard::message::{ConnectionId, Message, ShardId};
 use crate::shard::{Host, Phase};
+use crate::tls::Records;
 
 /// The thread's side of the core.
 pub(super) struct ThreadHost {
     id: ShardId,
     clock: Clock,
     posts: Vec<Post>,
+    calls: Calls,
     verifier: Option<Verifier>,
     sockets: Slab<Socket>,
     next_generation: u32,
@@ -104,6 +107,7 @@ impl ThreadHost {
         id: ShardId,
         clock: Clock,
         posts: Vec<Post>,
+        calls: Calls,
         verifier: Option<Verifier>,
         settings: &TransportSettings,
     ) -> Self {
@@ -111,6 +115,7 @@ impl ThreadHost {
             id,
             clock,
             posts,
+            calls,
             verifier,
             sockets: Slab::new(),
             next_generation: 0,
@@ -144,12 +149,17 @@ impl ThreadHost {
     }
 
     /// Takes a socket in, in the vacant slot.
-    pub(super) fn insert(&mut self, stream: TcpStream, place: Place) -> ConnectionId {
+    pub(super) fn insert(
+        &mut self,
+        stream: TcpStream,
+        tls: Option<Box<Records>>,
+        place: Place,
+    ) -> ConnectionId {
         let generation = self.next_generation;
         self.next_generation = generation.wrapping_add(1);
         let slot = self
             .sockets
-            .insert(Socket::plain(generation, stream, place));
+            .insert(Socket::new(generation, stream, tls, place));
         ConnectionId {
             slot: u32::try_from(slot).expect("connections are counted in 32 bits"),
             generation,
@@ -278,6 +288,9 @@ impl Host for ThreadHost {
     }
 
     fn send(&mut self, to: ShardId, message: Message) {
+        if to == ShardId::CONTROL {
+            return self.calls.answer(message);
+        }
         if let Some(post) = self.posts.get(usize::from(to.0)) {
             post.mailbox.push(Letter::Message(message));
             if !self.wants.touched.contains(&to) {

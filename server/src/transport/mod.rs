@@ -5,6 +5,7 @@
 //! what the core wants is done at once, or after the step where it would come back into the core. Nothing here
 //! waits but the loop for its events. Rooms, sessions and what frames mean are not known here.
 
+mod calls;
 mod core;
 mod host;
 mod mailbox;
@@ -32,7 +33,10 @@ use crate::clock::{Clock, Now};
 use crate::directory::Directory;
 use crate::http::{Upgraded, Upgrades};
 use crate::metrics::ShardCounters;
-use crate::shard::message::ShardId;
+use crate::shard::message::{Message, Origin, ShardId};
+use crate::tls::Records;
+use calls::Calls;
+pub use calls::{Answered, PendingCall};
 use mailbox::{Letter, Mailbox};
 use thread::{MAIL, Thread};
 use verifier::Verifier;
@@ -47,6 +51,7 @@ pub struct Shards {
 struct Inner {
     directory: Directory,
     posts: Vec<Post>,
+    calls: Calls,
     places: Arc<Semaphore>,
     settings: TransportSettings,
     draining: AtomicBool,
@@ -64,6 +69,7 @@ struct Post {
 #[derive(Debug)]
 struct Opened {
     stream: TcpStream,
+    tls: Option<Box<Records>>,
     read_ahead: Bytes,
     encoding: Encoding,
     client: IpAddr,
@@ -181,6 +187,7 @@ impl Shards {
             )?),
             None => None,
         };
+        let calls = Calls::default();
         let mut handles = Vec::new();
         for (index, ((counters, poll), post)) in
             (0..).zip(parts.counters.into_iter().zip(polls).zip(&posts))
@@ -193,6 +200,7 @@ impl Shards {
                 counters,
                 clock: parts.clock.clone(),
                 posts: posts.clone(),
+                calls: calls.clone(),
                 verifier: verifier.clone(),
                 settings,
             };
@@ -201,6 +209,7 @@ impl Shards {
         let inner = Inner {
             directory: parts.directory,
             posts,
+            calls,
             places: Arc::new(Semaphore::new(
                 settings.connections_max.min(Semaphore::MAX_PERMITS),
             )),
@@ -233,6 +242,23 @@ impl Shards {
             .iter()
             .map(|post| post.connections.load(Ordering::Relaxed))
             .sum()
+    }
+
+    /// The rooms, and where each is at home.
+    #[must_use]
+    pub fn directory(&self) -> &Directory {
+        &self.inner.directory
+    }
+
+    /// Calls one shard, which answers once.
+    pub fn call(&self, shard: ShardId, message: impl FnOnce(Origin) -> Message) -> PendingCall {
+        let pending = self.inner.calls.begin(1);
+        if let Some(post) = self.inner.posts.get(usize::from(shard.0)) {
+            post.mailbox
+                .push(Letter::Message(message(pending.origin())));
+            post.mailbox.wake();
+        }
+        pending
     }
 
     /// The shard of the placement key, unless it is too far ahead of the least loaded one (consistent hashing
@@ -298,6 +324,7 @@ impl Post {
         };
         self.mailbox.push(Letter::Opened(Box::new(Opened {
             stream: upgraded.stream,
+            tls: upgraded.tls,
             read_ahead: upgraded.read_ahead,
             encoding: upgraded.encoding,
             client: upgraded.client,

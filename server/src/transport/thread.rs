@@ -20,6 +20,7 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use roomful_protocol::websocket::{ReadLimits, Reader, Role, Violation, WebSocketEvent};
 
+use super::calls::Calls;
 use super::core::Core;
 use super::host::{ENDS_MAX, ThreadHost, Took};
 use super::mailbox::{Letter, Mailbox};
@@ -40,6 +41,7 @@ pub(super) struct Thread {
     pub(super) counters: Arc<ShardCounters>,
     pub(super) clock: Clock,
     pub(super) posts: Vec<Post>,
+    pub(super) calls: Calls,
     pub(super) verifier: Option<Verifier>,
     pub(super) settings: TransportSettings,
 }
@@ -71,6 +73,7 @@ impl Thread {
             self.id,
             self.clock.clone(),
             self.posts,
+            self.calls,
             self.verifier,
             &self.settings,
         );
@@ -324,7 +327,7 @@ impl<C: Core> Driver<C> {
         let token = Token(self.host.vacant_slot());
         poll.registry()
             .register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
-        let connection = self.host.insert(stream, opened.place);
+        let connection = self.host.insert(stream, opened.tls, opened.place);
         tracing::debug!(?connection, client = %opened.client, "a connection is open");
         self.step(Input::Opened {
             connection,
@@ -334,6 +337,11 @@ impl<C: Core> Driver<C> {
             self.guarded(connection, |this| {
                 this.received(connection, &mut opened.read_ahead.to_vec());
             });
+        }
+        // What TLS has read ahead, the kernel doesn't know of.
+        let socket = self.host.socket_mut(connection);
+        if socket.is_some_and(|socket| socket.is_readable()) {
+            self.host.look_again(connection);
         }
         Ok(())
     }
@@ -386,7 +394,7 @@ impl<C: Core> Driver<C> {
             let Some(socket) = self.host.socket_mut(connection) else {
                 return;
             };
-            let mut unread = mem::take(&mut socket.unread);
+            let mut unread = socket.take_unread();
             if !unread.is_empty() {
                 self.received(connection, &mut unread);
                 if self.host.turn_is_spent() {
@@ -453,7 +461,7 @@ impl<C: Core> Driver<C> {
         if let Some(socket) = socket.filter(|socket| !socket.is_saying_goodbye()) {
             let owes = reader.incomplete_since(now.monotonic_ms).is_some();
             socket.reader = reader;
-            socket.unread = Box::from(&*input);
+            socket.keep_unread(input);
             if owes && !mem::replace(&mut socket.timed, true) {
                 let due_ms = now.monotonic_ms + self.settings.message_timeout_ms;
                 self.deadlines.set(due_ms, connection);

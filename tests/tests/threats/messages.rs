@@ -3,8 +3,7 @@
 use roomful_protocol::codec::Encoding;
 use roomful_protocol::error::{CloseCode, ErrorCode};
 use roomful_protocol::frame::{
-    Direction, History, Join, JoinProducer, Leave, OpId, Publish, Recovery, ServerFrame,
-    Watch,
+    Direction, History, Join, JoinProducer, Leave, OpId, Publish, Recovery, ServerFrame, Watch,
 };
 use roomful_protocol::id::{Epoch, Offset, ProducerId, Sequence};
 use roomful_protocol::payload::Payload;
