@@ -32,7 +32,7 @@ pub use secret::{Secret, SecretKey};
 pub use sections::{
     AdminConfig, AdmissionConfig, AuthConfig, ConnectionConfig, HttpConfig, ListenConfig,
     LogConfig, MemoryConfig, NamespaceConfig, NodeConfig, PlacementConfig, SessionConfig,
-    ShardConfig, ShutdownConfig,
+    ShardConfig, ShutdownConfig, UserConfig,
 };
 pub use source::{Flag, Sources};
 
@@ -61,6 +61,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// `[session]`
     pub session: SessionConfig,
+    /// `[user]`
+    pub user: UserConfig,
     /// `[placement]`
     pub placement: PlacementConfig,
     /// `[shard]`
@@ -176,6 +178,7 @@ impl Config {
             ("admission", &mut self.admission),
             ("http", &mut self.http),
             ("session", &mut self.session),
+            ("user", &mut self.user),
             ("placement", &mut self.placement),
             ("shard", &mut self.shard),
             ("memory", &mut self.memory),
@@ -271,6 +274,7 @@ impl Default for Config {
             admission: AdmissionConfig::default(),
             http: HttpConfig::default(),
             session: SessionConfig::default(),
+            user: UserConfig::default(),
             placement: PlacementConfig::default(),
             shard: ShardConfig::default(),
             memory: MemoryConfig::default(),

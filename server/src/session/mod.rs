@@ -4,6 +4,7 @@ pub mod generation;
 pub mod index;
 pub mod kept_key;
 pub mod token;
+pub mod users;
 
 mod data_file;
 

@@ -6,4 +6,6 @@ mod admission;
 mod attack;
 mod frames;
 mod handshake;
+mod messages;
+mod pressure;
 mod tls;
