@@ -646,6 +646,7 @@ impl World {
                 user: UserId::parse(user).unwrap(),
                 grants: Grants::everything(),
                 expires_ms: Some(until_ms),
+                token_id: None,
             })
         } else {
             Err(AuthError::Expired)
