@@ -120,6 +120,7 @@ struct App {
     public: TcpListener,
     admin: TcpListener,
     operations: Operations,
+    back_end: Admin,
     shards: Shards,
     threads: Threads,
     metrics: Metrics,
@@ -153,6 +154,7 @@ impl App {
         let memory = Memory::new(marks(config), config.shard_count().get());
         metrics.show_budget(memory.clone());
         let shared = shared(config, resume_key, &clock, memory.clone());
+        let revocations = shared.sessions.revocations().clone();
         let counters = metrics.shards().to_vec();
         let parts = Parts {
             directory: shared.directory.clone(),
@@ -174,20 +176,22 @@ impl App {
         shards
             .watch_memory(counters, http_connections)
             .map_err(RunError::System)?;
-        let operations = admin::Parts {
+        let back_end = Admin::new(admin::Parts {
             shards: shards.clone(),
+            revocations,
             key: admin_key,
             metrics: metrics.clone(),
             clock,
             settings: admin_settings(config),
-        };
+        });
         Ok(Self {
             public,
             admin,
             operations: Operations {
-                routes: Admin::new(operations).routes(),
+                routes: back_end.routes(),
                 body_bytes_max: config.admin.body_bytes_max,
             },
+            back_end,
             shards,
             threads,
             metrics,
@@ -226,6 +230,11 @@ impl App {
                 .spawn("certificates", span(), until(watch, shutdown.clone()));
             public = public.with_tls(tls);
         }
+        self.tasks.spawn(
+            "revocations",
+            span(),
+            until(self.back_end.watch(), shutdown.clone()),
+        );
         self.tasks.spawn(
             "listener",
             span(),
@@ -595,6 +604,8 @@ fn admin_settings(config: &Config) -> AdminSettings {
         loopback: is_loopback(config.listen.admin),
         wrong_keys: Rate::per_minute(admin.wrong_keys_per_minute_max),
         requests_max: admin.requests_max,
+        revocations_max: admin.revocations_max,
+        token_lifetime_ms: (config.auth.lifetime_max_s + config.auth.leeway_s) * 1_000,
         request_timeout: Duration::from_millis(admin.request_timeout_ms),
         body_bytes_max: admin.body_bytes_max,
         payload_bytes_max: config.connection.payload_bytes_max,

@@ -132,6 +132,8 @@ section! {
         requests_max: usize = 64, 1..=65_536;
         /// How long a request may take, in milliseconds: to arrive, and to be answered by the rooms.
         request_timeout_ms: u64 = 5_000, 10..=30_000;
+        /// Users, sessions and token ids that are revoked at a time.
+        revocations_max: usize = 100_000, 1..=10_000_000;
         /// Longest body of a request, in bytes. A payload in base64 takes a third more than `connection.payload_bytes_max`.
         body_bytes_max: usize = 131_072, 1_024..=33_554_432;
     }

@@ -88,6 +88,7 @@ shard_counters! {
     sessions: Gauge = "roomful_sessions", "Sessions that are attached or can still be resumed.";
     sessions_resumed: Counter = "roomful_sessions_resumed_total", "Sessions that a new connection resumed.";
     violations: By<Violation> = "roomful_violations_total", "Connections that were closed because the peer broke the WebSocket protocol or a limit of it.";
+    connections_revoked: Counter = "roomful_connections_revoked_total", "Connections that the back end ended, by a revocation or a disconnect.";
     auth_failures: By<AuthFailure> = "roomful_auth_failures_total", "Tokens that were refused.";
     rooms: Gauge = "roomful_rooms", "Rooms that are open.";
     members: Gauge = "roomful_members", "Members of the rooms, those inside the presence grace included.";
@@ -215,6 +216,8 @@ labels! {
         Claims = "claims",
         /// It names another user or tenant than the connection's.
         Mismatch = "mismatch",
+        /// It, its user, or the session that it came with was revoked.
+        Revoked = "revoked",
         /// The queue of tokens to check was full.
         Busy = "busy",
         /// Its key is unknown, and no keys could be fetched.

@@ -23,6 +23,7 @@ mod hello;
 pub mod hub;
 pub mod message;
 mod owner;
+mod revoke;
 pub mod wheel;
 mod write;
 
@@ -97,6 +98,8 @@ pub struct Shard {
     last_hub: RoomAlias,
     /// What is left to say, once the server stops.
     goodbyes: Option<drain::Goodbyes>,
+    /// Looks for the connections of those who are revoked.
+    sweeps: VecDeque<revoke::Sweep>,
 }
 
 /// What a shard is told.
@@ -393,6 +396,7 @@ impl Shard {
             dirty_hubs: BTreeSet::new(),
             last_hub: RoomAlias(0),
             goodbyes: None,
+            sweeps: VecDeque::new(),
         }
     }
 
@@ -448,6 +452,7 @@ impl Shard {
     /// every staged reply.
     pub fn flush(&mut self, now: Now, host: &mut dyn Host) -> Flush {
         self.counters.turns.add(1);
+        self.sweep(now, host);
         host.begin(Phase::Rooms);
         self.flush_rooms(now, host);
         host.begin(Phase::CatchUp);
@@ -497,6 +502,7 @@ impl Shard {
             && self.dirty_hubs.is_empty()
             && self.staged.is_empty()
             && self.catching.is_empty()
+            && self.sweeps.is_empty()
             && self.local.is_empty()
     }
 
@@ -604,6 +610,7 @@ impl Shard {
                 code,
             } => self.ended(room, connection, code, host),
             Message::Evict(connection) => self.close(connection, CloseCode::Replaced, now, host),
+            Message::Revoke(revoke) => self.begin_sweep(*revoke),
             Message::Call(call) => self.call_room(*call, now, host),
             // It is for the control side, which is no shard.
             Message::Answer { .. } => {}

@@ -307,6 +307,18 @@ impl Shards {
         pending
     }
 
+    /// Calls every shard; each answers once. How many there are stands beside it.
+    pub fn call_all(&self, message: impl Fn(Origin) -> Message) -> (PendingCall, usize) {
+        let count = self.inner.posts.len();
+        let pending = self.inner.calls.begin(count);
+        for post in &self.inner.posts {
+            post.mailbox
+                .push(Letter::Message(message(pending.origin())));
+            post.mailbox.wake();
+        }
+        (pending, count)
+    }
+
     /// The shard of the placement key, unless it is too far ahead of the least loaded one (consistent hashing
     /// with bounded loads, Mirrokni et al. 2018): small rooms meet on one shard, and a large one spreads.
     fn place(&self, key: Option<PlacementKey>) -> ShardId {

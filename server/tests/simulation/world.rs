@@ -656,6 +656,7 @@ impl World {
                 user: UserId::parse(user).unwrap(),
                 grants: Grants::everything(),
                 expires_ms: Some(until_ms),
+                token_id: None,
             })
         } else {
             Err(AuthError::Expired)
