@@ -6,3 +6,4 @@ mod admission;
 mod attack;
 mod frames;
 mod handshake;
+mod tls;
