@@ -87,17 +87,17 @@ impl Connect {
         self
     }
 
-    /// Over TLS.
-    #[must_use]
-    pub fn tls(mut self, config: &Arc<ClientConfig>) -> Self {
-        self.tls = Some(Arc::clone(config));
-        self
-    }
-
     /// From another address of this machine.
     #[must_use]
     pub const fn source(mut self, address: Ipv4Addr) -> Self {
         self.source = Some(address);
+        self
+    }
+
+    /// Over TLS.
+    #[must_use]
+    pub fn tls(mut self, config: &Arc<ClientConfig>) -> Self {
+        self.tls = Some(Arc::clone(config));
         self
     }
 
