@@ -17,6 +17,7 @@ use super::origin::OriginRule;
 use super::pages;
 use super::upgrade::{self, Door, Speech, Upgrades};
 use crate::admission::Admission;
+use crate::current::Current;
 use crate::metrics::{HandshakeRejection, Metrics, TEXT_FORMAT};
 use crate::tasks::Tasks;
 
@@ -50,7 +51,7 @@ enum Face {
 /// What the handshake needs beyond [`Shared`].
 struct Doorway {
     upgrades: Arc<dyn Upgrades>,
-    origins: OriginRule,
+    origins: Current<OriginRule>,
 }
 
 impl Site {
@@ -60,7 +61,7 @@ impl Site {
         shared: Shared,
         admission: Admission,
         upgrades: Arc<dyn Upgrades>,
-        origins: OriginRule,
+        origins: Current<OriginRule>,
     ) -> Self {
         Self {
             shared,
@@ -86,7 +87,7 @@ impl Site {
         shared: Shared,
         admission: Admission,
         upgrades: Arc<dyn Upgrades>,
-        origins: OriginRule,
+        origins: Current<OriginRule>,
     ) -> Self {
         Self {
             shared,
@@ -157,7 +158,7 @@ impl fmt::Debug for Face {
         match self {
             Self::Public(doorway) | Self::Plain(doorway) => f
                 .debug_struct("Doorway")
-                .field("origins", &doorway.origins)
+                .field("origins", &doorway.origins.get())
                 .finish_non_exhaustive(),
             Self::Admin => f.write_str("Admin"),
         }

@@ -24,6 +24,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use super::guard::Rejected;
 use super::origin::OriginRule;
 use crate::admission::{Admission, Refusal, Ticket};
+use crate::current::Current;
 use crate::metrics::{HandshakeRejection as Reason, Metrics};
 
 /// Takes the sockets whose handshake is done. Called from the acceptor's thread and from many tasks at once.
@@ -132,7 +133,7 @@ pub(super) enum Speech {
 pub(super) struct Door {
     pub(super) upgrades: Arc<dyn Upgrades>,
     pub(super) admission: Admission,
-    pub(super) origins: OriginRule,
+    pub(super) origins: Current<OriginRule>,
     pub(super) speech: Speech,
     pub(super) metrics: Metrics,
     /// The port that the listener is bound to.
@@ -162,7 +163,7 @@ impl Door {
         is_handshake(request)?;
         let headers = request.headers();
         let key = sole_key(headers)?;
-        if !self.origins.allows(headers, self.port) {
+        if !self.origins.get().allows(headers, self.port) {
             return Err(Rejected::new(
                 Reason::Origin,
                 StatusCode::FORBIDDEN,

@@ -20,7 +20,7 @@ use roomful_protocol::error::{CloseCode, ErrorCode};
 use roomful_protocol::websocket;
 
 pub use cells::{By, Counter, Gauge, Label};
-pub use keys::KeyFetch;
+pub use keys::{KeyFetch, Reloaded};
 
 use crate::auth::AuthError;
 use crate::tasks::Tasks;
@@ -377,6 +377,11 @@ impl Metrics {
         self.inner.keys.fetched(outcome);
     }
 
+    /// Counts a reload of the configuration.
+    pub fn reloaded(&self, outcome: Reloaded) {
+        self.inner.keys.reloaded(outcome);
+    }
+
     /// Notes the keys of a good answer.
     pub fn keys_known(&self, count: usize, unix_ms: u64) {
         self.inner.keys.known(count, unix_ms);
@@ -680,6 +685,7 @@ mod tests {
         check::<AuthFailure>();
         check::<HandshakeRejection>();
         check::<KeyFetch>();
+        check::<Reloaded>();
         check::<ErrorCode>();
         check::<Option<CloseCode>>();
     }

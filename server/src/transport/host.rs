@@ -84,6 +84,12 @@ impl ThreadHost {
         }
     }
 
+    /// Goes on with other settings.
+    pub(super) fn adopt(&mut self, settings: &TransportSettings) {
+        self.turn_budget = settings.turn_budget;
+        self.close_timeout_ms = settings.close_timeout_ms;
+    }
+
     /// The time budget of a turn counts from here.
     pub(super) fn begin_turn(&mut self) {
         self.turn_started = Instant::now();

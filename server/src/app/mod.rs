@@ -3,6 +3,8 @@
 //! The only place that knows all parts. Everything that can fail at the start fails here, before anybody is
 //! let in, with one line that says what to do.
 
+mod reload;
+
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -18,9 +20,10 @@ use crate::admission::{self, Admission, descriptors};
 use crate::auth::{Authenticator, Remote};
 use crate::clock::Clock;
 use crate::config::{
-    Config, DEFAULT_NAMESPACE, NamespaceConfig, Problems, ShutdownConfig, is_loopback,
+    Config, DEFAULT_NAMESPACE, NamespaceConfig, Problems, ShutdownConfig, Sources, is_loopback,
 };
 use crate::connection::{Rate, Rates};
+use crate::current::Current;
 use crate::directory::Directory;
 use crate::http::{self, Limits, Origin, OriginError, OriginRule, Readiness, Site};
 use crate::journal::HistoryBounds;
@@ -37,6 +40,7 @@ use crate::shard::{Shard, ShardSettings, Shared};
 use crate::shutdown::{Plan, Shutdown, Signal, Signals, is_on_terminal};
 use crate::tasks::Tasks;
 use crate::transport::{Parts, Shards, ThreadEnded, Threads, TransportSettings};
+use reload::{Hangups, Reload};
 
 /// Why the server did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -90,13 +94,13 @@ pub enum RunError {
 ///
 /// # Errors
 /// It can't start, or a part of it that it can't do without has ended.
-pub fn run(config: &Config) -> Result<(), RunError> {
+pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .enable_all()
         .build()
         .map_err(RunError::System)?;
-    let outcome = runtime.block_on(async { App::start(config).await?.serve().await });
+    let outcome = runtime.block_on(async { App::start(config, sources).await?.serve().await });
     // What is left is asked nothing any more.
     runtime.shutdown_background();
     outcome
@@ -112,16 +116,18 @@ struct App {
     tasks: Tasks,
     readiness: Readiness,
     authenticator: Option<Authenticator>,
-    origins: OriginRule,
+    origins: Current<OriginRule>,
     admission: Admission,
-    end: ShutdownConfig,
+    end: Current<ShutdownConfig>,
+    shutdown: Shutdown,
+    reload: Reload,
 }
 
 impl App {
-    async fn start(config: &Config) -> Result<Self, RunError> {
+    async fn start(config: &Config, sources: Sources) -> Result<Self, RunError> {
         let clock = Clock::system();
         raise_descriptors();
-        let origins = origin_rule(config)?;
+        let origins = Current::new(origin_rule(config)?);
         let authenticator = authenticator(config, &clock)?;
         let unsent = u32::try_from(config.connection.kernel_unsent_bytes_max).unwrap_or(u32::MAX);
         let patience = Instant::now() + Duration::from_millis(config.listen.wait_ms);
@@ -132,7 +138,7 @@ impl App {
         let generation = Generation::begin(data_dir, clock.unix_ms())?;
         let tasks = Tasks::new();
         let metrics = Metrics::new(tasks.clone(), config.shard_count().get());
-        let shared = shared(config, resume_key, &clock);
+        let shared = shared(config, resume_key.clone(), &clock);
         let counters = metrics.shards().to_vec();
         let parts = Parts {
             directory: shared.directory.clone(),
@@ -148,6 +154,22 @@ impl App {
             Shard::new(id, shared.clone(), journal, counters, now)
         };
         let (shards, threads) = Shards::start(parts, core).map_err(RunError::System)?;
+        let admission = Admission::new(admission_limits(config), trust(config));
+        let end = Current::new(config.shutdown.clone());
+        let shutdown = Shutdown::new();
+        let reload = Reload {
+            sources,
+            config: config.clone(),
+            resume_key,
+            authenticator: authenticator.clone(),
+            shards: shards.clone(),
+            admission: admission.clone(),
+            origins: origins.clone(),
+            end: end.clone(),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+            shutdown: shutdown.clone(),
+        };
         Ok(Self {
             public,
             admin,
@@ -158,15 +180,18 @@ impl App {
             readiness: Readiness::new(),
             authenticator,
             origins,
-            admission: Admission::new(admission_limits(config), trust(config)),
-            end: config.shutdown.clone(),
+            admission,
+            end,
+            shutdown,
+            reload,
         })
     }
 
     /// Serves until a signal, then says goodbye within the limit. A second signal ends it at once.
     async fn serve(self) -> Result<(), RunError> {
         let mut signals = Signals::new().map_err(RunError::System)?;
-        let shutdown = Shutdown::new();
+        let hangups = Hangups::new().map_err(RunError::System)?;
+        let shutdown = self.shutdown;
         let site = http::Shared {
             metrics: self.metrics.clone(),
             readiness: self.readiness.clone(),
@@ -191,6 +216,7 @@ impl App {
             span(),
             http::serve(self.admin, admin, shutdown.clone()),
         );
+        self.tasks.spawn("reload", span(), self.reload.run(hangups));
         match self.authenticator.as_ref().and_then(Authenticator::remote) {
             Some(keys) => {
                 self.readiness.waits_for_keys();
@@ -207,8 +233,9 @@ impl App {
             ended = watch(&self.threads) => return Err(ended.into()),
         }
         self.readiness.draining();
+        let end = self.end.get();
         tokio::select! {
-            () = goodbye(&self.shards, &self.tasks, &self.end, &shutdown) => {}
+            () = goodbye(&self.shards, &self.tasks, &end, &shutdown) => {}
             signal = signals.next() => return Err(RunError::Interrupted { signal }),
             ended = watch(&self.threads) => return Err(ended.into()),
         }
@@ -466,11 +493,9 @@ pub fn transport_settings(config: &Config) -> TransportSettings {
         turn_budget: Duration::from_micros(config.shard.turn_budget_us),
         mailbox_bytes_max: config.shard.mailbox_bytes_max,
         imbalance_max: config.placement.imbalance_max,
-        message_bytes_max: config.connection.message_bytes_max,
         fragments_max: u32::try_from(config.connection.fragments_max).unwrap_or(u32::MAX),
         message_timeout_ms: config.connection.message_timeout_ms,
         close_timeout_ms: config.connection.close_timeout_ms,
-        hello_bytes_max: config.connection.hello_bytes_max,
         verifier_threads: NonZeroUsize::new(config.auth.pool_threads).unwrap_or(NonZeroUsize::MIN),
         verifier_queue_max: config.auth.pool_queue_max,
     }
