@@ -10,11 +10,13 @@
     reason = "a harness reports by panicking, and its caller is a test"
 )]
 
+pub mod echo;
 pub mod follower;
 pub mod healthy;
 pub mod http;
 pub mod issuer;
 pub mod metrics;
+pub mod peer;
 pub mod process;
 pub mod raw;
 pub mod seed;
@@ -22,9 +24,11 @@ pub mod server;
 pub mod tokens;
 pub mod wait;
 
+pub use echo::Echo;
 pub use follower::Follower;
 pub use healthy::Healthy;
 pub use metrics::Metrics;
+pub use peer::Peer;
 pub use raw::{Connect, RawClient};
 pub use server::Server;
 pub use wait::until;

@@ -27,6 +27,21 @@ pub fn binary() -> PathBuf {
     path
 }
 
+/// Where an example of the server is: beside the tests in the target directory.
+///
+/// # Panics
+/// It is not there.
+#[must_use]
+pub fn example(name: &str) -> PathBuf {
+    let path = beside_tests().join("examples").join(name);
+    assert!(
+        path.is_file(),
+        "{} is not there; `cargo build -p roomful-server --examples` makes it",
+        path.display()
+    );
+    path
+}
+
 /// `target/debug`, from `target/debug/deps/a-test` or `target/debug/with-server`.
 fn beside_tests() -> PathBuf {
     let own = std::env::current_exe().unwrap();
@@ -53,7 +68,21 @@ impl Process {
     /// It does not start.
     #[must_use]
     pub fn start(dir: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        let mut command = Command::new(binary());
+        Self::start_program(&binary(), dir, arguments, environment)
+    }
+
+    /// The same with another program.
+    ///
+    /// # Panics
+    /// It does not start.
+    #[must_use]
+    pub fn start_program(
+        program: &Path,
+        dir: &Path,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let mut command = Command::new(program);
         command
             .args(arguments)
             .current_dir(dir)

@@ -491,6 +491,7 @@ pub fn transport_settings(config: &Config) -> TransportSettings {
     TransportSettings {
         connections_max: config.connection.connections_max,
         turn_budget: Duration::from_micros(config.shard.turn_budget_us),
+        turn_warning: Duration::from_millis(config.shard.turn_warning_ms),
         mailbox_bytes_max: config.shard.mailbox_bytes_max,
         imbalance_max: config.placement.imbalance_max,
         fragments_max: u32::try_from(config.connection.fragments_max).unwrap_or(u32::MAX),

@@ -232,8 +232,11 @@ section! {
 section! {
     /// Bounds of one shard.
     pub struct ShardConfig {
-        /// How long one turn of fan-out may take before others get theirs, in microseconds.
+        /// How long each kind of work (reading, mail, timers, rooms, catching up, fan-out, replies) may take in one turn before the
+        /// others get theirs, in microseconds.
         live turn_budget_us: u64 = 2_000, 100..=1_000_000;
+        /// A turn that takes longer in all is counted and logged, in milliseconds.
+        live turn_warning_ms: u64 = 50, 1..=60_000;
         /// Bytes that wait in a shard's mailbox. A room whose messages don't fit is fetched from its history instead.
         restart mailbox_bytes_max: usize = 67_108_864, 65_536..=17_179_869_184;
     }

@@ -108,20 +108,25 @@ impl Outbox {
         bytes: Bytes,
         lane_bytes_max: usize,
     ) -> SignalFate {
-        let same = |waiting: &&mut WaitingSignal| {
+        let same = |waiting: &WaitingSignal| {
             key.is_some()
                 && waiting.key.as_ref() == key
                 && waiting.from == from
                 && waiting.room == room
         };
-        if let Some(waiting) = self.signals.iter_mut().find(same) {
-            if self.signal_bytes - waiting.bytes.len() + bytes.len() > lane_bytes_max {
+        if let Some(index) = self.signals.iter().position(same) {
+            let older = &self.signals[index].bytes;
+            if self.signal_bytes - older.len() + bytes.len() > lane_bytes_max {
                 return SignalFate::Dropped;
             }
-            self.sizes.remove(&waiting.bytes);
+            self.sizes.remove(older);
             self.sizes.add(&bytes);
-            self.signal_bytes = self.signal_bytes + bytes.len() - waiting.bytes.len();
-            waiting.bytes = bytes;
+            self.signal_bytes = self.signal_bytes + bytes.len() - older.len();
+            // Behind what came after the older one: signals of one sender keep their order.
+            if let Some(mut waiting) = self.signals.remove(index) {
+                waiting.bytes = bytes;
+                self.signals.push_back(waiting);
+            }
             return SignalFate::Conflated;
         }
         if self.signal_bytes + bytes.len() > lane_bytes_max {

@@ -20,6 +20,10 @@ pub struct Counter(Cell);
 #[derive(Debug, Default)]
 pub struct Gauge(Cell);
 
+/// The largest number so far, with one writer. A scrape tells the largest of the shards' numbers.
+#[derive(Debug, Default)]
+pub struct Longest(Cell);
+
 /// A counter for each value of a label, with one writer.
 pub struct By<L> {
     cells: Box<[Counter]>,
@@ -48,6 +52,21 @@ impl Counter {
     }
 
     /// The count.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.get()
+    }
+}
+
+impl Longest {
+    /// Takes a number in.
+    pub fn note(&self, value: u64) {
+        if value > self.0.get() {
+            self.0.set(value);
+        }
+    }
+
+    /// The largest so far.
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.get()
@@ -170,6 +189,16 @@ impl Row for Gauge {
 
     fn fold<'a>(shards: impl Iterator<Item = &'a Self>) -> Vec<proto::Metric> {
         vec![sample(Self::KIND, &[], shards.map(Self::get).sum())]
+    }
+}
+
+impl Row for Longest {
+    const KIND: MetricType = MetricType::GAUGE;
+    const LABELS: &'static [&'static str] = &[];
+
+    fn fold<'a>(shards: impl Iterator<Item = &'a Self>) -> Vec<proto::Metric> {
+        let longest = shards.map(Self::get).max().unwrap_or(0);
+        vec![sample(Self::KIND, &[], longest)]
     }
 }
 

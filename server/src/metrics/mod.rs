@@ -19,7 +19,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncode
 use roomful_protocol::error::{CloseCode, ErrorCode};
 use roomful_protocol::websocket;
 
-pub use cells::{By, Counter, Gauge, Label};
+pub use cells::{By, Counter, Gauge, Label, Longest};
 pub use keys::{KeyFetch, Reloaded};
 
 use crate::auth::AuthError;
@@ -104,6 +104,8 @@ shard_counters! {
     panics: By<PanicPlace> = "roomful_panics_total", "Panics, each of which ended one thing alone, by what that was.";
     turns: Counter = "roomful_turns_total", "Turns of the shards' loops.";
     turn_over_budget: Counter = "roomful_turn_over_budget_total", "Turns that were cut because their time was spent.";
+    turns_stalled: Counter = "roomful_turns_stalled_total", "Turns that took longer than shard.turn_warning_ms.";
+    turn_longest_us: Longest = "roomful_turn_longest_us", "Microseconds that the longest turn since the start took.";
 }
 
 /// Declares an enum whose variants are a label's values.

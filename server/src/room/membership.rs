@@ -13,6 +13,7 @@ use roomful_protocol::id::{MemberId, Offset, SignalKey};
 use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
 
+use super::presence::Member;
 use super::{
     After, Context, Downstream, FULL_RETRY_MS, LogState, MAINTENANCE_MS, Room, RoomTimer,
     not_a_member,
@@ -338,7 +339,7 @@ impl Room {
         payload: Payload,
         context: &mut Context<'_>,
     ) {
-        let Some(sender) = self.members.get(number) else {
+        let Some(sender) = self.speaker(number, reply) else {
             return context.reply(reply, Err(not_a_member()));
         };
         context.counters.signals.add(1);
@@ -383,8 +384,7 @@ impl Room {
     ) {
         let bytes = value.as_ref().map_or(0, |value| value.bytes.len());
         let known = self
-            .members
-            .get(number)
+            .speaker(number, to)
             .map(|_| ())
             .ok_or_else(not_a_member);
         match known.and_then(|()| self.check_value(bytes)) {
@@ -395,6 +395,13 @@ impl Room {
             }
             Err(refusal) => context.reply(to, Err(refusal)),
         }
+    }
+
+    /// The member, if it is there by the connection that speaks. What an earlier connection of it had on its way may
+    /// arrive behind what the new one says, and would undo it.
+    fn speaker(&self, number: MemberId, from: Origin) -> Option<&Member> {
+        let member = self.members.get(number)?;
+        (member.location == Some((from.shard, from.connection))).then_some(member)
     }
 
     pub(super) fn check_value(&self, bytes: usize) -> Result<(), Refusal> {

@@ -427,16 +427,16 @@ impl Room {
                 limit,
             } => self.history(to, from, direction, limit, context),
             Request::Pull { shard, from } => self.pull(shard, from, context),
-            Request::PullPresence { to, since } => {
-                let delta = self.members.since(self.alias, since).map(Box::new);
-                context.send(
-                    to.shard,
-                    Message::Presence {
-                        to: to.connection,
-                        delta,
-                        room: self.alias,
-                    },
-                );
+            Request::PullPresence { shard, since } => {
+                let room = self.alias;
+                let delta = self.members.since(room, since).map(|delta| Delta {
+                    delta,
+                    occupancy_changed: true,
+                    wire: Wire::default(),
+                    occupancy_wire: Wire::default(),
+                });
+                let delta = delta.map(Arc::new);
+                context.send(shard, Message::Presence { room, since, delta });
             }
         }
     }
@@ -497,6 +497,8 @@ impl Room {
             RoomTimer::Presence => {
                 self.presence_armed = false;
                 self.take_delta();
+                // What one delta could not hold.
+                self.presence_changed(context);
             }
             RoomTimer::Grace(number, absence) => {
                 if self.members.is_absent(number, absence) {

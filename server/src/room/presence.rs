@@ -22,8 +22,10 @@ pub struct Members {
     revision: u64,
     /// Members whose change is in no delta yet.
     changed: BTreeSet<MemberId>,
-    /// Those who left, with the revision that says so; the newest [`GONE_MAX`].
+    /// Those who left, with the revision that said so; the newest [`GONE_MAX`], and those of whom nobody was told.
     gone: VecDeque<(u64, MemberId, UserId)>,
+    /// How many of them, the last ones, are in no delta yet; their revision is [`UNTOLD`].
+    gone_untold: usize,
     /// Up to this revision, those who left are forgotten.
     gone_forgotten: u64,
     /// What the last delta said.
@@ -47,7 +49,7 @@ pub struct Member {
     pub value: Option<Payload>,
     /// The producer it publishes with.
     pub producer: Option<ProducerKey>,
-    /// The revision whose delta says, or will say, how it is now.
+    /// The revision of the last delta that told of it; [`UNTOLD`] before the first.
     changed: u64,
 }
 
@@ -57,6 +59,13 @@ pub struct Absence(u64);
 
 /// How many of those who left are remembered.
 const GONE_MAX: usize = 1024;
+
+/// How many changes are told at once: thousands come and go in one moment, and a frame that tells of all of them would
+/// keep the shard, and each reader's socket, for long.
+const CHANGES_MAX: usize = 1024;
+
+/// The revision of what is still to be told.
+const UNTOLD: u64 = u64::MAX;
 
 impl Members {
     /// Nobody, in the place of members who are gone with what was known of them: their numbers are not given again,
@@ -137,7 +146,6 @@ impl Members {
     ) -> MemberId {
         self.last_number += 1;
         let number = MemberId(self.last_number);
-        let changed = self.revision + 1;
         let location = Some(location);
         let member = Member {
             session,
@@ -147,7 +155,7 @@ impl Members {
             user,
             value,
             producer: None,
-            changed,
+            changed: UNTOLD,
         };
         self.by_number.insert(number, member);
         self.by_session.insert(session, number);
@@ -157,14 +165,12 @@ impl Members {
 
     /// Changes a member's value, if it is another.
     pub fn set_value(&mut self, number: MemberId, value: Option<Payload>) {
-        let changed = self.revision + 1;
         if let Some(member) = self
             .by_number
             .get_mut(&number)
             .filter(|member| member.value != value)
         {
             member.value = value;
-            member.changed = changed;
             self.changed.insert(number);
         }
     }
@@ -174,8 +180,8 @@ impl Members {
         let member = self.by_number.remove(&number)?;
         self.by_session.remove(&member.session);
         self.changed.remove(&number);
-        self.gone
-            .push_back((self.revision + 1, number, member.user.clone()));
+        self.gone.push_back((UNTOLD, number, member.user.clone()));
+        self.gone_untold += 1;
         self.forget_gone();
         Some(member)
     }
@@ -196,68 +202,75 @@ impl Members {
     /// Whether there is something to tell.
     #[must_use]
     pub fn is_changed(&self) -> bool {
-        !self.changed.is_empty()
-            || self
-                .gone
-                .back()
-                .is_some_and(|(revision, ..)| *revision > self.revision)
+        !self.changed.is_empty() || self.gone_untold > 0
     }
 
-    /// What changed since the last delta, and whether the count did. The next delta starts here.
+    /// What changed since the last delta, or the first [`CHANGES_MAX`] of it, and whether the count did. The next delta
+    /// starts here.
     pub fn take_delta(&mut self, room: RoomAlias) -> (PresenceDelta, bool) {
-        self.changed.clear();
+        self.revision += 1;
+        let mut changes = Vec::new();
+        while let Some(number) = (changes.len() < CHANGES_MAX)
+            .then(|| self.changed.pop_first())
+            .flatten()
+        {
+            if let Some(member) = self.by_number.get_mut(&number) {
+                member.changed = self.revision;
+                changes.push(member.change(number));
+            }
+        }
+        let told = self.gone_untold.min(CHANGES_MAX - changes.len());
+        let from = self.gone.len() - self.gone_untold;
+        for (revision, number, user) in self.gone.range_mut(from..from + told) {
+            *revision = self.revision;
+            changes.push(gone_change(*number, user));
+        }
+        self.gone_untold -= told;
+        self.forget_gone();
+        changes.sort_by_key(|change| change.member);
+        let occupancy = self.occupancy();
+        let occupancy_changed = occupancy != self.occupancy_told;
+        self.occupancy_told = occupancy;
         let delta = PresenceDelta {
             room,
-            revision: self.revision + 1,
-            ..self.since_known(room, self.revision)
+            revision: self.revision,
+            occupancy,
+            changes,
         };
-        self.revision += 1;
-        self.forget_gone();
-        let occupancy_changed = delta.occupancy != self.occupancy_told;
-        self.occupancy_told = delta.occupancy;
         (delta, occupancy_changed)
     }
 
-    /// What changed since a revision; none when that is further back than what is remembered.
+    /// What changed since a revision: all that was told since, or the first part of it, which leads to an earlier revision
+    /// than the last. None when the revision is further back than what is remembered.
     #[must_use]
     pub fn since(&self, room: RoomAlias, revision: u64) -> Option<PresenceDelta> {
-        let known = revision >= self.gone_forgotten && revision <= self.revision;
-        known.then(|| self.since_known(room, revision))
-    }
-
-    fn since_known(&self, room: RoomAlias, since: u64) -> PresenceDelta {
-        let present = self
-            .by_number
-            .iter()
-            .filter(|(_, member)| member.changed > since)
-            .map(|(number, member)| {
-                let (user, value) = (member.user.clone(), member.value.clone());
-                PresenceChange {
-                    member: *number,
-                    kind: ChangeKind::Present,
-                    user,
-                    value,
-                }
-            });
-        let gone = self
-            .gone
-            .iter()
-            .rev()
-            .take_while(|(revision, ..)| *revision > since);
-        let gone = gone.map(|(_, number, user)| PresenceChange {
-            member: *number,
-            kind: ChangeKind::Gone,
-            user: user.clone(),
-            value: None,
-        });
+        if revision < self.gone_forgotten || revision > self.revision {
+            return None;
+        }
+        let told = |of: u64| of > revision && of != UNTOLD;
+        let present = self.by_number.iter();
+        let present = present
+            .filter(|(_, member)| told(member.changed))
+            .map(|(number, member)| (member.changed, member.change(*number)));
+        let gone = self.gone.iter().filter(|(of, ..)| told(*of));
+        let gone = gone.map(|(of, number, user)| (*of, gone_change(*number, user)));
         let mut changes: Vec<_> = present.chain(gone).collect();
+        let mut reached = self.revision;
+        if changes.len() > CHANGES_MAX {
+            // No delta told of more than that, so one revision at least fits.
+            changes.sort_by_key(|(of, change)| (*of, change.member));
+            let (beyond, _) = changes[CHANGES_MAX];
+            changes.retain(|(of, _)| *of < beyond);
+            reached = beyond - 1;
+        }
+        let mut changes: Vec<_> = changes.into_iter().map(|(_, change)| change).collect();
         changes.sort_by_key(|change| change.member);
-        PresenceDelta {
+        Some(PresenceDelta {
             room,
-            revision: self.revision,
+            revision: reached,
             occupancy: self.occupancy(),
             changes,
-        }
+        })
     }
 
     /// A page of members.
@@ -286,6 +299,27 @@ impl Members {
             members,
             next,
         }
+    }
+}
+
+impl Member {
+    /// How it is now.
+    fn change(&self, member: MemberId) -> PresenceChange {
+        PresenceChange {
+            member,
+            kind: ChangeKind::Present,
+            user: self.user.clone(),
+            value: self.value.clone(),
+        }
+    }
+}
+
+fn gone_change(member: MemberId, user: &UserId) -> PresenceChange {
+    PresenceChange {
+        member,
+        kind: ChangeKind::Gone,
+        user: user.clone(),
+        value: None,
     }
 }
 
@@ -371,18 +405,52 @@ mod tests {
         assert_eq!(members.since(ROOM, 1).unwrap().changes.len(), GONE_MAX);
     }
 
-    /// A thousand who go at once are all told gone: what is forgotten must have been told.
+    /// Thousands who come and go at once are told in several deltas, and who missed them catches up in as many; all are
+    /// told gone, since what is forgotten must have been told.
     #[test]
     fn many_who_go_together_leave_no_ghosts() {
         let mut members = Members::default();
         let numbers: Vec<_> = (0..3 * GONE_MAX as u128)
             .map(|session| join(&mut members, session))
             .collect();
-        members.take_delta(ROOM);
+        let tell = |members: &mut Members| {
+            let mut told = Vec::new();
+            while members.is_changed() {
+                let (delta, _) = members.take_delta(ROOM);
+                assert!(delta.changes.len() <= CHANGES_MAX);
+                told.extend(
+                    delta
+                        .changes
+                        .into_iter()
+                        .map(|change| (change.member, change.kind)),
+                );
+            }
+            told
+        };
+        let all = |kind| {
+            numbers
+                .iter()
+                .map(|number| (*number, kind))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(tell(&mut members), all(ChangeKind::Present));
+        let (mut revision, mut caught_up) = (0, Vec::new());
+        while revision < members.revision() {
+            let delta = members.since(ROOM, revision).unwrap();
+            assert!(delta.changes.len() <= CHANGES_MAX && delta.revision > revision);
+            revision = delta.revision;
+            caught_up.extend(
+                delta
+                    .changes
+                    .into_iter()
+                    .map(|change| (change.member, change.kind)),
+            );
+        }
+        assert_eq!(caught_up, all(ChangeKind::Present));
         for number in &numbers {
             members.remove(*number);
         }
-        assert_eq!(members.take_delta(ROOM).0.changes.len(), numbers.len());
+        assert_eq!(tell(&mut members), all(ChangeKind::Gone));
         assert_eq!(members.gone.len(), GONE_MAX);
     }
 

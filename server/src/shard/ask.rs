@@ -15,7 +15,7 @@ use roomful_protocol::limits::PAGE_MAX;
 use roomful_protocol::payload::Payload;
 
 use super::edge::Outcome;
-use super::message::{ConnectionId, Message, Refusal, Request};
+use super::message::{ConnectionId, Refusal, Request};
 use super::{Host, Shard};
 use crate::auth::Verb;
 
@@ -123,11 +123,10 @@ impl Shard {
         level: Watch,
         host: &mut dyn Host,
     ) {
-        let to = self.origin(id, None);
         let Some(hub) = self.hubs.get_mut(&room) else {
             return;
         };
-        let (home, revision) = (hub.home, hub.presence_revision);
+        let revision = hub.presence_revision;
         let Some(subscriber) = hub.get_mut(index) else {
             return;
         };
@@ -135,11 +134,7 @@ impl Shard {
         subscriber.watch = level;
         subscriber.missed_presence = NonZeroU64::new(revision + 1).filter(|_| begins);
         if begins {
-            let request = Request::PullPresence {
-                to,
-                since: revision,
-            };
-            self.send(home, Message::Request { room, request }, host);
+            self.catch_up_member(room, index, id, host);
         }
     }
 

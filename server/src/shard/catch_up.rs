@@ -10,16 +10,35 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use roomful_protocol::error::ErrorCode;
-use roomful_protocol::frame::{CaughtUp, PresenceDelta, Signalled, Watch};
+use roomful_protocol::frame::{CaughtUp, Signalled, Watch};
 use roomful_protocol::id::RoomAlias;
 
-use super::deliver::{Own, queue_signal};
-use super::hub::Place;
-use super::message::{Batch, Chunk, ConnectionId, Message, Origin, Request};
+use super::deliver::{Own, presence_bytes, queue_signal};
+use super::hub::{Place, Subscriber};
+use super::message::{Batch, Chunk, ConnectionId, Delta, Message, Request};
 use super::write::track;
-use super::{Host, Shard};
+use super::{Host, ITEMS_PER_LOOK, Shard, outlet_of};
 use crate::clock::Now;
 use crate::wire;
+
+/// Members who stand at one place, and what follows it: they are served a few in a turn.
+#[derive(Debug)]
+pub(super) struct Catching {
+    room: RoomAlias,
+    lacking: Lacking,
+    /// Indexes in the hub; the next one is the last.
+    left: Vec<u32>,
+}
+
+/// What members lack.
+#[derive(Debug)]
+enum Lacking {
+    Log(Chunk),
+    Presence {
+        since: u64,
+        delta: Option<Arc<Delta>>,
+    },
+}
 
 impl Shard {
     /// Asks for what a member lacks, unless its connection is blocked: then it asks when that is over.
@@ -39,18 +58,8 @@ impl Shard {
         };
         let home = hub.home;
         let pull = hub.want(index).map(|from| Request::Pull { shard, from });
-        let to = Origin {
-            shard,
-            connection: id,
-            request: None,
-        };
-        let missed = hub
-            .get(index)
-            .and_then(|subscriber| subscriber.missed_presence);
-        let presence = missed.map(|first| Request::PullPresence {
-            to,
-            since: first.get() - 1,
-        });
+        let presence = hub.want_presence(index);
+        let presence = presence.map(|since| Request::PullPresence { shard, since });
         for request in [pull, presence].into_iter().flatten() {
             self.send(
                 home,
@@ -64,33 +73,131 @@ impl Shard {
     }
 
     /// Entries for members who stand at one place: they move on, and the last of them makes them live.
-    pub(super) fn receive_chunk(&mut self, chunk: &Chunk, now: Now, host: &mut dyn Host) {
-        let Some(hub) = self.hubs.get_mut(&chunk.room) else {
+    pub(super) fn receive_chunk(&mut self, chunk: Chunk) {
+        let hub = self.hubs.get_mut(&chunk.room);
+        let Some(hub) = hub.filter(|hub| hub.epoch == chunk.from.epoch) else {
             return;
         };
-        if hub.epoch != chunk.from.epoch {
+        let waiting = hub.pulls.remove(&chunk.from.offset).unwrap_or_default();
+        self.catching.push_back(Catching {
+            room: chunk.room,
+            lacking: Lacking::Log(chunk),
+            left: waiting.into_iter().rev().collect(),
+        });
+    }
+
+    /// The difference for members that missed deltas.
+    pub(super) fn receive_presence(
+        &mut self,
+        room: RoomAlias,
+        since: u64,
+        delta: Option<Arc<Delta>>,
+    ) {
+        let Some(hub) = self.hubs.get_mut(&room) else {
             return;
-        }
-        for index in hub.pulls.remove(&chunk.from.offset).unwrap_or_default() {
-            let hub = self.hubs.get(&chunk.room);
-            let subscriber = hub.and_then(|hub| hub.get(index));
-            let waiting =
-                subscriber.filter(|subscriber| subscriber.place == Place::At(chunk.from.offset));
-            let Some(id) = waiting.map(|subscriber| subscriber.connection) else {
-                continue;
-            };
-            match &chunk.batch {
-                None => self.ended(chunk.room, Some(id), ErrorCode::FellBehind, host),
-                // It stays where it is, and asks again when its connection has drained.
-                Some(batch) if self.is_log_lane_full(id, batch) => {}
-                Some(batch) => {
-                    self.guard_connection(id, now, host, |shard, host| {
-                        shard.move_on(chunk.room, index, batch, chunk.live, now, host);
-                        shard.catch_up_member(chunk.room, index, id, host);
-                    });
+        };
+        let waiting = hub.presence_pulls.remove(&since).unwrap_or_default();
+        self.catching.push_back(Catching {
+            room,
+            lacking: Lacking::Presence { since, delta },
+            left: waiting.into_iter().rev().collect(),
+        });
+    }
+
+    /// Gives members what they lack until all have it or the time is up; rooms take turns.
+    pub(super) fn catch_up(&mut self, now: Now, host: &mut dyn Host) {
+        let mut served = 0_usize;
+        while let Some(mut catching) = self.catching.pop_front() {
+            while let Some(index) = catching.left.pop() {
+                match &catching.lacking {
+                    Lacking::Log(chunk) => self.serve_chunk(chunk, index, now, host),
+                    Lacking::Presence { since, delta } => {
+                        self.serve_presence(
+                            catching.room,
+                            *since,
+                            delta.as_deref(),
+                            index,
+                            now,
+                            host,
+                        );
+                    }
+                }
+                self.handle_local(now, host);
+                served += 1;
+                if served.is_multiple_of(ITEMS_PER_LOOK) && host.turn_is_spent() {
+                    if !catching.left.is_empty() {
+                        self.catching.push_back(catching);
+                    }
+                    return;
                 }
             }
         }
+    }
+
+    fn serve_chunk(&mut self, chunk: &Chunk, index: u32, now: Now, host: &mut dyn Host) {
+        let room = chunk.room;
+        let hub = self.hubs.get(&room);
+        let hub = hub.filter(|hub| hub.epoch == chunk.from.epoch);
+        let Some(subscriber) = hub.and_then(|hub| hub.get(index)) else {
+            return;
+        };
+        // Whoever has gone on by itself, or is another by now, lacks something else.
+        if subscriber.place != Place::At(chunk.from.offset) {
+            return;
+        }
+        let id = subscriber.connection;
+        match &chunk.batch {
+            None => self.ended(room, Some(id), ErrorCode::FellBehind, host),
+            // It stays where it is, and asks again when its connection has drained.
+            Some(batch) if self.is_log_lane_full(id, batch) => {}
+            Some(batch) => {
+                self.guard_connection(id, now, host, |shard, host| {
+                    shard.move_on(room, index, batch, chunk.live, now, host);
+                    shard.catch_up_member(room, index, id, host);
+                });
+            }
+        }
+    }
+
+    fn serve_presence(
+        &mut self,
+        room: RoomAlias,
+        since: u64,
+        delta: Option<&Delta>,
+        index: u32,
+        now: Now,
+        host: &mut dyn Host,
+    ) {
+        let Some(hub) = self.hubs.get_mut(&room) else {
+            return;
+        };
+        let handed = hub.handed_revision();
+        let waits = |member: &&mut Subscriber| member.missed_presence == NonZeroU64::new(since + 1);
+        let Some(subscriber) = hub.get_mut(index).filter(waits) else {
+            return;
+        };
+        let id = subscriber.connection;
+        let Some(delta) = delta else {
+            return self.ended(room, Some(id), ErrorCode::FellBehind, host);
+        };
+        let outlet = outlet_of(&mut self.outlets, id);
+        // A blocked one asks again when it has drained.
+        let Some(outlet) = outlet.filter(|outlet| outlet.outbox.is_none()) else {
+            return;
+        };
+        // Deltas that were handed on meanwhile have passed it by.
+        let missed =
+            NonZeroU64::new(delta.delta.revision + 1).filter(|_| handed > delta.delta.revision);
+        subscriber.missed_presence = missed.filter(|_| subscriber.watch != Watch::None);
+        if subscriber.watch == Watch::None {
+            return;
+        }
+        self.counters.presence_deltas.add(1);
+        let bytes = presence_bytes(subscriber, delta, outlet).clone();
+        self.guard_connection(id, now, host, |shard, host| {
+            shard.write(id, &[&bytes], now, host);
+            shard.catch_up_member(room, index, id, host);
+        });
     }
 
     /// Whether a chunk would overfill what waits for a connection already.
@@ -179,50 +286,6 @@ impl Shard {
             }
             None => self.write(id, &[&bytes], now, host),
         }
-    }
-
-    /// The difference for a member that missed deltas.
-    pub(super) fn deliver_presence(
-        &mut self,
-        id: ConnectionId,
-        room: RoomAlias,
-        delta: Option<Box<PresenceDelta>>,
-        now: Now,
-        host: &mut dyn Host,
-    ) {
-        let Some(outlet) = self.outlet(id) else {
-            return;
-        };
-        let (encoding, blocked) = (outlet.encoding, outlet.outbox.is_some());
-        let Some(membership) = outlet
-            .connection
-            .open()
-            .and_then(|open| open.membership(room))
-            .copied()
-        else {
-            return;
-        };
-        let Some(mut delta) = delta else {
-            return self.ended(room, Some(id), ErrorCode::FellBehind, host);
-        };
-        let Some(subscriber) = self
-            .hubs
-            .get_mut(&room)
-            .and_then(|hub| hub.get_mut(membership.index))
-        else {
-            return;
-        };
-        if blocked || subscriber.missed_presence.take().is_none() {
-            return;
-        }
-        match subscriber.watch {
-            Watch::None => return,
-            Watch::Occupancy => delta.changes.clear(),
-            Watch::Members => {}
-        }
-        self.counters.presence_deltas.add(1);
-        let bytes = wire::message(encoding, &(*delta).into());
-        self.write(id, &[&bytes], now, host);
     }
 
     /// A signal for one member alone.

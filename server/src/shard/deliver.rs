@@ -37,7 +37,7 @@ impl Shard {
     }
 
     /// Hands turns to members until all have them or the turn's time is up. Hubs take their chance one after the other.
-    pub(super) fn fan_out(&mut self, now: Now, host: &mut dyn Host) -> Flush {
+    pub(super) fn fan_out(&mut self, now: Now, host: &mut dyn Host) {
         let mut next = self.last_hub;
         let mut served = 0;
         loop {
@@ -46,7 +46,7 @@ impl Shard {
                 .range((std::ops::Bound::Excluded(next), std::ops::Bound::Unbounded))
                 .next();
             let Some(alias) = after.or_else(|| self.dirty_hubs.first()).copied() else {
-                return Flush::Done;
+                return;
             };
             let mut progress = Flush::Done;
             self.guard_hub(alias, now, host, |shard, host| {
@@ -65,7 +65,7 @@ impl Shard {
             if progress == Flush::More
                 || (look && !self.dirty_hubs.is_empty() && host.turn_is_spent())
             {
-                return Flush::More;
+                return;
             }
         }
     }
@@ -153,7 +153,8 @@ struct Handing<'a> {
 }
 
 impl Handing<'_> {
-    /// Serves a publisher before everybody else; its turn is then over.
+    /// Serves a publisher before everybody else; its turn is then over. One that blocks waits with the others: what
+    /// is queued may set it back to a position, and then it would be served again.
     fn hand_first(
         &self,
         publisher: ConnectionId,
@@ -162,7 +163,8 @@ impl Handing<'_> {
         now: Now,
         host: &mut dyn Host,
     ) -> Written {
-        let Some(outlet) = outlet_of(outlets, publisher) else {
+        let Some(outlet) = outlet_of(outlets, publisher).filter(|outlet| outlet.outbox.is_none())
+        else {
             return Written::All;
         };
         let membership = outlet
@@ -179,9 +181,7 @@ impl Handing<'_> {
             return Written::All;
         }
         let written = self.hand_to(subscriber, outlet, now, host);
-        if matches!(subscriber.place, Place::Live(_)) {
-            subscriber.place = Place::Live(self.number + 1);
-        }
+        subscriber.place = Place::Live(self.number + 1);
         written
     }
 
@@ -330,7 +330,11 @@ fn wants(subscriber: &Subscriber, delta: &Delta) -> bool {
     watches && subscriber.missed_presence.is_none()
 }
 
-fn presence_bytes<'a>(subscriber: &Subscriber, delta: &'a Delta, outlet: &Outlet) -> &'a Bytes {
+pub(super) fn presence_bytes<'a>(
+    subscriber: &Subscriber,
+    delta: &'a Delta,
+    outlet: &Outlet,
+) -> &'a Bytes {
     match subscriber.watch {
         Watch::None | Watch::Occupancy => wire::occupancy(delta, outlet.encoding),
         Watch::Members => wire::delta(delta, outlet.encoding),

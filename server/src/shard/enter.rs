@@ -303,26 +303,36 @@ impl Shard {
         code: ErrorCode,
         host: &mut dyn Host,
     ) {
-        let ids = match connection {
-            Some(id) => vec![id],
-            None => self
-                .hubs
-                .get(&room)
-                .map(|hub| hub.iter().map(|member| member.connection).collect())
-                .unwrap_or_default(),
+        let Some(id) = connection else {
+            return self.all_ended(room, code);
         };
-        for id in ids {
-            let open = self.connection(id).and_then(Connection::open);
-            let Some(membership) = open.and_then(|open| open.membership(room)).copied() else {
-                continue;
-            };
-            let (member, attachment) = (membership.member, membership.attachment);
-            let detach = Request::Detach {
-                member,
-                attachment,
-                shard: self.id,
-            };
-            self.end_membership(id, membership, code, detach, host);
+        let open = self.connection(id).and_then(Connection::open);
+        let Some(membership) = open.and_then(|open| open.membership(room)).copied() else {
+            return;
+        };
+        let (member, attachment) = (membership.member, membership.attachment);
+        let detach = Request::Detach {
+            member,
+            attachment,
+            shard: self.id,
+        };
+        self.end_membership(id, membership, code, detach, host);
+    }
+
+    /// The owner has ended all memberships, and holds none of them any more: thousands in one step, so it is told nothing.
+    fn all_ended(&mut self, room: RoomAlias, code: ErrorCode) {
+        let Some(hub) = self.hubs.remove(&room) else {
+            return;
+        };
+        self.dirty_hubs.remove(&room);
+        for subscriber in hub.iter() {
+            self.counters.subscribers.sub(1);
+            let id = subscriber.connection;
+            if let Some(open) = self.connection_mut(id).and_then(Connection::open_mut) {
+                open.remove(room);
+            }
+            self.forget_waiting(id, room);
+            self.say_left(id, room, code);
         }
     }
 

@@ -42,6 +42,8 @@ pub struct Hub {
     pub cursor: usize,
     /// Who waits for which part of the log; one request for all who stand at the same place.
     pub pulls: BTreeMap<Offset, BTreeSet<u32>>,
+    /// Who waits for which part of presence, in the same way.
+    pub presence_pulls: BTreeMap<u64, BTreeSet<u32>>,
 }
 
 /// A member of the room on this shard. What fan-out touches fits one cache line.
@@ -102,6 +104,7 @@ impl Hub {
             front: 0,
             cursor: 0,
             pulls: BTreeMap::new(),
+            presence_pulls: BTreeMap::new(),
         }
     }
 
@@ -237,6 +240,24 @@ impl Hub {
         if let Some(delta) = turn.presence {
             self.presence_revision = delta.delta.revision;
         }
+    }
+
+    /// The last revision of presence that some member may have been handed.
+    #[must_use]
+    pub fn handed_revision(&self) -> u64 {
+        let front = self.queue.front().filter(|_| self.cursor > 0);
+        let front = front.and_then(|turn| Some(turn.presence.as_ref()?.delta.revision));
+        front.unwrap_or(self.presence_revision)
+    }
+
+    /// Notes that a member waits for what changed since it missed a delta. The revision to ask for, unless somebody
+    /// has asked already.
+    pub fn want_presence(&mut self, index: u32) -> Option<u64> {
+        let since = self.get(index)?.missed_presence?.get() - 1;
+        let waiting = self.presence_pulls.entry(since).or_default();
+        let first = waiting.is_empty();
+        waiting.insert(index);
+        first.then_some(since)
     }
 
     /// Notes that a member waits for what follows its place. The position to ask for, unless somebody has

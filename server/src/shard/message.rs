@@ -84,14 +84,14 @@ pub enum Message {
         /// The signal.
         signal: Box<Signalled>,
     },
-    /// To the shard of a member: the answer to [`Request::PullPresence`].
+    /// To a shard with members: an answer to [`Request::PullPresence`].
     Presence {
-        /// The member's connection.
-        to: ConnectionId,
-        /// Everything since the asked revision; none when that is too far back.
-        delta: Option<Box<PresenceDelta>>,
         /// The room.
         room: RoomAlias,
+        /// The asked revision.
+        since: u64,
+        /// What changed since then, or the first part of it; none when that is too far back.
+        delta: Option<Arc<Delta>>,
     },
     /// To a shard with members: these memberships are over.
     Ended {
@@ -189,11 +189,11 @@ pub enum Request {
         /// The position they stand at.
         from: Position,
     },
-    /// A member that was skipped by presence deltas needs what changed since.
+    /// The hub's members that were skipped by presence deltas need what changed since.
     PullPresence {
-        /// Whose.
-        to: Origin,
-        /// The last revision it has seen.
+        /// Whose hub.
+        shard: ShardId,
+        /// The last revision they have seen.
         since: u64,
     },
 }
@@ -217,6 +217,7 @@ impl Message {
             Self::Join(_) | Self::Request { .. } => Recipient::Room,
             Self::Turn(Turn { room, .. })
             | Self::Chunk(Chunk { room, .. })
+            | Self::Presence { room, .. }
             | Self::Ended {
                 room,
                 connection: None,
@@ -226,7 +227,6 @@ impl Message {
                 Recipient::Connection(to.connection)
             }
             Self::Direct { to, .. }
-            | Self::Presence { to, .. }
             | Self::Ended {
                 connection: Some(to),
                 ..

@@ -28,6 +28,7 @@ mod write;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::io::IoSlice;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -46,6 +47,7 @@ use crate::room::{Room, RoomSettings, RoomTimer};
 use crate::session::index::Sessions;
 use crate::session::token::ResumeKey;
 use crate::wire;
+use catch_up::Catching;
 use guard::Suspect;
 use hub::Hub;
 use message::{Attachment, ConnectionId, Message, Recipient, Request, ShardId};
@@ -74,10 +76,16 @@ pub struct Shard {
     wheel: Wheel<Timer>,
     /// Messages of this shard to itself: handled before the step ends, in order.
     local: VecDeque<Message>,
+    /// Timers that are due and have not been looked at, in their order.
+    fired: VecDeque<Timer>,
+    /// Members who are being given what they lack.
+    catching: VecDeque<Catching>,
     /// Connections with staged messages.
-    staged: Vec<ConnectionId>,
+    staged: VecDeque<ConnectionId>,
     /// Rooms with something to send.
     dirty_rooms: BTreeSet<RoomAlias>,
+    /// The room that was flushed last, so that the next one is next.
+    last_room: RoomAlias,
     /// Hubs with turns to hand on.
     dirty_hubs: BTreeSet<RoomAlias>,
     /// The hub that was served last, so that the next one is next.
@@ -213,8 +221,32 @@ pub trait Host {
     /// 128 random bits that nobody can guess.
     fn random(&mut self) -> u128;
 
-    /// Whether the turn has used its time up, so that the rest should wait for the next.
+    /// Another kind of work begins, which has a share of the turn's time of its own: none can starve the others.
+    fn begin(&mut self, phase: Phase) {
+        let _ = phase;
+    }
+
+    /// Whether the share of time is used up, so that the rest should wait for the next turn.
     fn turn_is_spent(&mut self) -> bool;
+}
+
+/// What a turn consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Sockets are read, and what they say is handled.
+    Read,
+    /// Mail of other threads is handled.
+    Mail,
+    /// Connections that have ended are forgotten, and timers that are due looked at.
+    Timers,
+    /// Rooms send what the turn brought.
+    Rooms,
+    /// Members who are behind are given what they lack.
+    CatchUp,
+    /// Turns are handed to members.
+    FanOut,
+    /// Replies are written.
+    Replies,
 }
 
 /// What the configuration says that a shard needs.
@@ -256,7 +288,7 @@ pub struct ShardSettings {
     pub write_stall_ms: u64,
     /// Members that fan-out serves between two looks at the turn's time.
     pub members_per_look: usize,
-    /// Turns of a room that may wait for a fan-out that is slower than the room.
+    /// Turns of a room that may wait for a fan-out that is slower than the room; at least 2, since the first may be half handed on.
     pub waiting_turns_max: usize,
 }
 
@@ -351,8 +383,11 @@ impl Shard {
             tickets: HashMap::new(),
             wheel: Wheel::new(now.monotonic_ms),
             local: VecDeque::new(),
-            staged: Vec::new(),
+            fired: VecDeque::new(),
+            catching: VecDeque::new(),
+            staged: VecDeque::new(),
             dirty_rooms: BTreeSet::new(),
+            last_room: RoomAlias(0),
             dirty_hubs: BTreeSet::new(),
             last_hub: RoomAlias(0),
             goodbyes: None,
@@ -412,28 +447,46 @@ impl Shard {
     /// every staged reply.
     pub fn flush(&mut self, now: Now, host: &mut dyn Host) -> Flush {
         self.counters.turns.add(1);
-        loop {
-            while let Some(alias) = self.dirty_rooms.pop_first() {
-                self.with_room(alias, now, host, |room, context| room.flush(context));
-            }
-            self.handle_local(now, host);
-            if self.dirty_rooms.is_empty() {
-                break;
-            }
-        }
-        let flush = self.fan_out(now, host);
+        host.begin(Phase::Rooms);
+        self.flush_rooms(now, host);
+        host.begin(Phase::CatchUp);
+        self.catch_up(now, host);
+        host.begin(Phase::FanOut);
+        self.fan_out(now, host);
+        host.begin(Phase::Replies);
         self.flush_staged(now, host);
         self.handle_local(now, host);
-        if flush == Flush::More {
-            self.counters.turn_over_budget.add(1);
+        if self.is_idle() {
+            return Flush::Done;
         }
-        if self.is_idle() { flush } else { Flush::More }
+        self.counters.turn_over_budget.add(1);
+        Flush::More
+    }
+
+    /// Lets rooms send, one after the other, until all have or the time is up.
+    fn flush_rooms(&mut self, now: Now, host: &mut dyn Host) {
+        for served in 1_usize.. {
+            let after = (Bound::Excluded(self.last_room), Bound::Unbounded);
+            let next = self.dirty_rooms.range(after).next();
+            let Some(alias) = next.or_else(|| self.dirty_rooms.first()).copied() else {
+                return;
+            };
+            self.last_room = alias;
+            self.dirty_rooms.remove(&alias);
+            self.with_room(alias, now, host, |room, context| room.flush(context));
+            self.handle_local(now, host);
+            if served.is_multiple_of(ITEMS_PER_LOOK) && host.turn_is_spent() {
+                return;
+            }
+        }
     }
 
     /// When [`Input::Tick`] is due, on the monotonic clock in milliseconds.
     #[must_use]
     pub fn next_tick_ms(&self) -> Option<u64> {
-        self.wheel.next_ms()
+        // What is due already and has to wait is due now.
+        let waits = (!self.fired.is_empty()).then_some(0);
+        waits.or_else(|| self.wheel.next_ms())
     }
 
     /// Whether a flush would find nothing to do.
@@ -442,6 +495,7 @@ impl Shard {
         self.dirty_rooms.is_empty()
             && self.dirty_hubs.is_empty()
             && self.staged.is_empty()
+            && self.catching.is_empty()
             && self.local.is_empty()
     }
 
@@ -479,9 +533,16 @@ impl Shard {
     fn tick(&mut self, now: Now, host: &mut dyn Host) {
         let mut fired = Vec::new();
         self.wheel.advance(now.monotonic_ms, &mut fired);
-        for timer in fired {
+        self.fired.extend(fired);
+        for served in 1_usize.. {
+            let Some(timer) = self.fired.pop_front() else {
+                return;
+            };
             self.timer(timer, now, host);
             self.handle_local(now, host);
+            if served.is_multiple_of(ITEMS_PER_LOOK) && host.turn_is_spent() {
+                return;
+            }
         }
     }
 
@@ -541,11 +602,9 @@ impl Shard {
             Message::Reply { to, outcome } => self.replied(to, outcome, host),
             Message::Joined { to, room, outcome } => self.joined(to, room, outcome, host),
             Message::Turn(turn) => self.receive_turn(turn, host),
-            Message::Chunk(chunk) => self.receive_chunk(&chunk, now, host),
+            Message::Chunk(chunk) => self.receive_chunk(chunk),
             Message::Direct { to, signal } => self.deliver_direct(to, &signal, now, host),
-            Message::Presence { to, delta, room } => {
-                self.deliver_presence(to, room, delta, now, host);
-            }
+            Message::Presence { room, since, delta } => self.receive_presence(room, since, delta),
             Message::Ended {
                 room,
                 connection,
@@ -582,6 +641,10 @@ impl Shard {
         outlet_of(&mut self.outlets, id)
     }
 }
+
+/// Rooms, timers or members that are served between two looks at the time. One takes a microsecond or a few, and a look
+/// some tens of nanoseconds.
+const ITEMS_PER_LOOK: usize = 16;
 
 /// A connection's outlet, where the rest of the shard is in use.
 fn outlet_of(outlets: &mut [Option<Outlet>], id: ConnectionId) -> Option<&mut Outlet> {

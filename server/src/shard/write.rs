@@ -14,7 +14,7 @@ use roomful_protocol::frame::ServerFrame;
 use roomful_protocol::id::RoomAlias;
 
 use super::message::{ConnectionId, Message, Request};
-use super::{ConnectionTimer, Host, Shard, ShardSettings, Timer};
+use super::{ConnectionTimer, Host, ITEMS_PER_LOOK, Shard, ShardSettings, Timer};
 use crate::clock::Now;
 use crate::connection::outbox::{Outbox, Sizes};
 use crate::connection::{Outlet, Phase};
@@ -34,7 +34,7 @@ impl Shard {
         let first = outlet.staged.is_empty();
         wire::message_into(outlet.encoding, frame, &mut outlet.staged);
         if first {
-            self.staged.push(id);
+            self.staged.push_back(id);
         }
     }
 
@@ -55,15 +55,21 @@ impl Shard {
                 return;
             }
         }
-        self.staged.push(id);
+        self.staged.push_back(id);
     }
 
-    /// Writes what is staged, and closes whoever has let too much pile up.
+    /// Writes what is staged until all is or the time is up, and closes whoever has let too much pile up.
     pub(super) fn flush_staged(&mut self, now: Now, host: &mut dyn Host) {
-        for id in std::mem::take(&mut self.staged) {
+        for served in 1_usize.. {
+            let Some(id) = self.staged.pop_front() else {
+                return;
+            };
             self.guard_connection(id, now, host, |shard, host| {
                 shard.write_staged(id, now, host);
             });
+            if served.is_multiple_of(ITEMS_PER_LOOK) && host.turn_is_spent() {
+                return;
+            }
         }
     }
 

@@ -18,8 +18,8 @@ use super::verifier::Verifier;
 use super::{Place, Post, TransportSettings};
 use crate::auth::{AuthError, Identity};
 use crate::clock::Clock;
-use crate::shard::Host;
 use crate::shard::message::{ConnectionId, Message, ShardId};
+use crate::shard::{Host, Phase};
 
 /// The thread's side of the core.
 pub(super) struct ThreadHost {
@@ -32,7 +32,7 @@ pub(super) struct ThreadHost {
     turn_budget: Duration,
     /// How long a goodbye may take, until the peer has closed too (RFC 6455 §7.1.1 leaves it open).
     close_timeout_ms: u64,
-    turn_started: Instant,
+    watch: Watch,
     random: Random,
     /// What the core has asked for and what can't be done in the middle of a step.
     pub(super) wants: Wants,
@@ -51,6 +51,46 @@ pub(super) struct Wants {
     pub(super) verified: Vec<(ConnectionId, Result<Identity, AuthError>)>,
     /// Shards that have mail.
     pub(super) touched: Vec<ShardId>,
+}
+
+/// What a turn's time goes into.
+#[derive(Debug)]
+struct Watch {
+    turn_began: Instant,
+    phase_began: Instant,
+    phase: Phase,
+    longest: (Phase, Duration),
+}
+
+/// How long a turn took.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Took {
+    /// All of it.
+    pub(super) all: Duration,
+    /// The longest part.
+    pub(super) longest: (Phase, Duration),
+}
+
+impl Watch {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            turn_began: now,
+            phase_began: now,
+            phase: Phase::Read,
+            longest: (Phase::Read, Duration::ZERO),
+        }
+    }
+
+    fn turn_to(&mut self, phase: Phase) {
+        let now = Instant::now();
+        let took = now - self.phase_began;
+        if took > self.longest.1 {
+            self.longest = (self.phase, took);
+        }
+        self.phase_began = now;
+        self.phase = phase;
+    }
 }
 
 /// Random bits, drawn from the system for many uses at a time.
@@ -76,7 +116,7 @@ impl ThreadHost {
             next_generation: 0,
             turn_budget: settings.turn_budget,
             close_timeout_ms: settings.close_timeout_ms,
-            turn_started: Instant::now(),
+            watch: Watch::new(),
             random: Random::new(),
             wants: Wants::default(),
             again: VecDeque::new(),
@@ -90,9 +130,18 @@ impl ThreadHost {
         self.close_timeout_ms = settings.close_timeout_ms;
     }
 
-    /// The time budget of a turn counts from here.
+    /// The thread is awake, and a turn begins.
     pub(super) fn begin_turn(&mut self) {
-        self.turn_started = Instant::now();
+        self.watch = Watch::new();
+    }
+
+    /// How long the turn took, and which part of it took the most.
+    pub(super) fn end_turn(&mut self) -> Took {
+        self.watch.turn_to(Phase::Read);
+        Took {
+            all: self.watch.phase_began - self.watch.turn_began,
+            longest: self.watch.longest,
+        }
     }
 
     /// The slot that the next socket gets.
@@ -253,8 +302,12 @@ impl Host for ThreadHost {
         self.random.draw()
     }
 
+    fn begin(&mut self, phase: Phase) {
+        self.watch.turn_to(phase);
+    }
+
     fn turn_is_spent(&mut self) -> bool {
-        self.turn_started.elapsed() >= self.turn_budget
+        self.watch.phase_began.elapsed() >= self.turn_budget
     }
 }
 

@@ -80,13 +80,15 @@ impl Mailbox {
         }
     }
 
-    /// Takes all letters. What is pushed from now on wakes the thread anew.
+    /// Takes all letters, to be freed one by one. What is pushed from now on wakes the thread anew.
     pub(super) fn take(&self) -> VecDeque<Letter> {
         self.woken.store(false, Ordering::SeqCst);
-        let letters = mem::take(&mut *self.lock());
-        let cost: usize = letters.iter().map(Letter::cost).sum();
-        self.bytes.fetch_sub(cost, Ordering::Relaxed);
-        letters
+        mem::take(&mut *self.lock())
+    }
+
+    /// A letter that was taken is about to be read: its room is free again.
+    pub(super) fn free(&self, letter: &Letter) {
+        self.bytes.fetch_sub(letter.cost(), Ordering::Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Letter>> {
@@ -129,6 +131,8 @@ mod tests {
         poll.poll(&mut events, None).unwrap();
         assert_eq!(events.iter().next().unwrap().token(), Token(7));
         let taken = mailbox.take();
+        assert!(!mailbox.has_room(), "they wait for the thread");
+        taken.iter().for_each(|letter| mailbox.free(letter));
         let [first, second] = [&taken[0], &taken[1]];
         assert!(matches!(first, Letter::Drain { spread_ms: 1 }));
         assert!(matches!(second, Letter::Drain { spread_ms: 2 }));

@@ -104,8 +104,10 @@ impl Drop for Dealt {
 pub struct TransportSettings {
     /// Connections at a time.
     pub connections_max: usize,
-    /// How long a turn may take before others of the thread get theirs.
+    /// How long each kind of work of a turn may take before others of the thread get theirs.
     pub turn_budget: Duration,
+    /// A turn that takes longer is counted and logged.
+    pub turn_warning: Duration,
     /// Bytes that may wait in a mailbox before what can be pulled later is left out.
     pub mailbox_bytes_max: usize,
     /// By how many connections the shard of a placement key may exceed the least loaded one.

@@ -21,16 +21,16 @@ use mio::{Events, Interest, Poll, Token};
 use roomful_protocol::websocket::{ReadLimits, Reader, Role, Violation, WebSocketEvent};
 
 use super::core::Core;
-use super::host::{ENDS_MAX, ThreadHost};
+use super::host::{ENDS_MAX, ThreadHost, Took};
 use super::mailbox::{Letter, Mailbox};
 use super::socket::{Heard, READS_MAX};
 use super::verifier::Verifier;
 use super::{Opened, Post, TransportSettings};
 use crate::clock::{Clock, Now};
 use crate::metrics::{PanicPlace, ShardCounters};
-use crate::shard::Input;
 use crate::shard::message::{ConnectionId, ShardId};
 use crate::shard::wheel::Wheel;
+use crate::shard::{Host as _, Input, Phase};
 
 /// What a thread is made of.
 pub(super) struct Thread {
@@ -83,6 +83,9 @@ impl Thread {
             settings: self.settings,
             buffer: vec![0; READ_BUFFER_BYTES],
             ended: VecDeque::new(),
+            mail: VecDeque::new(),
+            id: self.id,
+            silent_until_ms: 0,
             deadlines,
             overdue: Vec::new(),
         };
@@ -101,6 +104,11 @@ struct Driver<C> {
     buffer: Vec<u8>,
     /// Connections that have ended or broken, and which the core still has.
     ended: VecDeque<ConnectionId>,
+    /// Letters that have been taken and not been read.
+    mail: VecDeque<Letter>,
+    id: ShardId,
+    /// Until then nothing is logged about slow turns, on the monotonic clock.
+    silent_until_ms: u64,
     /// Connections that owe the rest of a message, until when they may.
     deadlines: Wheel<ConnectionId>,
     /// Those of them whose time was up at the last look.
@@ -117,24 +125,59 @@ impl<C: Core> Driver<C> {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 outcome => outcome?,
             }
-            for _ in 0..EVENTS_MAX {
-                let Some(connection) = self.host.again.pop_front() else {
-                    break;
-                };
-                self.attend(connection, None);
-            }
-            for event in events.iter().filter(|event| event.token() != MAIL) {
-                let Token(slot) = event.token();
-                if let Some(connection) = self.host.in_slot(slot) {
-                    self.attend(connection, Some(event));
-                }
-            }
-            for letter in mailbox.take() {
-                self.open_letter(letter, &poll);
-            }
+            self.host.begin_turn();
+            self.read_sockets(&events);
+            self.host.begin(Phase::Mail);
+            self.read_mail(mailbox, &poll);
+            self.host.begin(Phase::Timers);
             self.bury();
             self.keep_time();
             self.end_turn();
+        }
+    }
+
+    /// Does what sockets need: those that had more than one turn allows, and those that the kernel tells of. Where the
+    /// time is up, the rest is looked at in the next turn.
+    fn read_sockets(&mut self, events: &Events) {
+        for _ in 0..self.host.again.len().min(EVENTS_MAX) {
+            let Some(connection) = self.host.again.pop_front() else {
+                break;
+            };
+            if let Some(socket) = self.host.socket_mut(connection) {
+                socket.again = false;
+            }
+            self.attend(connection);
+            if self.host.turn_is_spent() {
+                break;
+            }
+        }
+        // None of them waits for those above, which may be as many in every turn.
+        self.host.begin(Phase::Read);
+        let mut spent = false;
+        for event in events.iter().filter(|event| event.token() != MAIL) {
+            let Token(slot) = event.token();
+            if let Some(connection) = self.host.in_slot(slot) {
+                // The kernel tells once, so it is noted in any case.
+                self.told(connection, event, spent);
+                spent = spent || self.host.turn_is_spent();
+            }
+        }
+    }
+
+    /// Opens letters, in their order, until all are read or the time is up.
+    fn read_mail(&mut self, mailbox: &Mailbox, poll: &Poll) {
+        if self.mail.is_empty() {
+            self.mail = mailbox.take();
+        }
+        for read in 1_usize.. {
+            let Some(letter) = self.mail.pop_front() else {
+                return;
+            };
+            mailbox.free(&letter);
+            self.open_letter(letter, poll);
+            if read.is_multiple_of(LETTERS_PER_LOOK) && self.host.turn_is_spent() {
+                return;
+            }
         }
     }
 
@@ -142,6 +185,7 @@ impl<C: Core> Driver<C> {
     fn wait(&self) -> Option<Duration> {
         let busy = !self.host.again.is_empty()
             || !self.ended.is_empty()
+            || !self.mail.is_empty()
             || !self.overdue.is_empty()
             || !self.core.is_idle();
         if busy {
@@ -228,10 +272,33 @@ impl<C: Core> Driver<C> {
     /// Ends the turn. What its time didn't suffice for goes on in the next one.
     fn end_turn(&mut self) {
         if !self.core.is_idle() {
-            self.host.begin_turn();
             self.core.flush(self.clock.now(), &mut self.host);
             self.settle();
         }
+        let took = self.host.end_turn();
+        let longest_us = u64::try_from(took.all.as_micros()).unwrap_or(u64::MAX);
+        self.counters.turn_longest_us.note(longest_us);
+        if took.all >= self.settings.turn_warning {
+            self.counters.turns_stalled.add(1);
+            self.warn(took);
+        }
+    }
+
+    /// Says that a turn took too long, not too often: whatever makes one slow makes many slow.
+    fn warn(&mut self, took: Took) {
+        let now_ms = self.clock.monotonic_ms();
+        if now_ms < self.silent_until_ms {
+            return;
+        }
+        self.silent_until_ms = now_ms + WARNING_INTERVAL_MS;
+        let (phase, phase_took) = took.longest;
+        tracing::warn!(
+            shard = self.id.0,
+            took_ms = took.all.as_millis(),
+            ?phase,
+            phase_took_ms = phase_took.as_millis(),
+            "a turn took too long; others of this shard waited for it"
+        );
     }
 
     fn open_letter(&mut self, letter: Letter, poll: &Poll) {
@@ -276,28 +343,32 @@ impl<C: Core> Driver<C> {
         Ok(())
     }
 
-    /// Does what a socket needs: it takes bytes again, or has some.
-    fn attend(&mut self, connection: ConnectionId, event: Option<&Event>) {
+    /// Notes what the kernel tells of a socket, and does what it needs, or puts that off.
+    fn told(&mut self, connection: ConnectionId, event: &Event, later: bool) {
         let Some(socket) = self.host.socket_mut(connection) else {
             return;
         };
-        let writable = match event {
-            Some(event) => socket.told(event),
-            None => {
-                socket.again = false;
-                false
-            }
+        let writable = socket.told(event);
+        if writable && !socket.is_saying_goodbye() {
+            self.guarded(connection, |this| this.step(Input::Writable { connection }));
+        }
+        if later {
+            self.host.look_again(connection);
+        } else {
+            self.attend(connection);
+        }
+    }
+
+    /// Reads what a socket has, or goes on with its goodbye.
+    fn attend(&mut self, connection: ConnectionId) {
+        let Some(socket) = self.host.socket_mut(connection) else {
+            return;
         };
         let mut buffer = mem::take(&mut self.buffer);
         if socket.is_saying_goodbye() {
             self.host.go_on(connection, &mut buffer);
         } else {
-            self.guarded(connection, |this| {
-                if writable {
-                    this.step(Input::Writable { connection });
-                }
-                this.read(connection, &mut buffer);
-            });
+            self.guarded(connection, |this| this.read(connection, &mut buffer));
         }
         self.buffer = buffer;
     }
@@ -323,12 +394,18 @@ impl<C: Core> Driver<C> {
             let mut unread = mem::take(&mut socket.unread);
             if !unread.is_empty() {
                 self.received(connection, &mut unread);
+                if self.host.turn_is_spent() {
+                    break;
+                }
                 continue;
             }
             match socket.read(buffer) {
                 Heard::Bytes(bytes) => self.received(connection, &mut buffer[..bytes]),
                 Heard::Nothing => return,
                 Heard::End => return self.ended.push_back(connection),
+            }
+            if self.host.turn_is_spent() {
+                break;
             }
         }
         // Others of this thread want to be read too.
@@ -346,7 +423,11 @@ impl<C: Core> Driver<C> {
         let mut reader = mem::replace(&mut socket.reader, Reader::new(Role::Server));
         let now = self.clock.now();
         let mut input = bytes;
-        while self.core.is_reading(connection) {
+        for handled in 1_usize.. {
+            let look = handled.is_multiple_of(MESSAGES_PER_LOOK);
+            if !self.core.is_reading(connection) || (look && self.host.turn_is_spent()) {
+                break;
+            }
             // The first message may be what opens the connection.
             let limits = self.limits(connection);
             let event = match reader.next(&mut input, &limits) {
@@ -414,6 +495,15 @@ impl<C: Core> Driver<C> {
 
 /// One read's worth: a few messages of the longest kind, and many of the usual.
 const READ_BUFFER_BYTES: usize = 64 * 1024;
+
+/// A message takes a microsecond or a few; thousands of small ones fit into one read.
+const MESSAGES_PER_LOOK: usize = 32;
+
+/// A letter is a message between shards, or a new connection.
+const LETTERS_PER_LOOK: usize = 16;
+
+/// Least time between two warnings of one shard, in milliseconds.
+const WARNING_INTERVAL_MS: u64 = 10_000;
 
 /// Sockets read in one turn, of those that the kernel tells of and of those that had more: what one of them
 /// publishes waits for the others to be read.

@@ -5,12 +5,18 @@ use std::collections::{BTreeMap, VecDeque};
 use roomful_protocol::codec::Encoding;
 use roomful_protocol::frame::{
     ChangeKind, ClientFrame, Entry, Hello, Join, JoinProducer, Joined, OpId, Presence,
-    PresenceRequest, Publish, Recovery, Reply, ServerFrame, Signal, Watch,
+    PresenceRequest, Publish, Recovery, Refresh, Reply, ServerFrame, Signal, Signalled, Watch,
+    Welcome,
 };
-use roomful_protocol::id::{Epoch, MemberId, Offset, ProducerId, RequestId, RoomAlias, Sequence};
+use roomful_protocol::id::{
+    Epoch, MemberId, Offset, ProducerId, RequestId, RoomAlias, Sequence, SignalKey,
+};
+use roomful_protocol::limits::TOKEN_BYTES_MAX;
 use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
 use roomful_protocol::text::Text;
+
+use crate::options::{GRACE_MS, RETENTION_MS, START_UNIX_MS};
 
 /// What a client does and knows.
 #[derive(Debug)]
@@ -20,6 +26,10 @@ pub struct Client {
     pub room: String,
     pub echo: bool,
     pub watch: Watch,
+    /// How long its tokens are good; none: it needs none.
+    pub token_ms: Option<u64>,
+    /// Whether it asks for a new token before the old one ends.
+    pub refreshes: bool,
     pub stage: Stage,
     pub resume: Option<String>,
     pub position: Option<Position>,
@@ -33,18 +43,33 @@ pub struct Client {
     pub next_sequence: u64,
     pub alias: Option<RoomAlias>,
     pub member: Option<MemberId>,
-    /// Who is in the room, as far as this watcher knows.
-    pub view: BTreeMap<MemberId, u64>,
+    /// How often it has changed its presence value.
+    pub value: u64,
+    /// Who is in the room and with which value, as far as this watcher knows, and since which revision.
+    pub view: BTreeMap<MemberId, (u64, Option<Payload>)>,
     pub view_revision: u64,
     /// When it had last read everything there was: until then it was in the room for sure.
     pub fresh_ms: u64,
     /// Since when it has not been in the room for sure.
     pub away_since_ms: Option<u64>,
-    /// The longest time it has been away without having left.
+    /// The longest time that its member has been away without having left.
     pub longest_away_ms: u64,
+    /// Whether its member left, or may have.
     pub has_left: bool,
+    /// When it had last heard of its session.
+    attached_ms: u64,
+    /// Whether the session goes on from the last connection.
+    resumed: bool,
+    /// Whether this connection was told to come back later.
+    pub told_to_go: bool,
+    pub welcomed: bool,
     pub resets: u64,
     pub caught_up_owed: bool,
+    /// What was refused for its rate and is to be asked again.
+    again: VecDeque<Asked>,
+    signals_sent: u64,
+    /// The newest signal of each sender, of those to everybody and of those to this client.
+    signals_seen: BTreeMap<(MemberId, String), u64>,
     next_request: u64,
     requests: BTreeMap<RequestId, Asked>,
 }
@@ -63,7 +88,9 @@ enum Asked {
     Join,
     Publish(Sequence),
     Members,
+    Set,
     Leave,
+    Refresh,
 }
 
 /// What the world must know of what a client was sent.
@@ -71,6 +98,7 @@ enum Asked {
 pub enum Noted {
     Entry(Position, Entry),
     Gone(MemberId),
+    Acked(Sequence, Position),
 }
 
 impl Client {
@@ -81,6 +109,8 @@ impl Client {
             room,
             echo,
             watch,
+            token_ms: None,
+            refreshes: false,
             stage: Stage::Offline,
             resume: None,
             position: None,
@@ -91,14 +121,22 @@ impl Client {
             next_sequence: 1,
             alias: None,
             member: None,
+            value: 0,
             view: BTreeMap::new(),
             view_revision: 0,
             fresh_ms: 0,
             away_since_ms: None,
             longest_away_ms: 0,
             has_left: false,
+            attached_ms: 0,
+            resumed: false,
+            told_to_go: false,
+            welcomed: false,
             resets: 0,
             caught_up_owed: false,
+            again: VecDeque::new(),
+            signals_sent: 0,
+            signals_seen: BTreeMap::new(),
             next_request: 1,
             requests: BTreeMap::new(),
         }
@@ -109,18 +147,26 @@ impl Client {
     }
 
     /// What it sends first on a new connection.
-    pub fn connect(&mut self) -> Vec<ClientFrame> {
+    pub fn connect(&mut self, now_ms: u64) -> Vec<ClientFrame> {
         self.requests.clear();
+        self.again.clear();
         self.stage = Stage::Connected;
+        (self.welcomed, self.told_to_go) = (false, false);
         let request = self.ask(Asked::Hello);
         let resume = self.resume.as_ref().map(|token| Text::new(token).unwrap());
         let hello = Hello {
             request,
-            token: None,
+            token: self.token(now_ms),
             resume,
             agent: None,
         };
         vec![hello.into(), self.join()]
+    }
+
+    /// A token that says who it is, and until when: what the world's checker of tokens reads.
+    fn token(&self, now_ms: u64) -> Option<Text<TOKEN_BYTES_MAX>> {
+        let until_ms = START_UNIX_MS + now_ms + self.token_ms?;
+        Some(Text::new(&format!("user-{} {until_ms}", self.index)).unwrap())
     }
 
     pub fn join(&mut self) -> ClientFrame {
@@ -138,9 +184,67 @@ impl Client {
             }),
             echo: self.echo,
             watch: self.watch,
-            presence: Some(Payload::text(format!("client {}", self.index))),
+            presence: Some(self.presence_value()),
         }
         .into()
+    }
+
+    /// Its value as it was last set.
+    pub fn presence_value(&self) -> Payload {
+        Payload::text(format!("client {} {}", self.index, self.value))
+    }
+
+    pub fn set_presence(&mut self) -> ClientFrame {
+        self.value += 1;
+        self.ask_set()
+    }
+
+    fn ask_set(&mut self) -> ClientFrame {
+        let request = self.ask(Asked::Set);
+        let what = PresenceRequest::Set(Some(self.presence_value()));
+        self.presence_request(request, what)
+    }
+
+    fn ask_members(&mut self) -> ClientFrame {
+        let request = self.ask(Asked::Members);
+        let what = PresenceRequest::Get {
+            after: None,
+            limit: 100,
+        };
+        self.presence_request(request, what)
+    }
+
+    fn presence_request(&self, request: RequestId, what: PresenceRequest) -> ClientFrame {
+        let room = self.alias.expect("a client asks while it is in the room");
+        Presence {
+            request,
+            room,
+            what,
+        }
+        .into()
+    }
+
+    /// Asks again for one thing that was refused for its rate.
+    pub fn ask_again(&mut self, now_ms: u64) -> Option<ClientFrame> {
+        let asked = self.again.pop_front()?;
+        match asked {
+            Asked::Join => Some(self.join()),
+            Asked::Refresh => self.refresh(now_ms),
+            _ if self.stage != Stage::In => None,
+            Asked::Publish(sequence) => {
+                let waits = self.unacked.iter().any(|(waiting, _)| *waiting == sequence);
+                waits.then(|| self.send_publish(sequence))
+            }
+            Asked::Members => Some(self.ask_members()),
+            Asked::Set => Some(self.ask_set()),
+            Asked::Hello | Asked::Leave => None,
+        }
+    }
+
+    fn refresh(&mut self, now_ms: u64) -> Option<ClientFrame> {
+        let token = self.token(now_ms)?;
+        let request = self.ask(Asked::Refresh);
+        Some(Refresh { request, token }.into())
     }
 
     pub fn publish(&mut self) -> ClientFrame {
@@ -151,15 +255,17 @@ impl Client {
         self.send_publish(sequence)
     }
 
-    pub fn signal(&self, key: Option<&str>) -> Option<ClientFrame> {
-        let key = key.map(|key| roomful_protocol::id::SignalKey::parse(key).unwrap());
+    pub fn signal(&mut self, key: Option<&str>, to: Option<MemberId>) -> Option<ClientFrame> {
+        let key = key.map(|key| SignalKey::parse(key).unwrap());
+        self.signals_sent += 1;
+        let scope = if to.is_some() { "one" } else { "all" };
         Some(
             Signal {
                 request: None,
                 room: self.alias?,
-                to: None,
+                to,
                 key,
-                payload: Payload::text("signal"),
+                payload: Payload::text(format!("{} {}", scope, self.signals_sent)),
             }
             .into(),
         )
@@ -177,6 +283,9 @@ impl Client {
     pub fn cut(&mut self) {
         self.stage = Stage::Offline;
         self.alias = None;
+        if self.welcomed {
+            self.attached_ms = self.fresh_ms;
+        }
         self.away_since_ms.get_or_insert(self.fresh_ms);
     }
 
@@ -189,8 +298,7 @@ impl Client {
     ) -> Vec<ClientFrame> {
         match frame {
             ServerFrame::Welcome(welcome) => {
-                self.answered(welcome.request);
-                self.resume = Some(welcome.resume);
+                self.welcome(welcome, now_ms);
                 Vec::new()
             }
             ServerFrame::Joined(joined) => self.joined(&joined, now_ms),
@@ -236,6 +344,7 @@ impl Client {
                     "left a room that the client is not in"
                 );
                 self.away_since_ms.get_or_insert(self.fresh_ms);
+                self.again.clear();
                 vec![self.join()]
             }
             ServerFrame::PresenceDelta(delta) => {
@@ -244,12 +353,12 @@ impl Client {
             }
             ServerFrame::Ok(ok) => {
                 let asked = self.answered(ok.request);
-                self.succeeded(asked, ok.reply)
+                self.succeeded(asked, ok.reply, noted)
             }
             ServerFrame::Error(error) => {
                 let Some(request) = error.request else {
-                    // A signal that met the end of its membership.
-                    assert_eq!(error.code.0, 302, "{}", error.text);
+                    // A signal that met the end of its membership or of its receiver's, or came too fast.
+                    assert!([302, 306, 500].contains(&error.code.0), "{}", error.text);
                     return Vec::new();
                 };
                 let asked = self.answered(request);
@@ -262,13 +371,52 @@ impl Client {
                 .flat_map(|frame| self.receive(frame, now_ms, noted))
                 .collect(),
             ServerFrame::Signalled(signal) => {
-                assert_ne!(Some(signal.from), self.member, "its own signal came back");
+                self.signalled(&signal);
                 Vec::new()
             }
-            ServerFrame::TokenExpiring(_) | ServerFrame::Goaway(_) | ServerFrame::Pong(_) => {
+            ServerFrame::TokenExpiring(_) if self.refreshes => {
+                self.refresh(now_ms).into_iter().collect()
+            }
+            ServerFrame::Goaway(goaway) => {
+                assert!(self.welcomed && !self.told_to_go, "one goaway a session");
+                self.told_to_go = true;
+                self.resume = Some(goaway.resume);
                 Vec::new()
             }
+            ServerFrame::TokenExpiring(_) | ServerFrame::Pong(_) => Vec::new(),
         }
+    }
+
+    fn welcome(&mut self, welcome: Welcome, now_ms: u64) {
+        self.answered(welcome.request);
+        if self.resume.is_some() && !welcome.resumed {
+            assert!(
+                now_ms - self.attached_ms >= RETENTION_MS,
+                "client {}: a session ended before its time",
+                self.index
+            );
+        }
+        self.resumed = welcome.resumed;
+        self.resume = Some(welcome.resume);
+        self.welcomed = true;
+    }
+
+    /// Signals of one sender to everybody stay in order, and so do those to one member; some may be missing.
+    fn signalled(&mut self, signal: &Signalled) {
+        assert_ne!(Some(signal.from), self.member, "its own signal came back");
+        let text = std::str::from_utf8(&signal.payload.bytes).unwrap();
+        let (scope, number) = text.split_once(' ').unwrap();
+        let number: u64 = number.parse().unwrap();
+        let newest = self
+            .signals_seen
+            .entry((signal.from, scope.to_owned()))
+            .or_default();
+        assert!(
+            *newest < number,
+            "a signal came after a newer one: {scope} {number} after {newest} of {}",
+            signal.from
+        );
+        *newest = number;
     }
 
     /// Whether it has everything it asked for and is live.
@@ -276,6 +424,7 @@ impl Client {
         self.stage == Stage::In
             && self.unacked.is_empty()
             && !self.caught_up_owed
+            && self.again.is_empty()
             && self.requests.is_empty()
     }
 
@@ -295,31 +444,35 @@ impl Client {
                 self.resets += 1;
             }
         }
+        if let Some(since) = since {
+            assert!(joined.position.epoch >= since.epoch, "an epoch came again");
+        }
+        let away_ms = self.away_since_ms.take().map_or(0, |ms| now_ms - ms);
+        if self.member == Some(joined.member)
+            && since.map(|since| since.epoch) == Some(joined.position.epoch)
+        {
+            self.longest_away_ms = self.longest_away_ms.max(away_ms);
+        } else {
+            let same_room = since.is_some_and(|since| since.epoch == joined.position.epoch);
+            let may_be_new = !same_room || !self.resumed || self.has_left;
+            assert!(
+                may_be_new || self.longest_away_ms.max(away_ms) >= GRACE_MS,
+                "client {}: another member inside the grace",
+                self.index
+            );
+            (self.longest_away_ms, self.has_left) = (0, false);
+        }
+        self.signals_seen.clear();
         self.caught_up_owed = joined.recovery == Recovery::Recovering;
         self.position = Some(joined.position);
         self.alias = Some(joined.room);
         self.member = Some(joined.member);
         self.stage = Stage::In;
-        if let Some(since_ms) = self.away_since_ms.take() {
-            self.longest_away_ms = self.longest_away_ms.max(now_ms - since_ms);
-        }
         let mut frames = self.resend(joined.position.epoch);
         if self.watch == Watch::Members {
             self.view.clear();
             self.view_revision = 0;
-            let request = self.ask(Asked::Members);
-            let what = PresenceRequest::Get {
-                after: None,
-                limit: 100,
-            };
-            frames.push(
-                Presence {
-                    request,
-                    room: joined.room,
-                    what,
-                }
-                .into(),
-            );
+            frames.push(self.ask_members());
         }
         frames
     }
@@ -370,7 +523,12 @@ impl Client {
         *position
     }
 
-    fn succeeded(&mut self, asked: Asked, reply: Reply) -> Vec<ClientFrame> {
+    fn succeeded(
+        &mut self,
+        asked: Asked,
+        reply: Reply,
+        noted: &mut Vec<Noted>,
+    ) -> Vec<ClientFrame> {
         match (asked, reply) {
             (Asked::Publish(sequence), Reply::Published(published)) => {
                 self.unacked.retain(|(waiting, _)| *waiting != sequence);
@@ -379,19 +537,21 @@ impl Client {
                     former.is_none_or(|former| former == published.position),
                     "two results for one operation"
                 );
+                noted.push(Noted::Acked(sequence, published.position));
             }
             (Asked::Members, Reply::Members(page)) => {
                 self.view_revision = page.revision;
                 self.view = page
                     .members
                     .iter()
-                    .map(|member| (member.member, page.revision))
+                    .map(|member| (member.member, (page.revision, member.value.clone())))
                     .collect();
             }
             (Asked::Leave, Reply::Done) => {
                 self.alias = None;
                 return vec![self.join()];
             }
+            (Asked::Set, Reply::Done) | (Asked::Refresh, Reply::Refreshed { .. }) => {}
             (asked, reply) => panic!("{asked:?} was answered with {reply:?}"),
         }
         Vec::new()
@@ -400,7 +560,22 @@ impl Client {
     fn failed(&mut self, asked: Asked, code: u16) -> Vec<ClientFrame> {
         match (asked, code) {
             // Unknown, or the membership ended in between: it is sent again after the next join.
-            (Asked::Publish(_), 302 | 402) | (Asked::Members | Asked::Leave, 302) => Vec::new(),
+            (Asked::Publish(_), 302 | 402) | (Asked::Members | Asked::Leave | Asked::Set, 302) => {
+                Vec::new()
+            }
+            // Nothing was done, and the client stays in the room.
+            (Asked::Leave, 500) => {
+                if self.stage == Stage::Connected {
+                    self.stage = Stage::In;
+                }
+                Vec::new()
+            }
+            (asked, 500) => {
+                self.again.push_back(asked);
+                Vec::new()
+            }
+            // The token ended before it was looked at: the connection goes, or lives on with the old one.
+            (Asked::Hello | Asked::Refresh, 201) => Vec::new(),
             (Asked::Publish(sequence), 400) => {
                 self.unacked.retain(|(waiting, _)| *waiting != sequence);
                 self.in_doubt.push(sequence);
@@ -432,13 +607,14 @@ impl Client {
             let older = self
                 .view
                 .get(&change.member)
-                .is_some_and(|known| revision <= *known);
+                .is_some_and(|(known, _)| revision <= *known);
             if older || revision <= self.view_revision {
                 continue;
             }
             match change.kind {
                 ChangeKind::Present => {
-                    self.view.insert(change.member, revision);
+                    let value = change.value.clone();
+                    self.view.insert(change.member, (revision, value));
                 }
                 ChangeKind::Gone => {
                     self.view.remove(&change.member);

@@ -1,12 +1,13 @@
 //! A journal that completes late, out of turn, or fails, as a seed decides; what it has reported done it never loses.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use roomful_protocol::frame::{Direction, Durability, Entry};
+use roomful_protocol::frame::{Direction, Durability, Entry, OpId};
 use roomful_protocol::id::{Epoch, Offset, RoomId};
+use roomful_protocol::position::Position;
 use roomful_server::journal::{
     Completion, CompletionResult, HistoryBounds, Journal, JournalError, Opened, Outcome, ReadPage,
     ReadQuery, Ticket,
@@ -25,6 +26,8 @@ struct Inner {
     in_flight: Vec<(Ticket, Call)>,
     next_ticket: u64,
     next_epoch: Epoch,
+    /// What was ever reported done: it stands for ever, whatever is trimmed or fails later.
+    reported: BTreeMap<(RoomId, Epoch, Offset), Option<OpId>>,
 }
 
 /// How often what goes wrong, in percent.
@@ -71,7 +74,28 @@ impl FaultyJournal {
             in_flight,
             next_ticket: 1,
             next_epoch: Epoch(1),
+            reported: BTreeMap::new(),
         })))
+    }
+
+    /// The process was killed and is there again: what was in memory is gone, and epochs go on above those of before.
+    pub fn restart(&self, first_epoch: Epoch) {
+        let mut inner = self.0.lock().unwrap();
+        inner.logs.clear();
+        inner.in_flight.clear();
+        assert!(inner.next_epoch < first_epoch, "epochs only grow");
+        inner.next_epoch = first_epoch;
+    }
+
+    /// The operation that was reported stored at a position.
+    pub fn reported(&self, room: &RoomId, position: Position) -> Option<OpId> {
+        let key = (room.clone(), position.epoch, position.offset);
+        self.0.lock().unwrap().reported.get(&key).copied().flatten()
+    }
+
+    /// Whether nothing is left of any room.
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().unwrap().logs.is_empty()
     }
 
     /// From now on nothing goes wrong.
@@ -135,6 +159,8 @@ impl Inner {
             return Err(JournalError::Storage);
         }
         log.entries[index].reported = true;
+        let (epoch, op) = (log.epoch, log.entries[index].entry.op);
+        self.reported.insert((room.clone(), epoch, offset), op);
         Ok(())
     }
 
@@ -158,6 +184,12 @@ impl Inner {
             .iter_mut()
             .for_each(|stored| stored.reported = true);
         log.broken = false;
+        let epoch = log.epoch;
+        let certain = log.entries.iter().map(|stored| {
+            let entry = &stored.entry;
+            ((room.clone(), epoch, entry.offset), entry.op)
+        });
+        self.reported.extend(certain);
         self.in_flight
             .retain(|(_, call)| !matches!(call, Call::Append(of, _) if of == room));
         let recent = log
@@ -253,6 +285,8 @@ impl Journal for FaultyJournal {
         if is_late {
             return Outcome::Later(inner.later(Call::Append(room.clone(), entry.offset)));
         }
+        let key = (room.clone(), log.epoch, entry.offset);
+        inner.reported.insert(key, entry.op);
         Outcome::Done(())
     }
 

@@ -15,14 +15,23 @@
     reason = "a failed check is a panic, and a test has no other users"
 )]
 
+mod checks;
 mod client;
 mod journal;
+mod net;
+mod options;
+mod tally;
 mod world;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use world::{Tally, World};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+
+use options::Options;
+use tally::Tally;
+use world::World;
 
 /// Goal: whatever happens, positions are one gap-free order for everybody (P1), an operation takes effect once (P3), whoever comes back gets every later
 /// event once and in order or an explicit reset (P4), a reader that stalls harms nobody and is brought up to date (P5), and presence neither
@@ -37,6 +46,8 @@ fn the_promises_hold_whatever_goes_wrong() {
             Ok(one) => tally += one,
             Err(panic) => {
                 println!("simulation: failed at seed {seed}: {}", reason(&*panic));
+                let options = Options::draw(&mut StdRng::seed_from_u64(seed));
+                println!("{options:?}");
                 println!("replay with ROOMFUL_SIMULATION_SEED={seed}");
                 resume_unwind(panic);
             }
@@ -44,28 +55,7 @@ fn the_promises_hold_whatever_goes_wrong() {
     }
     eprintln!("{tally:?}");
     if std::env::var("ROOMFUL_SIMULATION_SEED").is_err() {
-        let Tally {
-            events,
-            catch_ups,
-            resets,
-            duplicates,
-            conflated,
-            failures,
-            mailbox_full,
-            cut_turns,
-            resumed,
-        } = tally;
-        for (name, count) in [
-            ("events", events),
-            ("catch-ups", catch_ups),
-            ("resets", resets),
-            ("duplicates", duplicates),
-            ("conflated signals", conflated),
-            ("journal failures", failures),
-            ("full mailboxes", mailbox_full),
-            ("turns cut short", cut_turns),
-            ("resumed sessions", resumed),
-        ] {
+        for (name, count) in tally.counts() {
             assert!(
                 count > 100,
                 "only {count} {name}: the simulation does not reach what it is for"
@@ -76,11 +66,13 @@ fn the_promises_hold_whatever_goes_wrong() {
 
 fn simulate(seed: u64) -> Tally {
     let mut world = World::new(seed);
-    world.run(3_000);
+    world.run();
     world.heal();
     world.check();
     world.empty();
-    world.tally()
+    world.tally += Tally::of(&world.counters);
+    world.tally.events += world.truth.len() as u64;
+    world.tally
 }
 
 /// The first line of what a panic says.

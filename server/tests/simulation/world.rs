@@ -1,395 +1,228 @@
-//! Two shards, a network, clients and a clock, all of them data and all of them driven by one seed.
+//! Shards, a network, clients and a clock, all of them data and all of them driven by one seed.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io::IoSlice;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use roomful_protocol::codec::Encoding;
+use roomful_protocol::error::CloseCode;
 use roomful_protocol::frame::{ClientFrame, OpId, Watch};
-use roomful_protocol::id::{Epoch, MemberId, Offset, RoomId, RoomName, TenantId};
+use roomful_protocol::id::{Epoch, MemberId, Offset, RoomId, RoomName, TenantId, UserId};
+use roomful_protocol::position::Position;
 use roomful_protocol::websocket::{ReadLimits, Reader, Role, WebSocketEvent};
+use roomful_server::auth::{AuthError, Grants, Identity};
 use roomful_server::clock::Now;
-use roomful_server::config::SecretKey;
-use roomful_server::connection::{Rate, Rates};
 use roomful_server::directory::Directory;
-use roomful_server::journal::HistoryBounds;
 use roomful_server::metrics::ShardCounters;
-use roomful_server::room::operations::OperationBounds;
-use roomful_server::room::{RoomSettings, kind};
 use roomful_server::session::index::Sessions;
-use roomful_server::session::token::ResumeKey;
-use roomful_server::shard::message::{ConnectionId, Message, ShardId};
-use roomful_server::shard::{Flush, Host, Input, Shard, ShardSettings, Shared};
+use roomful_server::shard::message::{ConnectionId, ShardId};
+use roomful_server::shard::{Flush, Input, Shard, Shared};
 
 use crate::client::{Client, Noted, Stage, content};
-use crate::journal::{Faults, FaultyJournal};
-
-/// How long a member may be away, in milliseconds.
-const GRACE_MS: u64 = 3_000;
-const RETENTION_MS: u64 = 10_000;
-const SHARDS: u16 = 2;
-const CLIENTS: usize = 6;
-const START_UNIX_MS: u64 = 1_800_000_000_000;
+use crate::journal::FaultyJournal;
+use crate::net::{Downlink, Link, Net, SimHost, Up, Uplink};
+use crate::options::{GRACE_MS, HISTORY_AGE_MS, Options, RETENTION_MS, START_UNIX_MS};
+use crate::tally::Tally;
 
 /// Everything there is.
 pub struct World {
+    pub options: Options,
     random: StdRng,
-    now_ms: u64,
-    shards: Vec<Option<Shard>>,
-    journals: Vec<FaultyJournal>,
-    counters: Vec<Arc<ShardCounters>>,
-    net: Rc<RefCell<Net>>,
-    clients: Vec<Client>,
+    pub now_ms: u64,
+    pub shards: Vec<Option<Shard>>,
+    pub journals: Vec<FaultyJournal>,
+    pub counters: Vec<Arc<ShardCounters>>,
+    pub net: Rc<RefCell<Net>>,
+    pub clients: Vec<Client>,
     /// Which connection a client has.
-    links: Vec<Option<(usize, ConnectionId)>>,
-    /// What clients have sent and shards have not got.
-    uplinks: BTreeMap<(usize, ConnectionId), VecDeque<Vec<u8>>>,
-    /// Connections that were cut and whose shard does not know it.
-    cut: BTreeSet<(usize, ConnectionId)>,
+    pub links: Vec<Option<Link>>,
     free_slots: Vec<Vec<u32>>,
     next_generation: u32,
-    readers: BTreeMap<(usize, ConnectionId), Reader>,
+    readers: BTreeMap<Link, Reader>,
     /// What stands at each position of each room: the same for everybody, for ever.
-    truth: BTreeMap<(String, Epoch, Offset), OpId>,
-    owners: BTreeMap<(String, MemberId), usize>,
+    pub truth: BTreeMap<(String, Epoch, Offset), OpId>,
+    /// Whose a member is.
+    owners: BTreeMap<(String, Epoch, MemberId), usize>,
     stalled: BTreeSet<usize>,
     healthy: bool,
-}
-
-/// What lies between the parts.
-#[derive(Default)]
-struct Net {
-    /// Between shards, in order.
-    mail: BTreeMap<(u16, u16), VecDeque<Message>>,
-    /// What the kernel holds for a connection.
-    downlinks: BTreeMap<(usize, ConnectionId), Downlink>,
-    /// Connections that the shard has ended.
-    finished: Vec<(usize, ConnectionId)>,
-    verified: Vec<ConnectionId>,
-    faulty: bool,
-}
-
-#[derive(Default)]
-struct Downlink {
-    bytes: VecDeque<u8>,
-    capacity: usize,
-    blocked: bool,
-    closed: bool,
-}
-
-/// A shard's view of the world for the length of a step.
-struct SimHost<'a> {
-    shard: usize,
-    net: &'a mut Net,
-    random: &'a mut StdRng,
-}
-
-impl Host for SimHost<'_> {
-    fn write(&mut self, connection: ConnectionId, slices: &[IoSlice<'_>]) -> usize {
-        let Some(link) = self.net.downlinks.get_mut(&(self.shard, connection)) else {
-            return slices.iter().map(|slice| slice.len()).sum();
-        };
-        let total: usize = slices.iter().map(|slice| slice.len()).sum();
-        let room = link.capacity.saturating_sub(link.bytes.len());
-        let written = total.min(room);
-        link.bytes.extend(
-            slices
-                .iter()
-                .flat_map(|slice| slice.iter().copied())
-                .take(written),
-        );
-        link.blocked |= written < total;
-        written
-    }
-
-    fn finish(&mut self, connection: ConnectionId, last_words: Vec<Bytes>) {
-        if let Some(link) = self.net.downlinks.get_mut(&(self.shard, connection)) {
-            last_words
-                .iter()
-                .for_each(|words| link.bytes.extend(words.iter().copied()));
-            link.closed = true;
-        }
-        self.net.finished.push((self.shard, connection));
-    }
-
-    fn pause(&mut self, _: ConnectionId, _: bool) {}
-
-    fn verify(&mut self, connection: ConnectionId, _: &str) {
-        self.net.verified.push(connection);
-    }
-
-    fn send(&mut self, to: ShardId, message: Message) {
-        let from = u16::try_from(self.shard).unwrap();
-        self.net
-            .mail
-            .entry((from, to.0))
-            .or_default()
-            .push_back(message);
-    }
-
-    fn can_send(&self, to: ShardId) -> bool {
-        let from = u16::try_from(self.shard).unwrap();
-        !self.net.faulty
-            || self
-                .net
-                .mail
-                .get(&(from, to.0))
-                .is_none_or(|mail| mail.len() < 3)
-    }
-
-    fn random(&mut self) -> u128 {
-        self.random.random()
-    }
-
-    fn turn_is_spent(&mut self) -> bool {
-        self.net.faulty && self.random.random_range(0..8) == 0
-    }
+    /// How often the process was started.
+    starts: u64,
+    /// When everybody has been told to go, if the process is draining.
+    drained_ms: Option<u64>,
+    connects: u64,
+    /// Of the lives before this one.
+    pub tally: Tally,
 }
 
 impl World {
     pub fn new(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
-        let shared = shared();
-        let faults = match seed % 4 {
-            0 => Faults { late: 0, fail: 0 },
-            1 => Faults { late: 60, fail: 0 },
-            _ => Faults { late: 40, fail: 4 },
-        };
-        let counters: Vec<_> = (0..SHARDS)
-            .map(|_| Arc::new(ShardCounters::default()))
+        let options = Options::draw(&mut random);
+        let journals: Vec<_> = (0..options.shards)
+            .map(|_| FaultyJournal::new(random.random(), options.journal))
             .collect();
-        let journals: Vec<_> = (0..SHARDS)
-            .map(|_| FaultyJournal::new(random.random(), faults))
+        let clients = (0..options.clients)
+            .map(|index| client(index, &options, &mut random))
             .collect();
-        let now = Now {
-            monotonic_ms: 0,
-            unix_ms: START_UNIX_MS,
-        };
-        let shards = (0..SHARDS).map(|id| {
-            let index = usize::from(id);
-            let journal = Box::new(journals[index].clone());
-            Some(Shard::new(
-                ShardId(id),
-                shared.clone(),
-                journal,
-                Arc::clone(&counters[index]),
-                now,
-            ))
-        });
-        let shards = shards.collect();
-        let clients = (0..CLIENTS).map(|index| {
-            let encoding = if random.random() {
-                Encoding::MessagePack
-            } else {
-                Encoding::Json
-            };
-            // Two rooms, homed on different shards.
-            let room = if random.random_range(0..4) == 0 {
-                "chat:b"
-            } else {
-                "chat:lobby"
-            };
-            let watch = [Watch::None, Watch::Occupancy, Watch::Members][random.random_range(0..3)];
-            Client::new(
-                index,
-                encoding,
-                room.to_owned(),
-                random.random_range(0..4) > 0,
-                watch,
-            )
-        });
-        let clients = clients.collect();
-        Self {
+        let mut world = Self {
+            options,
             now_ms: 0,
-            shards,
+            shards: Vec::new(),
             journals,
-            counters,
-            net: Rc::new(RefCell::new(Net {
-                faulty: true,
-                ..Net::default()
-            })),
+            counters: Vec::new(),
+            net: Rc::default(),
             clients,
-            links: vec![None; CLIENTS],
-            uplinks: BTreeMap::new(),
-            cut: BTreeSet::new(),
-            free_slots: vec![(0..16).rev().collect(); usize::from(SHARDS)],
+            links: vec![None; options.clients],
+            free_slots: Vec::new(),
             next_generation: 0,
             readers: BTreeMap::new(),
             truth: BTreeMap::new(),
             owners: BTreeMap::new(),
             stalled: BTreeSet::new(),
             healthy: false,
+            starts: 0,
+            drained_ms: None,
+            connects: 0,
+            tally: Tally::default(),
             random,
+        };
+        world.start();
+        world
+    }
+
+    /// A process begins: what the one before had in memory is gone.
+    fn start(&mut self) {
+        self.starts += 1;
+        let shards = self.options.shards;
+        let first_epoch = Epoch(self.starts << 32);
+        self.journals
+            .iter()
+            .for_each(|journal| journal.restart(first_epoch));
+        self.counters = (0..shards)
+            .map(|_| Arc::new(ShardCounters::default()))
+            .collect();
+        self.net = Rc::new(RefCell::new(Net::new(&self.options, self.now_ms)));
+        self.free_slots = vec![(0..SLOTS).rev().collect(); usize::from(shards)];
+        self.drained_ms = None;
+        let now = self.now();
+        let shared = Shared {
+            directory: Directory::new(shards, 100),
+            sessions: Sessions::new(now.unix_ms, RETENTION_MS),
+            settings: Arc::new(self.options.settings()),
+        };
+        let shards = (0..shards).map(|id| {
+            let index = usize::from(id);
+            let journal = Box::new(self.journals[index].clone());
+            let counters = Arc::clone(&self.counters[index]);
+            Some(Shard::new(
+                ShardId(id),
+                shared.clone(),
+                journal,
+                counters,
+                now,
+            ))
+        });
+        self.shards = shards.collect();
+    }
+
+    /// The process is killed and started again. Some clients read what the kernel still has for them, others do not.
+    fn restart(&mut self) {
+        self.tally += Tally::of(&self.counters);
+        self.tally.restarts += 1;
+        let old = std::mem::take(&mut *self.net.borrow_mut());
+        self.start();
+        for (link, mut downlink) in old.downlinks {
+            downlink.closed = true;
+            self.net.borrow_mut().downlinks.insert(link, downlink);
+        }
+        for index in 0..self.clients.len() {
+            if self.random.random() {
+                self.cut_client(index);
+            }
+        }
+        if self.healthy {
+            self.net.borrow_mut().heal();
         }
     }
 
     /// Everything goes wrong that may, for a while.
-    pub fn run(&mut self, steps: usize) {
-        for _ in 0..steps {
+    pub fn run(&mut self) {
+        for _ in 0..self.options.steps {
+            let chance = self.random.random_range(0..10_000);
+            if chance < self.options.kills {
+                self.restart();
+            } else if chance < self.options.kills + self.options.drains {
+                self.drain();
+            }
             self.something();
         }
     }
 
-    /// Nothing goes wrong any more; within a minute everybody has everything.
+    /// Nothing goes wrong any more; within a minute or so everybody has everything, and keeps it.
     pub fn heal(&mut self) {
         self.healthy = true;
-        self.net.borrow_mut().faulty = false;
+        self.net.borrow_mut().heal();
         self.stalled.clear();
         self.journals.iter().for_each(FaultyJournal::heal);
-        let until_ms = self.now_ms + 60_000;
-        while !self.is_settled() {
-            assert!(
-                self.now_ms < until_ms,
-                "not settled after a minute: {}",
-                self.describe()
-            );
-            self.something();
+        for client in &mut self.clients {
+            client.token_ms = client.token_ms.map(|_| 3_600_000);
         }
-        // Members whose connection never heard of its welcome are still in their grace.
-        let until_ms = self.now_ms + GRACE_MS + 500;
-        while self.now_ms < until_ms {
-            self.something();
+        let until_ms = self.now_ms + 120_000;
+        loop {
+            while !self.is_settled() {
+                assert!(
+                    self.now_ms < until_ms,
+                    "not settled after two minutes: {}",
+                    self.describe()
+                );
+                self.something();
+            }
+            // Members whose connection never heard of its welcome are still in their grace.
+            let (connects, quiet_ms) = (self.connects, self.now_ms + GRACE_MS + 500);
+            while self.now_ms < quiet_ms {
+                self.something();
+            }
+            if self.connects == connects && self.is_settled() {
+                return;
+            }
         }
-    }
-
-    /// What must be true when everybody is settled.
-    pub fn check(&self) {
-        for client in &self.clients {
-            self.check_log(client);
-            self.check_view(client);
-        }
-        let outbox: u64 = self
-            .counters
-            .iter()
-            .map(|counters| counters.outbox_bytes.get())
-            .sum();
-        assert_eq!(outbox, 0, "bytes wait for clients who read");
     }
 
     /// Everybody goes, and nothing of them stays.
     pub fn empty(&mut self) {
-        for index in 0..CLIENTS {
+        for index in 0..self.clients.len() {
             self.cut_client(index);
         }
-        let until_ms = self.now_ms + RETENTION_MS + 2 * GRACE_MS;
+        self.wait(RETENTION_MS + 2 * GRACE_MS);
+        self.check_nobody_is_left();
+        self.pass(HISTORY_AGE_MS);
+        self.wait(HISTORY_AGE_MS.min(20_000));
+        self.check_no_room_is_left();
+    }
+
+    fn wait(&mut self, ms: u64) {
+        let until_ms = self.now_ms + ms;
         while self.now_ms < until_ms {
             self.something_of_the_server();
-            self.pass(50);
+            self.pass(20);
         }
-        for counters in &self.counters {
-            for (name, gauge) in [
-                ("connections", counters.connections.get()),
-                ("sessions", counters.sessions.get()),
-                ("members", counters.members.get()),
-                ("subscribers", counters.subscribers.get()),
-                ("outbox bytes", counters.outbox_bytes.get()),
-                ("outbox messages", counters.outbox_messages.get()),
-            ] {
-                assert_eq!(gauge, 0, "{name} that nobody has");
-            }
-        }
-    }
-
-    /// How often each of the slow paths was taken: a simulation that never takes them proves nothing.
-    pub fn tally(&self) -> Tally {
-        let sum =
-            |of: fn(&ShardCounters) -> u64| self.counters.iter().map(|counters| of(counters)).sum();
-        Tally {
-            events: self.truth.len() as u64,
-            catch_ups: sum(|counters| counters.catch_ups.get()),
-            resets: sum(|counters| counters.resets.get()),
-            duplicates: sum(|counters| counters.publish_duplicates.get()),
-            conflated: sum(|counters| counters.signals_conflated.get()),
-            failures: sum(|counters| counters.journal_failures.get()),
-            mailbox_full: sum(|counters| counters.mailbox_full.get()),
-            cut_turns: sum(|counters| counters.turn_over_budget.get()),
-            resumed: sum(|counters| counters.sessions_resumed.get()),
-        }
-    }
-
-    fn check_log(&self, client: &Client) {
-        let epoch = client.position.unwrap().epoch;
-        let head = self
-            .truth
-            .range((client.room.clone(), epoch, Offset(0))..)
-            .take_while(|((room, of, _), _)| *room == client.room && *of == epoch);
-        let head = head.last().map_or(Offset(0), |((_, _, offset), _)| *offset);
-        assert!(
-            client.position.unwrap().offset >= head,
-            "client {} is behind: {}",
-            client.index,
-            self.describe()
-        );
-        for (sequence, position) in &client.acked {
-            let key = (client.room.clone(), position.epoch, position.offset);
-            if let Some(op) = self.truth.get(&key) {
-                assert_eq!(
-                    (op.producer, op.sequence),
-                    (client.producer(), *sequence),
-                    "an ack for somebody else's entry"
-                );
-            }
-        }
-        let mut once = BTreeSet::new();
-        for ((room, of, _), op) in &self.truth {
-            if *room == client.room && *of == epoch && op.producer == client.producer() {
-                assert!(
-                    once.insert(op.sequence),
-                    "client {}: {:?} took effect twice",
-                    client.index,
-                    op.sequence
-                );
-            }
-        }
-    }
-
-    fn check_view(&self, watcher: &Client) {
-        if watcher.watch != Watch::Members {
-            return;
-        }
-        let there = self
-            .clients
-            .iter()
-            .filter(|client| client.room == watcher.room);
-        let there: BTreeSet<_> = there.filter_map(|client| client.member).collect();
-        let seen: BTreeSet<_> = watcher.view.keys().copied().collect();
-        assert_eq!(
-            seen, there,
-            "client {} sees ghosts, or too few",
-            watcher.index
-        );
     }
 
     fn is_settled(&self) -> bool {
-        let net = self.net.borrow();
-        let quiet = net.mail.values().all(VecDeque::is_empty)
-            && net.downlinks.values().all(|link| link.bytes.is_empty())
-            && self.uplinks.values().all(VecDeque::is_empty)
-            && self.cut.is_empty();
         let idle = self.shards.iter().flatten().all(Shard::is_idle);
-        quiet && idle && self.clients.iter().all(Client::is_settled) && self.heads_are_reached()
+        self.net.borrow().is_quiet()
+            && idle
+            && self.drained_ms.is_none()
+            && self.clients.iter().all(Client::is_settled)
+            && self.heads_are_reached()
     }
 
-    fn heads_are_reached(&self) -> bool {
-        self.clients.iter().all(|client| {
-            let room = RoomId {
-                tenant: TenantId::default_tenant(),
-                name: RoomName::parse(client.room.as_bytes()).unwrap(),
-            };
-            let head = self
-                .journals
-                .iter()
-                .filter_map(|journal| journal.entries(&room).last().map(|last| last.offset));
-            let head = head.max().unwrap_or(Offset(0));
-            client
-                .position
-                .is_some_and(|position| position.offset >= head)
-        })
+    fn is_at_rest(&self) -> bool {
+        self.net.borrow().mail.values().all(VecDeque::is_empty)
+            && self.shards.iter().flatten().all(Shard::is_idle)
     }
 
     fn something(&mut self) {
@@ -402,58 +235,91 @@ impl World {
                 self.pass(ms);
             }
         }
+        self.check_bounds();
     }
 
     fn something_of_a_client(&mut self) {
-        let index = self.random.random_range(0..CLIENTS);
-        let mut choice = self.random.random_range(0..100);
+        let index = self.random.random_range(0..self.clients.len());
         if self.healthy {
             // Nothing new is begun; what was begun comes to its end.
-            choice = if choice < 50 { 0 } else { 99 };
+            return match self.random.random_range(0..4) {
+                0 if self.links[index].is_none() => self.connect(index),
+                0 | 1 => self.ask_again(index),
+                _ => self.read(index),
+            };
         }
-        match choice {
-            0..30 if self.links[index].is_none() => self.connect(index),
-            0..45 => self.publish(index),
-            45..55 => self.signal(index),
-            55..59 => self.cut_client(index),
-            59..62 => {
-                self.stalled.insert(index);
-            }
-            62..68 => {
+        let chance = self.random.random_range(0..100);
+        if chance < self.options.cuts {
+            return self.cut_client(index);
+        }
+        if chance < self.options.cuts + self.options.stalls {
+            self.stalled.insert(index);
+            return;
+        }
+        match self.random.random_range(0..100) {
+            0..28 if self.links[index].is_none() => self.connect(index),
+            0..15 => self.publish(index),
+            15..25 => self.signal(index),
+            25..28 => self.set_presence(index),
+            28..36 => {
                 self.stalled.remove(&index);
             }
-            68..69 => self.leave(index),
+            36..37 => self.leave(index),
+            37..47 => self.ask_again(index),
             _ => self.read(index),
         }
     }
 
     fn something_of_the_server(&mut self) {
-        match self.random.random_range(0..6) {
+        match self.random.random_range(0..7) {
             0 | 1 => self.deliver_mail(),
-            2 => self.deliver_uplink(),
-            3 => self.complete_journal(),
-            4 => self.tell_of_a_cut(),
+            2 | 3 => self.deliver_uplink(),
+            4 => self.complete_journal(),
+            5 => self.verify(),
             _ => self.flush(),
         }
         self.notice_the_closed();
     }
 
-    fn pass(&mut self, ms: u64) {
-        // Between the shards of a process nothing takes long: before much time passes, the mail has arrived.
-        while ms > 5 && self.net.borrow().mail.values().any(|mail| !mail.is_empty()) {
+    pub fn pass(&mut self, ms: u64) {
+        // Inside a process nothing takes long: before much time passes, the mail has arrived and the turns are over.
+        while ms > 5 && !self.is_at_rest() {
             self.deliver_mail();
+            self.flush();
         }
         self.now_ms += ms;
-        for shard in 0..usize::from(SHARDS) {
+        self.net.borrow_mut().now_ms = self.now_ms;
+        for shard in 0..self.shards.len() {
             let due = self.shards[shard].as_ref().and_then(Shard::next_tick_ms);
             if due.is_some_and(|due_ms| due_ms <= self.now_ms) {
                 self.step(shard, Input::Tick);
             }
         }
+        if self
+            .drained_ms
+            .is_some_and(|drained_ms| drained_ms <= self.now_ms)
+        {
+            self.check_everybody_was_told_to_go();
+            self.restart();
+        }
+    }
+
+    /// The process is asked to stop.
+    fn drain(&mut self) {
+        if self.drained_ms.is_some() {
+            return;
+        }
+        let spread_ms = self.random.random_range(0..3_000);
+        for shard in 0..self.shards.len() {
+            self.step(shard, Input::Drain { spread_ms });
+        }
+        self.tally.drains += 1;
+        // A slice that has begun is told to its end.
+        self.drained_ms = Some(self.now_ms + spread_ms + 1_000);
     }
 
     fn connect(&mut self, index: usize) {
-        let shard = self.random.random_range(0..usize::from(SHARDS));
+        let shard = self.random.random_range(0..self.shards.len());
         let Some(slot) = self.free_slots[shard].pop() else {
             return;
         };
@@ -462,44 +328,73 @@ impl World {
             generation: self.next_generation,
         };
         self.next_generation += 1;
-        let capacity = [200, 600, 3_000][self.random.random_range(0..3)];
-        let link = Downlink {
-            capacity,
+        self.connects += 1;
+        let link = (shard, connection);
+        let (least, most) = self.options.kernel_bytes;
+        let downlink = Downlink {
+            capacity: self.random.random_range(least..=most),
             ..Downlink::default()
         };
-        self.net
-            .borrow_mut()
-            .downlinks
-            .insert((shard, connection), link);
-        self.readers
-            .insert((shard, connection), Reader::new(Role::Client));
-        self.links[index] = Some((shard, connection));
         let encoding = self.clients[index].encoding;
-        self.step(
-            shard,
-            Input::Opened {
-                connection,
-                encoding,
-            },
-        );
-        let frames = self.clients[index].connect();
+        let uplink = Uplink {
+            encoding,
+            queue: VecDeque::new(),
+        };
+        {
+            let mut net = self.net.borrow_mut();
+            net.downlinks.insert(link, downlink);
+            net.uplinks.insert(link, uplink);
+        }
+        self.readers.insert(link, Reader::new(Role::Client));
+        self.links[index] = Some(link);
+        let opened = Input::Opened {
+            connection,
+            encoding,
+        };
+        self.step(shard, opened);
+        let frames = self.clients[index].connect(self.now_ms);
         self.send_all(index, frames);
     }
 
     fn publish(&mut self, index: usize) {
         let client = &mut self.clients[index];
-        if client.stage == Stage::In && !self.healthy && client.unacked.len() < 20 {
+        if client.stage == Stage::In && client.unacked.len() < 20 {
             let frame = client.publish();
             self.send_all(index, vec![frame]);
         }
     }
 
+    /// To everybody, or to one of those whom the client sees.
     fn signal(&mut self, index: usize) {
         let key = [None, Some("cursor")][self.random.random_range(0..2)];
-        let frame = self.clients[index]
-            .signal(key)
-            .filter(|_| self.clients[index].stage == Stage::In);
-        self.send_all(index, frame.into_iter().collect());
+        let client = &self.clients[index];
+        let others = client.view.keys().copied();
+        let others: Vec<_> = others
+            .filter(|member| Some(*member) != client.member)
+            .collect();
+        let to = if self.random.random_range(0..4) == 0 {
+            self.pick(&others)
+        } else {
+            None
+        };
+        if self.clients[index].stage == Stage::In {
+            let frame = self.clients[index].signal(key, to);
+            self.send_all(index, frame.into_iter().collect());
+        }
+    }
+
+    fn set_presence(&mut self, index: usize) {
+        if self.clients[index].stage == Stage::In {
+            let frame = self.clients[index].set_presence();
+            self.send_all(index, vec![frame]);
+        }
+    }
+
+    fn ask_again(&mut self, index: usize) {
+        if self.links[index].is_some() {
+            let frame = self.clients[index].ask_again(self.now_ms);
+            self.send_all(index, frame.into_iter().collect());
+        }
     }
 
     fn leave(&mut self, index: usize) {
@@ -510,28 +405,20 @@ impl World {
         }
     }
 
+    /// A client's end of a connection is gone. What it had sent may still arrive, also behind what it sends on its next.
     fn cut_client(&mut self, index: usize) {
-        if let Some(link) = self.links[index].take() {
-            self.clients[index].cut();
-            self.uplinks.remove(&link);
-            self.readers.remove(&link);
-            let link_is_open = self
-                .net
-                .borrow_mut()
-                .downlinks
-                .remove(&link)
-                .is_some_and(|link| !link.closed);
-            if link_is_open {
-                self.cut.insert(link);
-            } else {
-                self.free(link);
-            }
+        let Some(link) = self.links[index].take() else {
+            return;
+        };
+        self.clients[index].cut();
+        self.readers.remove(&link);
+        let loses = self.random.random_range(0..100) < self.options.cuts_lose;
+        let mut net = self.net.borrow_mut();
+        net.downlinks.remove(&link);
+        if let Some(uplink) = net.uplinks.get_mut(&link).filter(|_| loses) {
+            uplink.queue.clear();
         }
-    }
-
-    /// A connection's slot may be used again once both sides have let go of it.
-    fn free(&mut self, (shard, connection): (usize, ConnectionId)) {
-        self.free_slots[shard].push(connection.slot);
+        net.send_up(link, Up::Gone);
     }
 
     /// The client reads some of what the kernel holds for it.
@@ -539,17 +426,8 @@ impl World {
         let Some(link) = self.links[index].filter(|_| !self.stalled.contains(&index)) else {
             return;
         };
-        let (mut bytes, blocked) = {
-            let mut net = self.net.borrow_mut();
-            let Some(downlink) = net.downlinks.get_mut(&link) else {
-                return;
-            };
-            let wanted = self
-                .random
-                .random_range(1..=downlink.bytes.len().max(1) * 2);
-            let wanted = wanted.min(downlink.bytes.len());
-            let bytes: Vec<u8> = downlink.bytes.drain(..wanted).collect();
-            (bytes, std::mem::take(&mut downlink.blocked))
+        let Some((mut bytes, blocked)) = self.take_down(link) else {
+            return;
         };
         let mut reader = self.readers.remove(&link).unwrap();
         let mut input = &mut bytes[..];
@@ -571,24 +449,45 @@ impl World {
                         .expect("the server sends frames");
                     self.receive(index, frame);
                 }
-                WebSocketEvent::Close { .. } => closed = true,
-                WebSocketEvent::Ping(_) | WebSocketEvent::Pong(_) => {}
+                WebSocketEvent::Close { code, .. } => {
+                    let client = &self.clients[index];
+                    let expected = code != Some(CloseCode::Restart.code())
+                        || client.told_to_go
+                        || !client.welcomed;
+                    assert!(expected, "sent away without a goaway");
+                    closed = true;
+                }
+                WebSocketEvent::Ping(_) => self.net.borrow_mut().send_up(link, Up::Pong),
+                WebSocketEvent::Pong(_) => {}
             }
         }
         self.readers.insert(link, reader);
         if closed {
-            self.cut_client(index);
-        } else if blocked {
-            self.step(link.0, Input::Writable { connection: link.1 });
+            return self.cut_client(index);
+        }
+        if blocked {
+            let connection = link.1;
+            self.step(link.0, Input::Writable { connection });
         }
         let net = self.net.borrow();
         if net
             .downlinks
             .get(&link)
-            .is_some_and(|link| link.bytes.is_empty() && !link.blocked)
+            .is_some_and(|link| link.bytes.is_empty() && !link.blocked && !link.closed)
         {
             self.clients[index].fresh_ms = self.now_ms;
         }
+    }
+
+    /// Some of what waits for a client, and whether the server waits for room.
+    fn take_down(&mut self, link: Link) -> Option<(Vec<u8>, bool)> {
+        let mut net = self.net.borrow_mut();
+        let downlink = net.downlinks.get_mut(&link)?;
+        let waits = downlink.bytes.len();
+        let wanted = self.random.random_range(1..=waits.max(1) * 2).min(waits);
+        let bytes = downlink.bytes.drain(..wanted).collect();
+        let blocked = std::mem::take(&mut downlink.blocked) && !downlink.closed;
+        Some((bytes, blocked))
     }
 
     fn receive(&mut self, index: usize, frame: roomful_protocol::frame::ServerFrame) {
@@ -597,8 +496,9 @@ impl World {
         let frames = self.clients[index].receive(frame, now_ms, &mut noted);
         let client = &self.clients[index];
         let room = client.room.clone();
-        if let Some(member) = client.member {
-            self.owners.insert((room.clone(), member), index);
+        let epoch = client.position.map(|position| position.epoch);
+        if let (Some(member), Some(epoch)) = (client.member, epoch) {
+            self.owners.insert((room.clone(), epoch, member), index);
         }
         for note in noted {
             match note {
@@ -610,6 +510,7 @@ impl World {
                         content(publisher, op.sequence),
                         "not what was published"
                     );
+                    self.check_stored(&room, position, op);
                     let key = (room.clone(), position.epoch, position.offset);
                     let stands = self.truth.insert(key, op);
                     assert!(
@@ -617,78 +518,98 @@ impl World {
                         "two meanings of {position}"
                     );
                 }
-                Noted::Gone(member) => self.check_gone(&room, member),
+                Noted::Acked(sequence, position) => {
+                    let producer = self.clients[index].producer();
+                    self.check_stored(&room, position, OpId { producer, sequence });
+                }
+                Noted::Gone(member) => self.check_gone(&room, epoch.unwrap(), member),
             }
         }
         self.send_all(index, frames);
     }
 
+    /// Nobody is told of what the journal has not reported stored.
+    fn check_stored(&self, room: &str, position: Position, op: OpId) {
+        let id = room_id(room);
+        let stored = self
+            .journals
+            .iter()
+            .find_map(|journal| journal.reported(&id, position));
+        assert_eq!(stored, Some(op), "told of what is not stored");
+    }
+
     /// Nobody is said to be gone who was away for less than the grace.
-    fn check_gone(&self, room: &str, member: MemberId) {
-        let Some(owner) = self.owners.get(&(room.to_owned(), member)) else {
+    fn check_gone(&self, room: &str, epoch: Epoch, member: MemberId) {
+        let Some(owner) = self.owners.get(&(room.to_owned(), epoch, member)) else {
             return;
         };
         let client = &self.clients[*owner];
+        let is_epoch = client.position.map(|position| position.epoch) == Some(epoch);
+        if client.member != Some(member) || !is_epoch {
+            // It is here as another member, and that it may be was looked at when it became so.
+            return;
+        }
         // A client that has not read for a while may not know yet that it is out.
         let away_ms = self.now_ms - client.away_since_ms.unwrap_or(client.fresh_ms);
         let may_be_gone = client.has_left || away_ms.max(client.longest_away_ms) >= GRACE_MS;
-        assert!(may_be_gone, "client {owner} flickered: {}", self.describe());
+        assert!(
+            may_be_gone,
+            "a member flickered: client {owner}, {away_ms} ms: {}",
+            self.describe()
+        );
     }
 
-    fn send_all(&mut self, index: usize, frames: Vec<ClientFrame>) {
+    fn send_all(&self, index: usize, frames: Vec<ClientFrame>) {
         let Some(link) = self.links[index] else {
             return;
         };
         let encoding = self.clients[index].encoding;
-        let uplink = self.uplinks.entry(link).or_default();
         for frame in frames {
             let mut message = Vec::new();
             encoding.encode(&frame, &mut message);
-            uplink.push_back(message);
+            self.net.borrow_mut().send_up(link, Up::Message(message));
         }
     }
 
+    /// Something that a client has sent arrives: of each connection in order, of different ones in any.
     fn deliver_uplink(&mut self) {
-        let waiting: Vec<_> = self
-            .uplinks
-            .iter()
-            .filter(|(_, queue)| !queue.is_empty())
-            .map(|(link, _)| *link)
-            .collect();
+        let waiting: Vec<Link> = {
+            let net = self.net.borrow();
+            let with_more = net
+                .uplinks
+                .iter()
+                .filter(|(link, uplink)| !uplink.queue.is_empty() && !net.paused.contains(link));
+            with_more.map(|(link, _)| *link).collect()
+        };
         let Some(link) = self.pick(&waiting) else {
             return;
         };
-        let message = self
-            .uplinks
-            .get_mut(&link)
-            .and_then(VecDeque::pop_front)
-            .unwrap();
+        let (up, encoding) = {
+            let mut net = self.net.borrow_mut();
+            let uplink = net.uplinks.get_mut(&link).unwrap();
+            (uplink.queue.pop_front().unwrap(), uplink.encoding)
+        };
         let (shard, connection) = link;
-        let text = self
-            .links
-            .iter()
-            .position(|of| *of == Some(link))
-            .map(|index| self.clients[index].encoding);
-        let text = text == Some(Encoding::Json);
-        self.step(
-            shard,
-            Input::Message {
-                connection,
-                text,
-                payload: &message,
-            },
-        );
+        match up {
+            Up::Message(message) => self.step(
+                shard,
+                Input::Message {
+                    connection,
+                    text: encoding == Encoding::Json,
+                    payload: &message,
+                },
+            ),
+            Up::Pong => self.step(shard, Input::Pong { connection }),
+            Up::Gone => self.step(shard, Input::Gone { connection }),
+        }
     }
 
     fn deliver_mail(&mut self) {
-        let waiting: Vec<_> = self
-            .net
-            .borrow()
-            .mail
-            .iter()
-            .filter(|(_, mail)| !mail.is_empty())
-            .map(|(way, _)| *way)
-            .collect();
+        let waiting: Vec<_> = {
+            let net = self.net.borrow();
+            let with_more = net.mail.iter().filter(|(_, mail)| !mail.is_empty());
+            with_more.map(|(way, _)| *way).collect()
+        };
         let Some(way) = self.pick(&waiting) else {
             return;
         };
@@ -703,23 +624,46 @@ impl World {
     }
 
     fn complete_journal(&mut self) {
-        let shard = self.random.random_range(0..usize::from(SHARDS));
+        let shard = self.random.random_range(0..self.shards.len());
         if let Some(completion) = self.journals[shard].complete_one() {
             self.step(shard, Input::Journal(completion));
         }
     }
 
-    fn tell_of_a_cut(&mut self) {
-        let cut: Vec<_> = self.cut.iter().copied().collect();
-        if let Some(link) = self.pick(&cut) {
-            self.cut.remove(&link);
-            self.step(link.0, Input::Gone { connection: link.1 });
-            self.free(link);
+    /// A token has been looked at: it says who it is of, and until when.
+    fn verify(&mut self) {
+        let waiting = self.net.borrow().verifying.len();
+        if waiting == 0 {
+            return;
         }
+        let any = self.random.random_range(0..waiting);
+        let (link, token) = self.net.borrow_mut().verifying.remove(any);
+        let (user, until_ms) = token.split_once(' ').unwrap();
+        let until_ms: u64 = until_ms.parse().unwrap();
+        let outcome = if until_ms > self.now().unix_ms {
+            Ok(Identity {
+                tenant: TenantId::default_tenant(),
+                user: UserId::parse(user).unwrap(),
+                grants: Grants::everything(),
+                expires_ms: Some(until_ms),
+            })
+        } else {
+            Err(AuthError::Expired)
+        };
+        let (shard, connection) = link;
+        let is_there = self.net.borrow().uplinks.contains_key(&link);
+        if outcome.is_ok() && is_there {
+            self.net.borrow_mut().expiries.insert(link, until_ms);
+        }
+        let verified = Input::Verified {
+            connection,
+            outcome,
+        };
+        self.step(shard, verified);
     }
 
     fn flush(&mut self) {
-        let shard = self.random.random_range(0..usize::from(SHARDS));
+        let shard = self.random.random_range(0..self.shards.len());
         self.on_shard(shard, |shard, now, host| {
             if !shard.is_idle() {
                 let _more: Flush = shard.flush(now, host);
@@ -727,22 +671,17 @@ impl World {
         });
     }
 
-    /// Clients whose connection the server has closed find out when they have read everything.
+    /// A connection's slot is free once the shard has ended it. Clients find out when they have read everything.
     fn notice_the_closed(&mut self) {
         let finished = std::mem::take(&mut self.net.borrow_mut().finished);
-        for link in finished {
-            if self.cut.remove(&link) {
-                self.free(link);
-            }
-            self.uplinks.remove(&link);
+        for (shard, connection) in finished {
+            self.free_slots[shard].push(connection.slot);
         }
-        for index in 0..CLIENTS {
+        for index in 0..self.clients.len() {
             let over = self.links[index].is_some_and(|link| {
-                self.net
-                    .borrow()
-                    .downlinks
-                    .get(&link)
-                    .is_some_and(|link| link.closed && link.bytes.is_empty())
+                let net = self.net.borrow();
+                let downlink = net.downlinks.get(&link);
+                downlink.is_none_or(|downlink| downlink.closed && downlink.bytes.is_empty())
             });
             if over {
                 self.cut_client(index);
@@ -755,36 +694,38 @@ impl World {
     }
 
     fn on_shard(&mut self, index: usize, act: impl FnOnce(&mut Shard, Now, &mut SimHost<'_>)) {
-        let now = Now {
-            monotonic_ms: self.now_ms,
-            unix_ms: START_UNIX_MS + self.now_ms,
-        };
+        let now = self.now();
         let mut shard = self.shards[index].take().unwrap();
         let net = Rc::clone(&self.net);
-        act(
-            &mut shard,
-            now,
-            &mut SimHost {
-                shard: index,
-                net: &mut net.borrow_mut(),
-                random: &mut self.random,
-            },
-        );
+        let mut host = SimHost {
+            shard: index,
+            net: &mut net.borrow_mut(),
+            random: &mut self.random,
+        };
+        act(&mut shard, now, &mut host);
         self.shards[index] = Some(shard);
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            monotonic_ms: self.now_ms,
+            unix_ms: START_UNIX_MS + self.now_ms,
+        }
     }
 
     fn pick<T: Copy>(&mut self, from: &[T]) -> Option<T> {
         (!from.is_empty()).then(|| from[self.random.random_range(0..from.len())])
     }
 
-    fn describe(&self) -> String {
+    pub fn describe(&self) -> String {
         let clients = self.clients.iter().map(|client| {
             format!(
-                "\n  {} {:?} {} {:?} unacked {} resets {} {}",
+                "\n  {} {:?} {} {:?} member {:?} unacked {} resets {} {}",
                 client.index,
                 client.stage,
                 client.room,
                 client.position,
+                client.member,
                 client.unacked.len(),
                 client.resets,
                 if client.is_settled() { "settled" } else { "" },
@@ -794,87 +735,32 @@ impl World {
     }
 }
 
-/// How often the slow paths were taken.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Tally {
-    pub events: u64,
-    pub catch_ups: u64,
-    pub resets: u64,
-    pub duplicates: u64,
-    pub conflated: u64,
-    pub failures: u64,
-    pub mailbox_full: u64,
-    pub cut_turns: u64,
-    pub resumed: u64,
+fn client(index: usize, options: &Options, random: &mut StdRng) -> Client {
+    let encoding = if random.random() {
+        Encoding::MessagePack
+    } else {
+        Encoding::Json
+    };
+    // Rooms with different homes, as far as there are several shards.
+    let room = if random.random_range(0..4) == 0 {
+        "chat:b"
+    } else {
+        "chat:lobby"
+    };
+    let watch = [Watch::None, Watch::Occupancy, Watch::Members][random.random_range(0..3)];
+    let echo = random.random_range(0..4) > 0;
+    let mut client = Client::new(index, encoding, room.to_owned(), echo, watch);
+    client.token_ms = options.token_ms;
+    client.refreshes = random.random_range(0..3) > 0;
+    client
 }
 
-impl std::ops::AddAssign for Tally {
-    fn add_assign(&mut self, other: Self) {
-        self.events += other.events;
-        self.catch_ups += other.catch_ups;
-        self.resets += other.resets;
-        self.duplicates += other.duplicates;
-        self.conflated += other.conflated;
-        self.failures += other.failures;
-        self.mailbox_full += other.mailbox_full;
-        self.cut_turns += other.cut_turns;
-        self.resumed += other.resumed;
+pub fn room_id(name: &str) -> RoomId {
+    RoomId {
+        tenant: TenantId::default_tenant(),
+        name: RoomName::parse(name.as_bytes()).unwrap(),
     }
 }
 
-fn shared() -> Shared {
-    let room = RoomSettings {
-        kind: kind::REGISTRY[0].1,
-        history: HistoryBounds {
-            entries_max: 12,
-            bytes_max: 1 << 20,
-            age_max_ms: 3_600_000,
-        },
-        operations: OperationBounds {
-            results_max: 64,
-            window_ms: 60_000,
-            absent_max: 100,
-        },
-        presence_grace_ms: GRACE_MS,
-        presence_delta_ms: 100,
-        presence_value_bytes_max: 1_000,
-        members_max: 100,
-        chunk_entries_max: 5,
-        chunk_bytes_max: 700,
-        empty_ms: RETENTION_MS,
-    };
-    let any = Rate {
-        per_s: 1e6,
-        burst: 1_000_000,
-    };
-    let settings = ShardSettings {
-        namespaces: BTreeMap::from([("chat".to_owned(), Arc::new(room))]),
-        other_namespaces: None,
-        anonymous: true,
-        resume_key: ResumeKey::new(&SecretKey::new([7; 32])),
-        expiry_warning_ms: 60_000,
-        session_retention_ms: RETENTION_MS,
-        hello_timeout_ms: 60_000,
-        hello_bytes_max: 65_536,
-        heartbeat_ms: 600_000,
-        message_bytes_max: 65_536,
-        payload_bytes_max: 61_440,
-        rooms_max: 8,
-        requests_max: 1_000,
-        rates: Rates {
-            errors: any,
-            messages: any,
-            joins: any,
-        },
-        outbox_bytes_max: 8_000,
-        outbox_messages_max: 200,
-        write_stall_ms: 4_000,
-        members_per_look: 1,
-        waiting_turns_max: 3,
-    };
-    Shared {
-        directory: Directory::new(SHARDS, 100),
-        sessions: Sessions::new(START_UNIX_MS - RETENTION_MS, RETENTION_MS),
-        settings: Arc::new(settings),
-    }
-}
+/// Connections that a shard can have at once.
+const SLOTS: u32 = 16;

@@ -1,0 +1,181 @@
+//! What must be true: after each step, when everybody has settled, and when everybody has gone.
+
+use std::collections::BTreeSet;
+
+use roomful_protocol::frame::Watch;
+use roomful_protocol::id::Offset;
+use roomful_server::metrics::ShardCounters;
+
+use crate::client::Client;
+use crate::journal::FaultyJournal;
+use crate::options::{OUTBOX_BYTES_MAX, OUTBOX_MESSAGES_MAX};
+use crate::world::{World, room_id};
+
+impl World {
+    /// Nothing that has a bound is beyond it (P9), at any time.
+    pub fn check_bounds(&mut self) {
+        let net = self.net.borrow();
+        let connections: u64 = self.sum(|counters| counters.connections.get());
+        for (way, mail) in &net.mail {
+            let must_pass = connections * u64::from(self.options.requests_max) * 2 + 100;
+            let max = net
+                .mailbox_max
+                .saturating_add(usize::try_from(must_pass).unwrap());
+            assert!(mail.len() <= max, "mailbox {way:?} has {}", mail.len());
+        }
+        drop(net);
+        for counters in &self.counters {
+            let connections = usize::try_from(counters.connections.get()).unwrap();
+            for (name, gauge, max) in [
+                ("bytes", counters.outbox_bytes.get(), OUTBOX_BYTES_MAX),
+                (
+                    "messages",
+                    counters.outbox_messages.get(),
+                    OUTBOX_MESSAGES_MAX,
+                ),
+            ] {
+                let gauge = usize::try_from(gauge).unwrap();
+                self.tally.outbox_peak = self.tally.outbox_peak.max(gauge);
+                assert!(
+                    gauge <= connections * max,
+                    "{gauge} {name} wait for {connections} connections"
+                );
+            }
+        }
+    }
+
+    /// What must be true when everybody is settled.
+    pub fn check(&self) {
+        for client in &self.clients {
+            self.check_log(client);
+            self.check_view(client);
+        }
+        let outbox = self.sum(|counters| counters.outbox_bytes.get());
+        assert_eq!(outbox, 0, "bytes wait for clients who read");
+        let there = self.clients.len() as u64;
+        for (name, gauge) in [
+            (
+                "connections",
+                self.sum(|counters| counters.connections.get()),
+            ),
+            ("members", self.sum(|counters| counters.members.get())),
+            (
+                "subscribers",
+                self.sum(|counters| counters.subscribers.get()),
+            ),
+        ] {
+            assert_eq!(gauge, there, "{name} for as many clients");
+        }
+    }
+
+    /// The gauges when the clients are gone.
+    pub fn check_nobody_is_left(&self) {
+        for (name, gauge) in [
+            (
+                "connections",
+                self.sum(|counters| counters.connections.get()),
+            ),
+            ("sessions", self.sum(|counters| counters.sessions.get())),
+            ("members", self.sum(|counters| counters.members.get())),
+            (
+                "subscribers",
+                self.sum(|counters| counters.subscribers.get()),
+            ),
+            (
+                "outbox bytes",
+                self.sum(|counters| counters.outbox_bytes.get()),
+            ),
+            (
+                "outbox messages",
+                self.sum(|counters| counters.outbox_messages.get()),
+            ),
+        ] {
+            assert_eq!(gauge, 0, "{name} that nobody has");
+        }
+    }
+
+    /// Rooms without members close when their history is too old to be wanted.
+    pub fn check_no_room_is_left(&self) {
+        let rooms = self.sum(|counters| counters.rooms.get());
+        assert_eq!(rooms, 0, "rooms that nobody is in");
+        let forgotten = self.journals.iter().all(FaultyJournal::is_empty);
+        assert!(forgotten, "logs of rooms that are closed");
+    }
+
+    /// The window of a drain is over.
+    pub fn check_everybody_was_told_to_go(&self) {
+        let connections = self.sum(|counters| counters.connections.get());
+        assert_eq!(connections, 0, "connections after the drain");
+    }
+
+    pub fn heads_are_reached(&self) -> bool {
+        self.clients.iter().all(|client| {
+            let room = room_id(&client.room);
+            let head = self
+                .journals
+                .iter()
+                .filter_map(|journal| journal.entries(&room).last().map(|last| last.offset));
+            let head = head.max().unwrap_or(Offset(0));
+            client
+                .position
+                .is_some_and(|position| position.offset >= head)
+        })
+    }
+
+    fn check_log(&self, client: &Client) {
+        let epoch = client.position.unwrap().epoch;
+        let head = self
+            .truth
+            .range((client.room.clone(), epoch, Offset(0))..)
+            .take_while(|((room, of, _), _)| *room == client.room && *of == epoch);
+        let head = head.last().map_or(Offset(0), |((_, _, offset), _)| *offset);
+        assert!(
+            client.position.unwrap().offset >= head,
+            "client {} is behind: {}",
+            client.index,
+            self.describe()
+        );
+        let mut once = BTreeSet::new();
+        for ((room, of, _), op) in &self.truth {
+            if *room == client.room && op.producer == client.producer() {
+                assert!(
+                    once.insert((*of, op.sequence)),
+                    "client {}: {:?} took effect twice",
+                    client.index,
+                    op.sequence
+                );
+            }
+        }
+    }
+
+    fn check_view(&self, watcher: &Client) {
+        if watcher.watch != Watch::Members {
+            return;
+        }
+        let there = self
+            .clients
+            .iter()
+            .filter(|client| client.room == watcher.room);
+        let there: Vec<_> = there
+            .map(|client| (client.member, Some(client.presence_value())))
+            .collect();
+        let there: BTreeSet<_> = there
+            .iter()
+            .map(|(member, value)| (member.unwrap(), value.as_ref().map(|value| &value.bytes)))
+            .collect();
+        let seen: BTreeSet<_> = watcher
+            .view
+            .iter()
+            .map(|(member, (_, value))| (*member, value.as_ref().map(|value| &value.bytes)))
+            .collect();
+        assert_eq!(
+            seen, there,
+            "client {} sees ghosts, or too few, or old values",
+            watcher.index
+        );
+    }
+
+    pub fn sum(&self, of: fn(&ShardCounters) -> u64) -> u64 {
+        self.counters.iter().map(|counters| of(counters)).sum()
+    }
+}
