@@ -168,29 +168,26 @@ mod tests {
     use std::num::NonZeroUsize;
 
     use super::*;
-    use crate::config::{SecretKey, changed_keys};
+    use crate::config::{Algorithm, KeyConfig, KeySource, Secret, SecretKey, changed_keys};
 
     /// Every key that counts at a reload changes something that is handed out, every other is named, and none does both.
     #[test]
     fn a_reload_applies_a_key_or_names_it() {
-        let handed_out = |config: &Config| {
-            let mut live = Live::of(
-                config,
-                &ResumeKey::new(&SecretKey::from_hex(&"00".repeat(32)).unwrap()),
-            )
-            .unwrap();
-            // What threads and queues are made with is not looked at again.
-            live.transport = TransportSettings {
-                mailbox_bytes_max: 0,
-                verifier_threads: NonZeroUsize::MIN,
-                verifier_queue_max: 0,
-                ..live.transport
-            };
-            format!("{live:?}")
-        };
-        let config = Config::default();
-        let before = handed_out(&config);
-        let changed = changed_keys();
+        let mut keyed = Config::default();
+        keyed.auth.keys.push(KeyConfig {
+            id: None,
+            algorithm: Algorithm::Hs256,
+            source: KeySource::Secret(Secret::new("a secret of more than 32 bytes, for a test")),
+            place: Place::Default,
+        });
+        for config in [Config::default(), keyed] {
+            check(&config);
+        }
+    }
+
+    fn check(config: &Config) {
+        let before = handed_out(config);
+        let changed = changed_keys(config);
         assert!(changed.len() > 60, "{}", changed.len());
         for (key, newer) in changed {
             match config.renewed(&newer) {
@@ -203,5 +200,19 @@ mod tests {
                 Err(problems) => assert!(problems.to_string().contains(&key), "{key}: {problems}"),
             }
         }
+    }
+
+    /// Everything that a reload hands out, in words.
+    fn handed_out(config: &Config) -> String {
+        let resume_key = ResumeKey::new(&SecretKey::from_hex(&"00".repeat(32)).unwrap());
+        let mut live = Live::of(config, &resume_key).unwrap();
+        // What threads and queues are made with is not looked at again.
+        live.transport = TransportSettings {
+            mailbox_bytes_max: 0,
+            verifier_threads: NonZeroUsize::MIN,
+            verifier_queue_max: 0,
+            ..live.transport
+        };
+        format!("{live:?}")
     }
 }

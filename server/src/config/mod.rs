@@ -139,9 +139,16 @@ impl Config {
         if config.is_anonymous() != self.is_anonymous() {
             // Whoever is connected was let in under the other rule, and who may come would change in one moment.
             config.auth = self.auth.clone();
-            kept.push(
-                "auth (a server without keys can't get some, nor lose the last one)".to_owned(),
-            );
+            let (old, new) = (&self.auth, &newer.auth);
+            let changed = [
+                ("auth.keys", old.keys != new.keys),
+                ("auth.jwks_file", old.jwks_file != new.jwks_file),
+                ("auth.jwks_url", old.jwks_url != new.jwks_url),
+            ];
+            let changed = changed.iter().filter(|(_, changed)| *changed);
+            kept.extend(changed.map(|(key, _)| {
+                format!("{key} (a server without keys can't get one, nor lose its last)")
+            }));
         }
         config.validate()?;
         Ok((config, kept))

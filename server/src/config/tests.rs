@@ -569,17 +569,17 @@ fn shards_default_to_the_cores() {
     assert_eq!(three.shard_count().get(), 3);
 }
 
-/// For each key, its name and the defaults with another value for it alone. A key that has one value only is left out.
-pub(crate) fn changed_keys() -> Vec<(String, Config)> {
+/// For each key, its name and this configuration with another value for it alone. A key that has one value only is left out.
+pub(crate) fn changed_keys(base: &Config) -> Vec<(String, Config)> {
     let count = |config: &mut Config| {
         let sections = config.sections().into_iter();
         let counts = sections.map(|(name, section)| (name, section.fields().len()));
         counts.collect::<Vec<_>>()
     };
     let mut changed = Vec::new();
-    for (index, (name, fields)) in count(&mut Config::default()).into_iter().enumerate() {
+    for (index, (name, fields)) in count(&mut base.clone()).into_iter().enumerate() {
         for field in 0..fields {
-            let mut config = Config::default();
+            let mut config = base.clone();
             let (_, section) = config.sections().swap_remove(index);
             let key = change(&mut section.fields()[field]);
             let prefix = if name.is_empty() {
@@ -591,7 +591,7 @@ pub(crate) fn changed_keys() -> Vec<(String, Config)> {
         }
     }
     for field in 0..NamespaceConfig::default().fields().len() {
-        let mut config = Config::default();
+        let mut config = base.clone();
         let namespace = config.namespaces.get_mut("chat").unwrap();
         let key = change(&mut namespace.fields()[field]);
         changed.extend(key.map(|key| (format!("namespaces.chat.{key}"), config)));
@@ -614,7 +614,7 @@ fn change(field: &mut Field<'_>) -> Option<&'static str> {
         "json",
         "other",
         "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
-        "[{ algorithm = \"HS256\", secret = \"a secret of more than 32 bytes, for a test\" }]",
+        "[{ algorithm = \"HS256\", secret = \"another secret of more than 32 bytes, for a test\", id = \"k\" }]",
     ];
     for text in numbers.iter().map(String::as_str).chain(texts) {
         let node = Node {

@@ -272,9 +272,10 @@ impl From<AuthError> for AuthFailure {
             AuthError::Missing => Self::Missing,
             AuthError::Busy => Self::Busy,
             AuthError::KeysUnavailable => Self::KeysUnavailable,
-            AuthError::TooLong | AuthError::Malformed | AuthError::CriticalHeader => {
-                Self::Malformed
-            }
+            AuthError::TooLong
+            | AuthError::Malformed
+            | AuthError::CriticalHeader
+            | AuthError::WrongType => Self::Malformed,
             AuthError::UnknownKey => Self::UnknownKey,
             AuthError::WrongAlgorithm => Self::Algorithm,
             AuthError::BadSignature => Self::Signature,

@@ -2,3 +2,4 @@
 
 mod attack;
 mod frames;
+mod tokens;
