@@ -2,7 +2,8 @@
 //!
 //! Read in this order: [`config`] (what can be set), [`auth`] (who may do what), [`session`] (who comes
 //! back), [`connection`] (one socket's state), [`room`] (what is ordered) over [`journal`] (where it is
-//! kept), [`shard`] (where all of these meet, without I/O), [`admission`] (who may come in), [`transport`] and [`http`] (the sockets), [`app`]
+//! kept), [`shard`] (where all of these meet, without I/O), [`admission`] (who may come in), [`transport`] and [`http`]
+//! (the sockets, over [`tls`] where there is a certificate), [`app`]
 //! (the wiring). [`clock`], [`current`], [`directory`], [`wire`], [`metrics`], [`tasks`], [`shutdown`], [`logging`] and
 //! [`console`] serve them.
 
@@ -22,6 +23,7 @@ pub mod wire;
 
 pub mod admission;
 pub mod http;
+pub mod tls;
 pub mod transport;
 
 pub mod app;

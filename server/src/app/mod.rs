@@ -25,7 +25,7 @@ use crate::config::{
 use crate::connection::{Rate, Rates};
 use crate::current::Current;
 use crate::directory::Directory;
-use crate::http::{self, Limits, Origin, OriginError, OriginRule, Readiness, Site};
+use crate::http::{self, Limits, Origin, OriginError, OriginRule, Readiness, Site, Tls};
 use crate::journal::HistoryBounds;
 use crate::journal::memory::MemoryJournal;
 use crate::metrics::Metrics;
@@ -39,6 +39,7 @@ use crate::shard::message::ShardId;
 use crate::shard::{Shard, ShardSettings, Shared};
 use crate::shutdown::{Plan, Shutdown, Signal, Signals, is_on_terminal};
 use crate::tasks::Tasks;
+use crate::tls::{CertificateError, Certificates, Files};
 use crate::transport::{Parts, Shards, ThreadEnded, Threads, TransportSettings};
 use reload::{Hangups, Reload};
 
@@ -64,6 +65,9 @@ pub enum RunError {
     /// The keys for tokens are unusable.
     #[error(transparent)]
     Keys(#[from] Problems),
+    /// There is no certificate to show.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// The key for resume tokens is unusable.
     #[error(transparent)]
     ResumeKey(#[from] ResumeKeyError),
@@ -117,6 +121,7 @@ struct App {
     readiness: Readiness,
     authenticator: Option<Authenticator>,
     origins: Current<OriginRule>,
+    tls: Option<Tls>,
     admission: Admission,
     end: Current<ShutdownConfig>,
     shutdown: Shutdown,
@@ -129,6 +134,9 @@ impl App {
         raise_descriptors();
         let origins = Current::new(origin_rule(config)?);
         let authenticator = authenticator(config, &clock)?;
+        let tasks = Tasks::new();
+        let metrics = Metrics::new(tasks.clone(), config.shard_count().get());
+        let tls = tls(config, &clock, &metrics)?;
         let unsent = u32::try_from(config.connection.kernel_unsent_bytes_max).unwrap_or(u32::MAX);
         let patience = Instant::now() + Duration::from_millis(config.listen.wait_ms);
         let public = listen("public", config.listen.public, unsent, patience).await?;
@@ -136,8 +144,6 @@ impl App {
         let data_dir = Path::new(&config.node.data_dir);
         let resume_key = ResumeKey::open(&config.auth, data_dir)?;
         let generation = Generation::begin(data_dir, clock.unix_ms())?;
-        let tasks = Tasks::new();
-        let metrics = Metrics::new(tasks.clone(), config.shard_count().get());
         let shared = shared(config, resume_key.clone(), &clock);
         let counters = metrics.shards().to_vec();
         let parts = Parts {
@@ -162,6 +168,7 @@ impl App {
             config: config.clone(),
             resume_key,
             authenticator: authenticator.clone(),
+            certificates: tls.as_ref().map(|tls| tls.certificates.clone()),
             shards: shards.clone(),
             admission: admission.clone(),
             origins: origins.clone(),
@@ -180,6 +187,7 @@ impl App {
             readiness: Readiness::new(),
             authenticator,
             origins,
+            tls,
             admission,
             end,
             shutdown,
@@ -198,7 +206,7 @@ impl App {
             tasks: self.tasks.clone(),
             limits: Limits::default(),
         };
-        let public = Site::public(
+        let mut public = Site::public(
             site.clone(),
             self.admission.clone(),
             Arc::new(self.shards.clone()),
@@ -206,6 +214,12 @@ impl App {
         );
         let admin = Site::admin(site, self.admission.for_operators());
         let span = tracing::Span::none;
+        if let Some(tls) = self.tls {
+            let watch = tls.certificates.clone().watch();
+            self.tasks
+                .spawn("certificates", span(), until(watch, shutdown.clone()));
+            public = public.with_tls(tls);
+        }
         self.tasks.spawn(
             "listener",
             span(),
@@ -363,6 +377,23 @@ fn authenticator(config: &Config, clock: &Clock) -> Result<Option<Authenticator>
         return Ok(None);
     }
     Ok(Some(Authenticator::new(&config.auth, clock)?))
+}
+
+fn tls(config: &Config, clock: &Clock, metrics: &Metrics) -> Result<Option<Tls>, CertificateError> {
+    let listen = &config.listen;
+    let files = listen
+        .tls_certificate_file
+        .clone()
+        .zip(listen.tls_key_file.clone());
+    let Some((certificate, key)) = files else {
+        return Ok(None);
+    };
+    let files = Files { certificate, key };
+    Ok(Some(Tls {
+        certificates: Certificates::open(files, clock.clone(), metrics.clone())?,
+        handshake_timeout: Duration::from_millis(listen.tls_handshake_timeout_ms),
+        handshakes_max: listen.tls_handshakes_max,
+    }))
 }
 
 fn origin_rule(config: &Config) -> Result<OriginRule, RunError> {

@@ -4,6 +4,7 @@
 //! itself and whole; no connection is closed for it. What needs a restart is named in a warning, and stays. A key that is
 //! taken away verifies no token from then on; who is connected with one of its tokens stays until that expires.
 
+use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use crate::session::token::ResumeKey;
 use crate::shard::ShardSettings;
 use crate::shutdown::Shutdown;
 use crate::tasks::Tasks;
+use crate::tls::Certificates;
 use crate::transport::{Shards, TransportSettings};
 
 /// What a reload hands out: everything that can change while the server runs.
@@ -40,6 +42,7 @@ pub(super) struct Reload {
     pub(super) config: Config,
     pub(super) resume_key: ResumeKey,
     pub(super) authenticator: Option<Authenticator>,
+    pub(super) certificates: Option<Certificates>,
     pub(super) shards: Shards,
     pub(super) admission: Admission,
     pub(super) origins: Current<OriginRule>,
@@ -84,7 +87,13 @@ impl Reload {
         let newer = Config::load(&self.sources)?;
         let (config, kept) = self.config.renewed(&newer)?;
         let live = Live::of(&config, &self.resume_key)?;
-        // The only part that may still refuse goes first.
+        // What may still refuse goes first.
+        if let Some(certificates) = &self.certificates {
+            certificates.reload().map_err(|error| {
+                let cause = error.source().map(|cause| format!(": {cause}"));
+                problem(format!("{error}{}", cause.unwrap_or_default()))
+            })?;
+        }
         if let Some(authenticator) = &self.authenticator {
             authenticator.reload(&live.auth)?;
             if let Some(keys) = authenticator.remote() {
@@ -103,12 +112,7 @@ impl Reload {
 
 impl Live {
     fn of(config: &Config, resume_key: &ResumeKey) -> Result<Self, Problems> {
-        let origins = origin_rule(config).map_err(|error| {
-            Problems::from(Problem {
-                place: Place::Default,
-                text: error.to_string(),
-            })
-        })?;
+        let origins = origin_rule(config).map_err(|error| problem(error.to_string()))?;
         Ok(Self {
             auth: config.auth.clone(),
             shard: Arc::new(shard_settings(config, resume_key.clone())),
@@ -118,6 +122,14 @@ impl Live {
             end: config.shutdown.clone(),
         })
     }
+}
+
+/// A problem that shows only where the configuration is used.
+fn problem(text: String) -> Problems {
+    Problems::from(Problem {
+        place: Place::Default,
+        text,
+    })
 }
 
 /// The SIGHUPs that come.

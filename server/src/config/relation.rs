@@ -68,6 +68,12 @@ fn listen(config: &Config) -> Vec<Wrong> {
             text: format!("listen.public and listen.admin are both {}", listen.public),
         });
     }
+    if listen.tls_certificate_file.is_some() != listen.tls_key_file.is_some() {
+        wrong.push(Wrong {
+            keys: keys(["listen.tls_certificate_file", "listen.tls_key_file"]),
+            text: "listen.tls_certificate_file and listen.tls_key_file are needed together, or neither".to_owned(),
+        });
+    }
     wrong
 }
 

@@ -45,6 +45,15 @@ section! {
         restart allow_anonymous: bool = false;
         /// Web origins that browsers may connect from, such as `https://app.example.com`. Compared exactly.
         live origins: Vec<WebOrigin> = Vec::new();
+        /// Certificate chain in PEM, the server's own certificate first. With it the public listener speaks TLS and nothing else.
+        /// Read again when the file changes.
+        restart tls_certificate_file: Option<PathBuf> = None;
+        /// The certificate's private key in PEM. Read again when the file changes.
+        restart tls_key_file: Option<PathBuf> = None;
+        /// How long a TLS handshake may take, in milliseconds.
+        restart tls_handshake_timeout_ms: u64 = 5_000, 10..=600_000;
+        /// TLS handshakes at a time; one more is dropped at once.
+        restart tls_handshakes_max: usize = 4_096, 1..=1_000_000;
         /// Networks, such as `10.0.0.0/8`, or single addresses, of proxies that are believed about whom they speak for. Nobody
         /// else is. A trusted proxy has no limit per address itself; those behind it have theirs.
         restart trusted_proxies: Vec<IpNet> = Vec::new();

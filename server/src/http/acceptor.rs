@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
 use super::connection::Server;
+use super::secure::Secure;
 use super::site::{Shared, Site};
 use super::upgrade::Upgraded;
 use super::welcome::{Newcomer, Welcomed};
@@ -98,11 +99,14 @@ impl Acceptor {
             limits,
             ..
         } = site.shared.clone();
+        let secure = site.tls.clone();
+        let secure = secure.map(|tls| Secure::new(tls, metrics.clone(), shutdown.clone()));
         let admission = site.admission.clone();
         let (router, door) = site.routes(listener.local_addr()?);
         let server = Server {
             router,
             door,
+            secure,
             admission,
             metrics,
             limits,

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -17,19 +18,22 @@ use axum::http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt;
 
 use super::guard::{self, Rejected};
+use super::link::Link;
 use super::rewound::Rewound;
+use super::secure::Secure;
 use super::upgrade::{Accepted, Checked, Door, Upgraded};
 use super::welcome::{Newcomer, no_header};
 use crate::admission::proxy::{self, Header};
 use crate::admission::{Admission, Ticket};
 use crate::metrics::{HandshakeRejection, Metrics};
 use crate::shutdown::Shutdown;
+use crate::tls::Records;
 
 /// What a peer may do before it has a WebSocket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +67,8 @@ pub(super) struct Server {
     pub(super) door: Option<Arc<Door>>,
     /// Who may come in.
     pub(super) admission: Admission,
+    /// What makes it speak TLS.
+    pub(super) secure: Option<Secure>,
     pub(super) metrics: Metrics,
     pub(super) limits: Limits,
     pub(super) shutdown: Shutdown,
@@ -164,29 +170,47 @@ impl Server {
             };
         }
         tracing::Span::current().record("client", tracing::field::display(client));
+        let socket = Rewound { stream, seen };
+        let link = match &self.secure {
+            None => Link::Plain(socket),
+            Some(secure) => match secure.begin(socket).await {
+                Some(stream) => Link::Tls(stream),
+                None => return,
+            },
+        };
         let context = Arc::new(PeerContext::new(client, ticket));
         let routes = Routes {
             server: Arc::clone(&self),
             context: Arc::clone(&context),
         };
-        let mut connection = self
-            .builder()
-            .serve_connection(TokioIo::new(Rewound { stream, seen }), routes);
+        let mut connection = self.builder().serve_connection(TokioIo::new(link), routes);
         let end = self.drive(&mut connection).await;
         // Takes the engine apart: its buffers, timers and routes end here, only the socket and what was read
         // ahead remain.
         let parts = connection.into_parts();
-        let (stream, unread) = (parts.io.into_inner().stream, parts.read_buf);
+        let (link, unread) = (parts.io.into_inner(), parts.read_buf);
         let idle = unread.is_empty() && context.asked.load(Ordering::Relaxed);
         match (end, context.take()) {
-            (End::Finished, Some((accepted, ticket))) => match stream.into_std() {
-                Ok(stream) => self.hand_over(vec![accepted.upgraded(stream, &unread, ticket)]),
-                Err(error) => tracing::warn!(%error, "the socket could not leave the runtime"),
-            },
-            (End::Finished, None) => linger(stream).await,
-            (End::Failed(error), _) if error.is_timeout() && idle => linger(stream).await,
-            (End::Failed(error), _) => self.give_up(stream, &error).await,
+            (End::Finished, Some((accepted, ticket))) => {
+                self.let_go(link, |stream| accepted.upgraded(stream, &unread, ticket));
+            }
+            (End::Finished, None) => linger(link).await,
+            (End::Failed(error), _) if error.is_timeout() && idle => linger(link).await,
+            (End::Failed(error), _) => self.give_up(link, &error).await,
             (End::TimedOut, _) => {}
+        }
+    }
+
+    /// Hands the socket over, out of the runtime.
+    fn let_go(&self, link: Link, upgraded: impl FnOnce(std::net::TcpStream) -> Upgraded) {
+        let (stream, tls) = link.into_parts();
+        match stream.into_std() {
+            Ok(stream) => {
+                let mut upgraded = upgraded(stream);
+                upgraded.tls = tls.map(|tls| Box::new(Records::new(tls, self.metrics.clone())));
+                self.hand_over(vec![upgraded]);
+            }
+            Err(error) => tracing::warn!(%error, "the socket could not leave the runtime"),
         }
     }
 
@@ -268,7 +292,7 @@ impl Server {
     }
 
     /// Counts what the engine refused, and sees to it that the peer gets to read why.
-    async fn give_up(&self, mut stream: TcpStream, error: &hyper::Error) {
+    async fn give_up(&self, mut link: Link, error: &hyper::Error) {
         let Some(reason) = rejection(error) else {
             // The peer went away, or its socket broke: nothing was refused.
             tracing::debug!(%error, "the connection ended");
@@ -281,13 +305,13 @@ impl Server {
         } else {
             b""
         };
-        if stream.write_all(answer).await.is_ok() {
-            linger(stream).await;
+        if link.write_all(answer).await.is_ok() {
+            linger(link).await;
         }
     }
 }
 
-type Connection = http1::Connection<TokioIo<Rewound>, Routes>;
+type Connection = http1::Connection<TokioIo<Link>, Routes>;
 
 /// What can wake a connection.
 enum Event {
@@ -358,22 +382,27 @@ fn rejection(error: &hyper::Error) -> Option<HandshakeRejection> {
 
 /// Closes so that the last answer arrives. A socket that is closed with bytes unread is reset, and a reset
 /// may overtake the answer; so the peer's bytes are read until it closes too, within a limit.
-async fn linger(mut stream: TcpStream) {
+pub(super) async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     let closing = async {
         stream.shutdown().await?;
-        loop {
-            stream.readable().await?;
-            match stream.try_read(&mut [0; 4 * 1024]) {
-                Ok(0) => return Ok(()),
-                Ok(_) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-        }
+        while poll_fn(|context| drop_some(&mut stream, context)).await? > 0 {}
+        Ok::<_, std::io::Error>(())
     };
     if let Ok(Err(error)) = timeout(LINGER_MAX, closing).await {
         tracing::trace!(%error, "the peer closed first");
     }
+}
+
+/// Reads once into nowhere; how many bytes that were. The buffer lives for this call alone.
+fn drop_some(
+    stream: &mut (impl AsyncRead + Unpin),
+    context: &mut Context<'_>,
+) -> Poll<std::io::Result<usize>> {
+    let mut bytes = [0; 4 * 1024];
+    let mut buffer = ReadBuf::new(&mut bytes);
+    Pin::new(stream)
+        .poll_read(context, &mut buffer)
+        .map_ok(|()| buffer.filled().len())
 }
 
 const REQUEST_TIMEOUT: &[u8] =

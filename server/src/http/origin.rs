@@ -30,15 +30,25 @@ pub struct OriginError;
 pub enum OriginRule {
     /// The listener is on loopback and asks nobody for a token. `Host` must be `localhost`, `127.0.0.1` or
     /// `[::1]` at the bound port, or a page whose own name was made to point here could connect (DNS
-    /// rebinding). `Origin`, where there is one, must be the same over `http`, or be listed.
+    /// rebinding). `Origin`, where there is one, must be the same over the listener's scheme, or be listed.
     Loopback {
         /// Other origins that may connect, such as a development server at another port.
         listed: Vec<Origin>,
     },
-    /// `Origin`, where there is one, must name the host and port that `Host` names.
+    /// `Origin`, where there is one, must name the host and port that `Host` names; with `https` where the listener
+    /// speaks TLS, since a page without it may be anybody's.
     SameHost,
     /// `Origin`, where there is one, must be one of these.
     Listed(Vec<Origin>),
+}
+
+/// Where the pages of a listener are from, but for the host, for which there may be many names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Own {
+    /// `https` where the listener speaks TLS. Where it doesn't, a proxy before it may.
+    pub(super) scheme: &'static str,
+    /// The port that the listener is bound to.
+    pub(super) port: u16,
 }
 
 /// Host and port, as `Host` and the end of an origin name them.
@@ -92,16 +102,16 @@ impl fmt::Display for Origin {
 }
 
 impl OriginRule {
-    /// Whether a request with these headers may open a WebSocket at a listener bound to this port.
-    pub(super) fn allows(&self, headers: &HeaderMap, port: u16) -> bool {
+    /// Whether a request with these headers may open a WebSocket at a listener.
+    pub(super) fn allows(&self, headers: &HeaderMap, own: Own) -> bool {
         let Some(host) = Authority::of_host(headers) else {
             return false;
         };
-        let own_name = !matches!(self, Self::Loopback { .. }) || host.is_loopback_at(port);
-        own_name && self.allows_origin(headers, &host, port)
+        let own_name = !matches!(self, Self::Loopback { .. }) || host.is_loopback_at(own);
+        own_name && self.allows_origin(headers, &host, own)
     }
 
-    fn allows_origin(&self, headers: &HeaderMap, host: &Authority, port: u16) -> bool {
+    fn allows_origin(&self, headers: &HeaderMap, host: &Authority, own: Own) -> bool {
         let mut lines = headers.get_all(header::ORIGIN).iter();
         let (first, second) = (lines.next(), lines.next());
         let Some(line) = first else { return true };
@@ -110,9 +120,11 @@ impl OriginRule {
         };
         let allowed = match self {
             Self::Loopback { listed } => {
-                origin.is_loopback_page_at(port) || listed.contains(&origin)
+                origin.is_loopback_page_at(own) || listed.contains(&origin)
             }
-            Self::SameHost => origin.is_at(host),
+            Self::SameHost => {
+                origin.is_at(host) && (own.scheme == "http" || origin.scheme.as_ref() == own.scheme)
+            }
             Self::Listed(listed) => listed.contains(&origin),
         };
         allowed && second.is_none()
@@ -120,8 +132,8 @@ impl OriginRule {
 }
 
 impl Origin {
-    fn is_loopback_page_at(&self, port: u16) -> bool {
-        &*self.scheme == "http" && self.authority.is_loopback_at(port)
+    fn is_loopback_page_at(&self, own: Own) -> bool {
+        &*self.scheme == own.scheme && self.authority.is_loopback_at(own)
     }
 }
 
@@ -141,9 +153,9 @@ impl Authority {
         matches!(&*self.host, "localhost" | "127.0.0.1" | "[::1]")
     }
 
-    /// Whether it names this machine at a port. `Host` may leave out port 80.
-    fn is_loopback_at(&self, port: u16) -> bool {
-        self.is_loopback() && self.port.unwrap_or(80) == port
+    /// Whether it names this machine at a listener's port. `Host` may leave out the scheme's own.
+    fn is_loopback_at(&self, own: Own) -> bool {
+        self.is_loopback() && self.port.or(default_port(own.scheme)) == Some(own.port)
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -235,16 +247,69 @@ mod tests {
         }
     }
 
+    const HTTP: Own = Own {
+        scheme: "http",
+        port: 7400,
+    };
+
     fn check(rule: &OriginRule, cases: &[(&str, Option<&str>, bool)]) {
+        check_at(HTTP, rule, cases);
+    }
+
+    fn check_at(own: Own, rule: &OriginRule, cases: &[(&str, Option<&str>, bool)]) {
         for (host, origin, allowed) in cases {
             let mut headers = HeaderMap::from_iter([(header::HOST, host.parse().unwrap())]);
             headers.extend(origin.map(|origin| (header::ORIGIN, origin.parse().unwrap())));
             assert_eq!(
-                rule.allows(&headers, 7400),
+                rule.allows(&headers, own),
                 *allowed,
                 "Host {host}, Origin {origin:?}, {rule:?}"
             );
         }
+    }
+
+    /// Under TLS a page is the listener's own if it came by `https`, also where the default port is left out.
+    #[test]
+    fn under_tls_a_page_without_it_is_foreign() {
+        let (at_7400, at_443) = (
+            Own {
+                scheme: "https",
+                port: 7400,
+            },
+            Own {
+                scheme: "https",
+                port: 443,
+            },
+        );
+        let loopback = OriginRule::Loopback { listed: Vec::new() };
+        check_at(
+            at_7400,
+            &loopback,
+            &[
+                ("localhost:7400", Some("https://localhost:7400"), true),
+                ("localhost:7400", Some("http://localhost:7400"), false),
+                ("localhost", None, false),
+            ],
+        );
+        check_at(
+            at_443,
+            &loopback,
+            &[
+                ("localhost", Some("https://localhost"), true),
+                ("localhost", Some("http://localhost"), false),
+            ],
+        );
+        check_at(
+            at_443,
+            &OriginRule::SameHost,
+            &[
+                ("app.example.com", None, true),
+                ("app.example.com", Some("https://app.example.com"), true),
+                ("app.example.com", Some("http://app.example.com"), false),
+                ("app.example.com", Some("http://app.example.com:443"), false),
+                ("app.example.com", Some("https://evil.example.com"), false),
+            ],
+        );
     }
 
     /// Without keys only this machine's own names at the bound port may be used, in the address and by the page.
@@ -351,8 +416,8 @@ mod tests {
         let mut headers = HeaderMap::from_iter([(header::HOST, "localhost:7400".parse().unwrap())]);
         headers.append(header::ORIGIN, origin.clone());
         let rule = OriginRule::Loopback { listed: Vec::new() };
-        assert!(rule.allows(&headers, 7400));
+        assert!(rule.allows(&headers, HTTP));
         headers.append(header::ORIGIN, origin);
-        assert!(!rule.allows(&headers, 7400));
+        assert!(!rule.allows(&headers, HTTP));
     }
 }

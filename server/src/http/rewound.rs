@@ -18,6 +18,23 @@ pub(super) struct Rewound {
     pub(super) seen: Bytes,
 }
 
+impl Rewound {
+    /// The first byte, which is still there to be read afterwards. Cancel safe.
+    ///
+    /// # Errors
+    /// There will be none.
+    pub(super) async fn first_byte(&self) -> io::Result<u8> {
+        if let Some(first) = self.seen.first() {
+            return Ok(*first);
+        }
+        let mut first = [0];
+        match self.stream.peek(&mut first).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(first[0]),
+        }
+    }
+}
+
 impl AsyncRead for Rewound {
     fn poll_read(
         mut self: Pin<&mut Self>,

@@ -13,8 +13,9 @@ use axum::routing::{any, get};
 use super::connection::{Limits, PeerContext};
 use super::guard;
 use super::health::{self, Readiness};
-use super::origin::OriginRule;
+use super::origin::{OriginRule, Own};
 use super::pages;
+use super::secure::Tls;
 use super::upgrade::{self, Door, Speech, Upgrades};
 use crate::admission::Admission;
 use crate::current::Current;
@@ -38,6 +39,8 @@ pub struct Shared {
 #[derive(Debug)]
 pub struct Site {
     pub(super) shared: Shared,
+    /// What makes it speak TLS.
+    pub(super) tls: Option<Tls>,
     pub(super) admission: Admission,
     face: Face,
 }
@@ -65,9 +68,17 @@ impl Site {
     ) -> Self {
         Self {
             shared,
+            tls: None,
             admission,
             face: Face::Public(Doorway { upgrades, origins }),
         }
+    }
+
+    /// Speaks TLS and nothing else.
+    #[must_use]
+    pub fn with_tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
     }
 
     /// For the operator: `/metrics`, `/healthz`, `/readyz`.
@@ -75,6 +86,7 @@ impl Site {
     pub fn admin(shared: Shared, admission: Admission) -> Self {
         Self {
             shared,
+            tls: None,
             admission,
             face: Face::Admin,
         }
@@ -91,6 +103,7 @@ impl Site {
     ) -> Self {
         Self {
             shared,
+            tls: None,
             admission,
             face: Face::Plain(Doorway { upgrades, origins }),
         }
@@ -108,9 +121,11 @@ impl Site {
     pub(super) fn routes(self, address: SocketAddr) -> (Router, Option<Arc<Door>>) {
         let Self {
             shared,
+            tls,
             admission,
             face,
         } = self;
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let base = health::routes(shared.readiness);
         let metrics = metrics_routes(shared.metrics.clone(), address);
         let door = |doorway: Doorway, speech| {
@@ -120,7 +135,10 @@ impl Site {
                 origins: doorway.origins,
                 speech,
                 metrics: shared.metrics,
-                port: address.port(),
+                own: Own {
+                    scheme,
+                    port: address.port(),
+                },
             })
         };
         let (routes, door) = match face {

@@ -22,10 +22,11 @@ use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::guard::Rejected;
-use super::origin::OriginRule;
+use super::origin::{OriginRule, Own};
 use crate::admission::{Admission, Refusal, Ticket};
 use crate::current::Current;
 use crate::metrics::{HandshakeRejection as Reason, Metrics};
+use crate::tls::Records;
 
 /// Takes the sockets whose handshake is done. Called from the acceptor's thread and from many tasks at once.
 pub trait Upgrades: Send + Sync {
@@ -45,6 +46,8 @@ pub trait Upgrades: Send + Sync {
 pub struct Upgraded {
     /// The socket: non-blocking, without Nagle's delay, and registered with no runtime.
     pub stream: TcpStream,
+    /// The state of TLS over it, where there is any.
+    pub tls: Option<Box<Records>>,
     /// What was read past the handshake: the client need not wait for the "101" before it sends.
     pub read_ahead: Bytes,
     /// How messages are written.
@@ -110,6 +113,7 @@ impl Accepted {
     pub(super) fn upgraded(self, stream: TcpStream, read_ahead: &[u8], ticket: Ticket) -> Upgraded {
         Upgraded {
             stream,
+            tls: None,
             read_ahead: Bytes::copy_from_slice(read_ahead),
             encoding: self.handshake.encoding,
             client: self.handshake.client,
@@ -136,15 +140,15 @@ pub(super) struct Door {
     pub(super) origins: Current<OriginRule>,
     pub(super) speech: Speech,
     pub(super) metrics: Metrics,
-    /// The port that the listener is bound to.
-    pub(super) port: u16,
+    /// Where pages of this listener are from.
+    pub(super) own: Own,
 }
 
 impl fmt::Debug for Door {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Door")
             .field("origins", &self.origins)
-            .field("port", &self.port)
+            .field("own", &self.own)
             .finish_non_exhaustive()
     }
 }
@@ -163,7 +167,7 @@ impl Door {
         is_handshake(request)?;
         let headers = request.headers();
         let key = sole_key(headers)?;
-        if !self.origins.get().allows(headers, self.port) {
+        if !self.origins.get().allows(headers, self.own) {
             return Err(Rejected::new(
                 Reason::Origin,
                 StatusCode::FORBIDDEN,

@@ -89,7 +89,8 @@ impl Server {
 
     /// Answers a good handshake.
     fn greet(&self, mut newcomer: Newcomer, seen: &[u8]) -> Welcomed {
-        let door = self.door.as_deref();
+        // Under TLS nothing is said in the clear.
+        let door = self.door.as_deref().filter(|_| self.secure.is_none());
         let good = door.and_then(|door| Some((door, handshake(door, seen, newcomer.client)?)));
         let Some((door, (length, checked))) = good else {
             newcomer.seen = Bytes::copy_from_slice(seen);

@@ -8,6 +8,7 @@
 
 mod cells;
 mod keys;
+mod tls;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,11 +22,13 @@ use roomful_protocol::websocket;
 
 pub use cells::{By, Counter, Gauge, Label, Longest};
 pub use keys::{KeyFetch, Reloaded};
+pub use tls::{TlsHandshake, TlsReload};
 
 use crate::auth::AuthError;
 use crate::tasks::Tasks;
 use cells::Row;
 use keys::KeyMetrics;
+use tls::TlsMetrics;
 
 /// The metrics of a process; a cheap handle.
 #[derive(Debug, Clone)]
@@ -45,6 +48,7 @@ struct Inner {
     /// Written by the accept loops, and shown beside the panics of others.
     acceptor_panics: Arc<AtomicU64>,
     keys: KeyMetrics,
+    tls: TlsMetrics,
 }
 
 /// Declares [`ShardCounters`]: a field, its kind (see [`Row`]), its metric's name and help. A new metric is a new line.
@@ -329,6 +333,7 @@ impl Metrics {
             registry.register(collector).expect(WELL_FORMED);
         }
         let keys = KeyMetrics::register(&registry);
+        let tls = TlsMetrics::register(&registry);
         let inner = Inner {
             registry,
             shards,
@@ -336,6 +341,7 @@ impl Metrics {
             accept_errors,
             acceptor_panics,
             keys,
+            tls,
         };
         Self {
             inner: Arc::new(inner),
@@ -373,6 +379,26 @@ impl Metrics {
     #[must_use]
     pub fn accept_errors(&self) -> u64 {
         self.inner.accept_errors.get()
+    }
+
+    /// Counts a TLS handshake that has ended.
+    pub fn tls_handshake(&self, outcome: TlsHandshake) {
+        self.inner.tls.handshake(outcome);
+    }
+
+    /// Counts a connection that broke TLS after its handshake.
+    pub fn tls_violated(&self) {
+        self.inner.tls.violated();
+    }
+
+    /// Counts a certificate that was read again.
+    pub fn tls_reloaded(&self, outcome: TlsReload) {
+        self.inner.tls.reloaded(outcome);
+    }
+
+    /// Notes when the certificate in use expires.
+    pub fn certificate_expires(&self, unix_s: i64) {
+        self.inner.tls.expires(unix_s);
     }
 
     /// Counts a request for keys.
@@ -689,6 +715,8 @@ mod tests {
         check::<HandshakeRejection>();
         check::<KeyFetch>();
         check::<Reloaded>();
+        check::<TlsHandshake>();
+        check::<TlsReload>();
         check::<ErrorCode>();
         check::<Option<CloseCode>>();
     }

@@ -122,7 +122,10 @@ impl Certificates {
         match Loaded::read(&inner.files) {
             Ok(loaded) => {
                 loaded.announce(&inner.files, &inner.clock, &inner.metrics);
-                let mut current = inner.current.write().unwrap_or_else(PoisonError::into_inner);
+                let mut current = inner
+                    .current
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner);
                 *current = loaded.config;
                 inner.metrics.tls_reloaded(TlsReload::Loaded);
                 Ok(())
@@ -134,7 +137,8 @@ impl Certificates {
         }
     }
 
-    /// Reloads when the files have changed and changed no more: whoever writes two files writes one of them first.
+    /// Reloads when the files have changed and changed no more: whoever writes two files writes one of them first. Never
+    /// ends by itself.
     pub async fn watch(self) {
         let mut before = None;
         loop {
@@ -146,7 +150,10 @@ impl Certificates {
                 match self.reload() {
                     Ok(()) => tracing::info!("a new certificate is in use"),
                     Err(error) => {
-                        tracing::error!(error = chain(&error), "the certificate's files have changed and are no good; the old certificate stays in use");
+                        tracing::error!(
+                            error = chain(&error),
+                            "the certificate's files have changed and are no good; the old certificate stays in use"
+                        );
                     }
                 }
             }
@@ -154,7 +161,11 @@ impl Certificates {
     }
 
     fn last_read(&self) -> Option<Stamps> {
-        *self.inner.read.lock().unwrap_or_else(PoisonError::into_inner)
+        *self
+            .inner
+            .read
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -196,11 +207,13 @@ impl Loaded {
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
     let bytes = read_file(CERTIFICATE_KEY, path)?;
     let chain = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
-    let chain = chain.and_then(|chain| match chain.is_empty() {
-        true => Err(pem::Error::NoItemsFound),
-        false => Ok(chain),
+    let whole = chain.and_then(|chain| {
+        if chain.is_empty() {
+            return Err(pem::Error::NoItemsFound);
+        }
+        Ok(chain)
     });
-    chain.map_err(|source| CertificateError::Malformed {
+    whole.map_err(|source| CertificateError::Malformed {
         key: CERTIFICATE_KEY,
         path: path.to_owned(),
         wanted: "certificate",

@@ -88,11 +88,7 @@ impl Records {
     ///
     /// # Errors
     /// The connection is broken.
-    pub fn write(
-        &mut self,
-        socket: &mut impl Write,
-        slices: &[IoSlice<'_>],
-    ) -> io::Result<usize> {
+    pub fn write(&mut self, socket: &mut impl Write, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
         let mut taken = 0;
         while self.flush(socket)? && taken < total {

@@ -20,6 +20,7 @@ use crate::auth::{AuthError, Identity};
 use crate::clock::Clock;
 use crate::shard::message::{ConnectionId, Message, ShardId};
 use crate::shard::{Host, Phase};
+use crate::tls::Records;
 
 /// The thread's side of the core.
 pub(super) struct ThreadHost {
@@ -150,12 +151,17 @@ impl ThreadHost {
     }
 
     /// Takes a socket in, in the vacant slot.
-    pub(super) fn insert(&mut self, stream: TcpStream, place: Place) -> ConnectionId {
+    pub(super) fn insert(
+        &mut self,
+        stream: TcpStream,
+        tls: Option<Box<Records>>,
+        place: Place,
+    ) -> ConnectionId {
         let generation = self.next_generation;
         self.next_generation = generation.wrapping_add(1);
         let slot = self
             .sockets
-            .insert(Socket::plain(generation, stream, place));
+            .insert(Socket::new(generation, stream, tls, place));
         ConnectionId {
             slot: u32::try_from(slot).expect("connections are counted in 32 bits"),
             generation,

@@ -35,6 +35,7 @@ use crate::http::{Upgraded, Upgrades};
 use crate::metrics::ShardCounters;
 use crate::shard::ShardSettings;
 use crate::shard::message::ShardId;
+use crate::tls::Records;
 use mailbox::{Letter, Mailbox};
 use thread::{MAIL, Thread};
 use verifier::Verifier;
@@ -67,6 +68,7 @@ struct Post {
 #[derive(Debug)]
 struct Opened {
     stream: TcpStream,
+    tls: Option<Box<Records>>,
     read_ahead: Bytes,
     encoding: Encoding,
     client: IpAddr,
@@ -313,6 +315,7 @@ impl Post {
         };
         self.mailbox.push(Letter::Opened(Box::new(Opened {
             stream: upgraded.stream,
+            tls: upgraded.tls,
             read_ahead: upgraded.read_ahead,
             encoding: upgraded.encoding,
             client: upgraded.client,

@@ -13,6 +13,7 @@ use mio::net::TcpStream;
 use roomful_protocol::websocket::{Reader, Role};
 
 use super::Place;
+use crate::tls::{Received, Records};
 
 /// What a thread keeps for a connection.
 ///
@@ -22,8 +23,10 @@ use super::Place;
 pub(super) struct Socket {
     /// Tells this use of the slot from earlier ones.
     pub(super) generation: u32,
-    wire: Wire,
-    /// A write has not taken everything since the kernel last said that it takes bytes.
+    stream: TcpStream,
+    /// What stands between bytes and the stream, where it is TLS.
+    tls: Option<Box<Records>>,
+    /// A write has not taken everything since the kernel last said that it takes bytes, or TLS has kept something of it.
     full: bool,
     /// There may be something to read.
     readable: bool,
@@ -37,10 +40,7 @@ pub(super) struct Socket {
     pub(super) timed: bool,
     /// Incomplete input.
     pub(super) reader: Reader,
-    /// What was read and may not be handled while the connection is paused.
-    pub(super) unread: Box<[u8]>,
-    /// None while the core has the connection.
-    goodbye: Option<Box<Goodbye>>,
+    rest: Rest,
     /// The connection's place.
     place: Box<Place>,
 }
@@ -52,10 +52,13 @@ const _: () = assert!(
     "fan-out touches one cache line a socket"
 );
 
-/// What bytes go through. TLS will be the second.
+/// What is left to do, first by the core and then without it.
 #[derive(Debug)]
-enum Wire {
-    Plain(TcpStream),
+enum Rest {
+    /// What was read and may not be handled while the connection is paused.
+    Unread(Box<[u8]>),
+    /// The core is done with it.
+    Goodbye(Box<Goodbye>),
 }
 
 /// The end of a connection that the core is done with.
@@ -68,7 +71,7 @@ struct Goodbye {
 /// What a read found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Heard {
-    /// So many bytes.
+    /// So many bytes; none where TLS had something to say to itself.
     Bytes(usize),
     /// Nothing for now.
     Nothing,
@@ -77,19 +80,26 @@ pub(super) enum Heard {
 }
 
 impl Socket {
-    pub(super) fn plain(generation: u32, stream: TcpStream, place: Place) -> Self {
+    pub(super) fn new(
+        generation: u32,
+        stream: TcpStream,
+        tls: Option<Box<Records>>,
+        place: Place,
+    ) -> Self {
+        // TLS may have read ahead, and may hold what was not written; the kernel will not tell of either.
+        let secure = tls.is_some();
         Self {
             generation,
-            wire: Wire::Plain(stream),
-            full: false,
-            readable: false,
+            stream,
+            tls,
+            full: secure,
+            readable: secure,
             ending: false,
             over: false,
             again: false,
             timed: false,
             reader: Reader::new(Role::Server),
-            unread: Box::default(),
-            goodbye: None,
+            rest: Rest::Unread(Box::default()),
             place: Box::new(place),
         }
     }
@@ -98,7 +108,20 @@ impl Socket {
     pub(super) fn told(&mut self, event: &Event) -> bool {
         self.ending |= event.is_read_closed() || event.is_error();
         self.readable |= event.is_readable() || self.ending;
-        event.is_writable() && std::mem::take(&mut self.full)
+        event.is_writable() && std::mem::take(&mut self.full) && self.flush()
+    }
+
+    /// Writes what TLS has kept; whether there is room for more.
+    fn flush(&mut self) -> bool {
+        let Some(tls) = &mut self.tls else {
+            return true;
+        };
+        let flushed = tls.flush(&mut self.stream);
+        // A broken one is found out by the next read.
+        self.ending |= flushed.is_err();
+        self.readable |= self.ending;
+        self.full = matches!(flushed, Ok(false));
+        !self.full
     }
 
     /// Whether a look at the socket may find something.
@@ -108,7 +131,22 @@ impl Socket {
 
     /// Whether a look at the socket, or at what is left of the last one, may find something.
     pub(super) fn has_input(&self) -> bool {
-        self.readable || !self.unread.is_empty()
+        self.readable || matches!(&self.rest, Rest::Unread(bytes) if !bytes.is_empty())
+    }
+
+    /// What an earlier read has left.
+    pub(super) fn take_unread(&mut self) -> Box<[u8]> {
+        match &mut self.rest {
+            Rest::Unread(bytes) => std::mem::take(bytes),
+            Rest::Goodbye(_) => Box::default(),
+        }
+    }
+
+    /// Keeps what may not be handled now. One that says goodbye has nothing to hear any more.
+    pub(super) fn keep_unread(&mut self, bytes: &[u8]) {
+        if let Rest::Unread(unread) = &mut self.rest {
+            *unread = Box::from(bytes);
+        }
     }
 
     /// Reads once. A read that does not fill the buffer has emptied the socket, which saves the call that would
@@ -124,17 +162,18 @@ impl Socket {
     }
 
     fn receive(&mut self, buffer: &mut [u8]) -> Heard {
-        let Wire::Plain(stream) = &mut self.wire;
-        let outcome = loop {
-            match stream.read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                outcome => break outcome,
+        let outcome = match &mut self.tls {
+            None => receive(&mut self.stream, buffer),
+            Some(tls) => {
+                let outcome = tls.read(&mut self.stream, buffer);
+                self.full |= tls.is_waiting();
+                outcome
             }
         };
         match outcome {
-            Ok(0) => Heard::End,
-            Ok(bytes) => {
-                self.readable = self.ending || bytes == buffer.len();
+            Ok(None) => Heard::End,
+            Ok(Some(Received { bytes, emptied })) => {
+                self.readable = self.ending || !emptied;
                 Heard::Bytes(bytes)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -145,18 +184,21 @@ impl Socket {
         }
     }
 
-    /// Writes what the kernel takes. After less than everything, the kernel tells when there is room again.
+    /// Writes what the kernel takes. After less than everything, the kernel tells when there is room again. TLS takes
+    /// more by one record at most, which it keeps until then.
     ///
     /// # Errors
     /// The connection is broken.
     pub(super) fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let Wire::Plain(stream) = &mut self.wire;
-        let (total, outcome) = match slices {
-            [only] => (only.len(), stream.write(only)),
-            several => (
-                several.iter().map(|slice| slice.len()).sum(),
-                stream.write_vectored(several),
-            ),
+        let total = slices.iter().map(|slice| slice.len()).sum();
+        let outcome = match (&mut self.tls, slices) {
+            (None, [only]) => self.stream.write(only),
+            (None, several) => self.stream.write_vectored(several),
+            (Some(tls), slices) => {
+                let outcome = tls.write(&mut self.stream, slices);
+                self.full |= tls.is_waiting();
+                outcome
+            }
         };
         let written = match outcome {
             Ok(written) => written,
@@ -182,16 +224,15 @@ impl Socket {
 
     /// Whether the core is done with it.
     pub(super) fn is_saying_goodbye(&self) -> bool {
-        self.goodbye.is_some()
+        matches!(self.rest, Rest::Goodbye(_))
     }
 
     /// Nothing of it concerns the core from here on. The last words are said as far as the peer takes them, and
     /// then the peer has its time to close: a socket that is closed with input unread is reset, and the last
     /// words with it.
     pub(super) fn say_goodbye(&mut self, words: Vec<Bytes>) {
-        self.unread = Box::default();
         self.reader = Reader::new(Role::Server);
-        self.goodbye = Some(Box::new(Goodbye {
+        self.rest = Rest::Goodbye(Box::new(Goodbye {
             words: words.into(),
         }));
     }
@@ -204,9 +245,8 @@ impl Socket {
         }
         match self.speak() {
             Ok(true) if self.place.leave() => {
-                let Wire::Plain(stream) = &self.wire;
                 // It fails where the peer is gone, which the next read finds out.
-                stream.shutdown(Shutdown::Write).ok();
+                self.stream.shutdown(Shutdown::Write).ok();
                 self.readable = true;
             }
             Ok(_) => {}
@@ -223,21 +263,44 @@ impl Socket {
         false
     }
 
-    /// Whether everything is said.
+    /// Whether everything is said, and TLS has said that it was everything.
     fn speak(&mut self) -> io::Result<bool> {
-        while let Some(mut words) = self
-            .goodbye
-            .as_mut()
-            .and_then(|goodbye| goodbye.words.pop_front())
-        {
+        while let Some(mut words) = self.next_words() {
             let written = self.write(&[IoSlice::new(&words)])?;
             words.advance(written);
-            if let (true, Some(goodbye)) = (words.has_remaining(), &mut self.goodbye) {
+            if let (true, Rest::Goodbye(goodbye)) = (words.has_remaining(), &mut self.rest) {
                 goodbye.words.push_front(words);
                 return Ok(false);
             }
         }
-        Ok(true)
+        let Some(tls) = &mut self.tls else {
+            return Ok(true);
+        };
+        let closed = tls.close(&mut self.stream)?;
+        self.full |= !closed;
+        Ok(closed)
+    }
+
+    fn next_words(&mut self) -> Option<Bytes> {
+        match &mut self.rest {
+            Rest::Unread(_) => None,
+            Rest::Goodbye(goodbye) => goodbye.words.pop_front(),
+        }
+    }
+}
+
+/// Reads once; `None` at the end.
+fn receive(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<Option<Received>> {
+    loop {
+        match stream.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(0) => return Ok(None),
+            Ok(bytes) => {
+                let emptied = bytes < buffer.len();
+                return Ok(Some(Received { bytes, emptied }));
+            }
+            Err(error) => return Err(error),
+        }
     }
 }
 

@@ -329,7 +329,7 @@ impl<C: Core> Driver<C> {
         let token = Token(self.host.vacant_slot());
         poll.registry()
             .register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
-        let connection = self.host.insert(stream, opened.place);
+        let connection = self.host.insert(stream, opened.tls, opened.place);
         tracing::debug!(?connection, client = %opened.client, "a connection is open");
         self.step(Input::Opened {
             connection,
@@ -339,6 +339,11 @@ impl<C: Core> Driver<C> {
             self.guarded(connection, |this| {
                 this.received(connection, &mut opened.read_ahead.to_vec());
             });
+        }
+        // What TLS has read ahead, the kernel doesn't know of.
+        let socket = self.host.socket_mut(connection);
+        if socket.is_some_and(|socket| socket.is_readable()) {
+            self.host.look_again(connection);
         }
         Ok(())
     }
@@ -391,7 +396,7 @@ impl<C: Core> Driver<C> {
             let Some(socket) = self.host.socket_mut(connection) else {
                 return;
             };
-            let mut unread = mem::take(&mut socket.unread);
+            let mut unread = socket.take_unread();
             if !unread.is_empty() {
                 self.received(connection, &mut unread);
                 if self.host.turn_is_spent() {
@@ -458,7 +463,7 @@ impl<C: Core> Driver<C> {
         if let Some(socket) = socket.filter(|socket| !socket.is_saying_goodbye()) {
             let owes = reader.incomplete_since(now.monotonic_ms).is_some();
             socket.reader = reader;
-            socket.unread = Box::from(&*input);
+            socket.keep_unread(input);
             if owes && !mem::replace(&mut socket.timed, true) {
                 let due_ms = now.monotonic_ms + self.settings.message_timeout_ms;
                 self.deadlines.set(due_ms, connection);
