@@ -356,7 +356,7 @@ async fn a_foreign_tenant_finds_nothing() {
         .unwrap();
     assert_eq!(own.occupancy, 1);
     assert_ne!(own.room, joined.room);
-    seen.push(format!("{:?}", own.members));
+    seen.push(format!("{own:?}"));
     // By member: the number is somebody else's here, or nobody's.
     let unknown = MemberId(joined.member.0 + 7_777);
     for to in [joined.member, unknown] {
