@@ -4,12 +4,13 @@
 //! and when somebody enters, never for a message. No guard leaves this file, so none can be held over an
 //! await or a second look-up.
 
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use roomful_protocol::id::{PlacementKey, RoomAlias, RoomId};
+use roomful_protocol::id::{PlacementKey, RoomAlias, RoomId, RoomName, TenantId};
 
 use crate::shard::message::ShardId;
 
@@ -107,6 +108,34 @@ impl Directory {
         }
     }
 
+    /// A page of a tenant's open rooms whose names begin with `prefix`, sorted: those behind `after`, at most `limit`.
+    /// It looks at every room of the node and holds one of the map's locks at a time.
+    #[must_use]
+    pub fn page(
+        &self,
+        tenant: &TenantId,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Vec<RoomName> {
+        let mut first = BinaryHeap::with_capacity(limit + 1);
+        for room in &self.inner.rooms {
+            let RoomId { tenant: of, name } = room.key();
+            let text = name.as_str();
+            let wanted = of == tenant
+                && text.starts_with(prefix)
+                && after.is_none_or(|after| text > after)
+                && (first.len() < limit || first.peek().is_some_and(|last| name < last));
+            if wanted {
+                first.push(name.clone());
+                if first.len() > limit {
+                    first.pop();
+                }
+            }
+        }
+        first.into_sorted_vec()
+    }
+
     /// Strikes out a room that its home has closed.
     pub fn close(&self, room: &RoomId) {
         if self.inner.rooms.remove(room).is_some() {
@@ -145,6 +174,31 @@ mod tests {
             directory.open(&room("chat:a"), ShardId(0)).unwrap().alias,
             first.alias
         );
+    }
+
+    #[test]
+    fn pages_are_sorted_and_of_one_tenant() {
+        let directory = Directory::new(2, 100);
+        for number in (0..30).rev() {
+            directory
+                .open(&room(&format!("chat:{number:02}")), ShardId(0))
+                .unwrap();
+        }
+        directory.open(&room("doc:a"), ShardId(0)).unwrap();
+        let foreign = RoomId {
+            tenant: TenantId::parse("acme").unwrap(),
+            name: RoomName::parse(b"chat:foreign").unwrap(),
+        };
+        directory.open(&foreign, ShardId(0)).unwrap();
+        let page = |prefix, after, limit| {
+            let names = directory.page(&TenantId::default_tenant(), prefix, after, limit);
+            let names: Vec<_> = names.iter().map(|name| name.as_str().to_owned()).collect();
+            names.join(" ")
+        };
+        assert_eq!(page("chat:", None, 3), "chat:00 chat:01 chat:02");
+        assert_eq!(page("chat:", Some("chat:27"), 3), "chat:28 chat:29");
+        assert_eq!(page("", Some("chat:29"), 3), "doc:a");
+        assert_eq!(page("x", None, 3), "");
     }
 
     #[test]

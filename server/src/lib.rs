@@ -3,7 +3,7 @@
 //! Read in this order: [`config`] (what can be set), [`auth`] (who may do what), [`session`] (who comes
 //! back), [`connection`] (one socket's state), [`room`] (what is ordered) over [`journal`] (where it is
 //! kept), [`shard`] (where all of these meet, without I/O), [`admission`] (who may come in), [`transport`] and [`http`]
-//! (the sockets, over [`tls`] where there is a certificate), [`app`]
+//! (the sockets, over [`tls`] where there is a certificate), [`admin`] (what a back end asks), [`app`]
 //! (the wiring). [`clock`], [`current`], [`directory`], [`wire`], [`metrics`], [`tasks`], [`shutdown`], [`logging`] and
 //! [`console`] serve them.
 
@@ -25,6 +25,8 @@ pub mod admission;
 pub mod http;
 pub mod tls;
 pub mod transport;
+
+pub mod admin;
 
 pub mod app;
 

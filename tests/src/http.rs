@@ -50,6 +50,22 @@ pub async fn get(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> R
     raw(address, &(request + "\r\n")).await
 }
 
+/// A request with a body: method and target, as in `POST /v1/disconnect`, and headers beside the right `Host` and length.
+pub async fn send(
+    address: SocketAddr,
+    line: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Response {
+    let length = body.len();
+    let mut request = format!("{line} HTTP/1.1\r\nconnection: close\r\nhost: {address}\r\n");
+    for (name, value) in headers {
+        request += &format!("{name}: {value}\r\n");
+    }
+    request += &format!("content-length: {length}\r\n\r\n{body}");
+    raw(address, &request).await
+}
+
 /// The headers of a WebSocket upgrade, with a subprotocol.
 #[must_use]
 pub fn upgrade_headers(subprotocol: &str) -> Vec<(&str, &str)> {

@@ -10,6 +10,7 @@
     reason = "a harness reports by panicking, and its caller is a test"
 )]
 
+pub mod back_end;
 pub mod echo;
 pub mod follower;
 pub mod healthy;
@@ -24,6 +25,7 @@ pub mod server;
 pub mod tokens;
 pub mod wait;
 
+pub use back_end::BackEnd;
 pub use echo::Echo;
 pub use follower::Follower;
 pub use healthy::Healthy;

@@ -5,6 +5,9 @@
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 
+use roomful_protocol::codec::Encoding;
+use roomful_protocol::frame::{ClientFrame, Hello};
+use roomful_protocol::id::RequestId;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -79,6 +82,34 @@ impl Peer {
         peer.head = String::from_utf8(head).unwrap();
         assert!(peer.head.starts_with("HTTP/1.1 101 "), "{}", peer.head);
         peer
+    }
+
+    /// Says hello in MessagePack, without a token.
+    ///
+    /// # Panics
+    /// Something else than an answer comes.
+    pub async fn hello(&mut self) {
+        let hello = Hello {
+            request: RequestId(1),
+            token: None,
+            resume: None,
+            agent: None,
+        };
+        let mut bytes = Vec::new();
+        Encoding::MessagePack.encode(&ClientFrame::from(hello), &mut bytes);
+        self.send(&frame(BINARY, &bytes)).await;
+        let welcome = self.frame().await;
+        assert!(matches!(welcome, Some(Frame::Binary(_))), "{welcome:?}");
+    }
+
+    /// Sends a ping and waits for its answer, whatever comes before it.
+    ///
+    /// # Panics
+    /// The connection ends.
+    pub async fn until_pong(&mut self) {
+        self.send(&frame(PING, b"until")).await;
+        let pong = Frame::Pong(b"until".to_vec());
+        while self.frame().await.expect("a pong before the end") != pong {}
     }
 
     /// Sends bytes as they are.

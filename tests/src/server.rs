@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::http;
 use crate::metrics::Metrics;
 use crate::process::{Ended, Process};
+use crate::wait::{PATIENCE, until};
 
 /// Limits that a test with a rate of its own must not meet: to be put before any other section.
 pub const UNLIMITED: &str = "[connection]\nmessages_per_s = 1000000\nmessages_burst = 1000000\njoins_per_s = 1000000\njoins_burst = 1000000\n";
@@ -58,6 +59,22 @@ impl Server {
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where the admin listener listens.
+    ///
+    /// # Panics
+    /// It is down, or its admin listener doesn't come to listen.
+    pub async fn admin_address(&self) -> SocketAddr {
+        let address = || {
+            let lines = self.log();
+            lines.iter().find_map(|line| address_of("admin", line))
+        };
+        until("the admin listener listens", PATIENCE, async || {
+            address().is_some()
+        })
+        .await;
+        address().unwrap()
     }
 
     /// The page's address, without a slash at the end.
@@ -155,9 +172,13 @@ impl Server {
 /// The address in the log line of the public listener: `"address":"127.0.0.1:7400"` beside the message `listening`.
 #[must_use]
 pub fn listening_address(line: &str) -> Option<SocketAddr> {
+    address_of("public", line)
+}
+
+fn address_of(listener: &str, line: &str) -> Option<SocketAddr> {
     let line: Value = serde_json::from_str(line).ok()?;
     let fields = line.get("fields").unwrap_or(&line);
-    if fields.get("message")? != "listening" || fields.get("listener")? != "public" {
+    if fields.get("message")? != "listening" || fields.get("listener")? != listener {
         return None;
     }
     fields.get("address")?.as_str()?.parse().ok()

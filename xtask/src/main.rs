@@ -6,6 +6,7 @@
 mod console;
 mod context;
 mod dist;
+mod fuzz;
 mod guard;
 mod mutants;
 mod pages;
@@ -30,6 +31,8 @@ usage: cargo xtask <command>
                                    TOOLS: browsers,node,python,deny,valgrind; what needs them is left out
   chaos [--seconds N]              the test that cuts connections, N seconds (60) a round instead of a few
   dist                             build target/dist/roomful, one static file
+  fuzz [--seconds N] [--keep] [TARGET]
+                                   libFuzzer on the targets of fuzz/, N seconds (600) in all; --keep adds to the corpus
   mutants [NAME]                   plant each bug of tests/mutants in a copy; the simulation has to find it
   peers                            set up the servers that the load test compares with, in the target directory
   pages                            build server/assets from clients/typescript
@@ -58,6 +61,7 @@ fn command(arguments: &[String]) -> Result<ExitCode> {
             let path = dist::build(&context)?;
             console::say(&format!("{} needs no library", path.display()));
         }
+        ["fuzz", rest @ ..] => fuzz::fuzz(&context, rest)?,
         ["mutants"] => mutants::check(&context, mutants::Extent::All).1?,
         ["mutants", name] => mutants::check(&context, mutants::Extent::Named(name)).1?,
         ["peers"] => setup::set_up_peers(&context)?,

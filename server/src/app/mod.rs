@@ -15,6 +15,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::admin::key::{AdminKey, AdminKeyError};
+use crate::admin::{self, Admin, AdminSettings};
 use crate::admission::client::Trust;
 use crate::admission::{self, Admission, descriptors};
 use crate::auth::{Authenticator, Remote};
@@ -25,7 +27,9 @@ use crate::config::{
 use crate::connection::{Rate, Rates};
 use crate::current::Current;
 use crate::directory::Directory;
-use crate::http::{self, Limits, Origin, OriginError, OriginRule, Readiness, Site, Tls};
+use crate::http::{
+    self, Limits, Operations, Origin, OriginError, OriginRule, Readiness, Site, Tls,
+};
 use crate::journal::HistoryBounds;
 use crate::journal::memory::MemoryJournal;
 use crate::metrics::Metrics;
@@ -71,6 +75,9 @@ pub enum RunError {
     /// The key for resume tokens is unusable.
     #[error(transparent)]
     ResumeKey(#[from] ResumeKeyError),
+    /// The key of the admin listener is unusable.
+    #[error(transparent)]
+    AdminKey(#[from] AdminKeyError),
     /// The data directory is unusable.
     #[error(transparent)]
     Data(#[from] DataFileError),
@@ -114,6 +121,7 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
 struct App {
     public: TcpListener,
     admin: TcpListener,
+    operations: Operations,
     shards: Shards,
     threads: Threads,
     metrics: Metrics,
@@ -143,6 +151,7 @@ impl App {
         let admin = listen("admin", config.listen.admin, unsent, patience).await?;
         let data_dir = Path::new(&config.node.data_dir);
         let resume_key = ResumeKey::open(&config.auth, data_dir)?;
+        let admin_key = AdminKey::open(&config.admin, data_dir)?;
         let generation = Generation::begin(data_dir, clock.unix_ms())?;
         let shared = shared(config, resume_key.clone(), &clock);
         let counters = metrics.shards().to_vec();
@@ -150,7 +159,7 @@ impl App {
             directory: shared.directory.clone(),
             counters: counters.clone(),
             authenticator: authenticator.clone(),
-            clock,
+            clock: clock.clone(),
             settings: transport_settings(config),
         };
         let first_epoch = generation.first_epoch();
@@ -177,9 +186,20 @@ impl App {
             tasks: tasks.clone(),
             shutdown: shutdown.clone(),
         };
+        let operations = admin::Parts {
+            shards: shards.clone(),
+            key: admin_key,
+            metrics: metrics.clone(),
+            clock,
+            settings: admin_settings(config),
+        };
         Ok(Self {
             public,
             admin,
+            operations: Operations {
+                routes: Admin::new(operations).routes(),
+                body_bytes_max: config.admin.body_bytes_max,
+            },
             shards,
             threads,
             metrics,
@@ -212,7 +232,7 @@ impl App {
             Arc::new(self.shards.clone()),
             self.origins,
         );
-        let admin = Site::admin(site, self.admission.for_operators());
+        let admin = Site::admin(site, self.admission.for_operators(), self.operations);
         let span = tracing::Span::none;
         if let Some(tls) = self.tls {
             let watch = tls.certificates.clone().watch();
@@ -530,6 +550,32 @@ pub fn transport_settings(config: &Config) -> TransportSettings {
         close_timeout_ms: config.connection.close_timeout_ms,
         verifier_threads: NonZeroUsize::new(config.auth.pool_threads).unwrap_or(NonZeroUsize::MIN),
         verifier_queue_max: config.auth.pool_queue_max,
+    }
+}
+
+fn admin_settings(config: &Config) -> AdminSettings {
+    let admin = &config.admin;
+    let namespace = |config: &NamespaceConfig| admin::Namespace {
+        kind: config.kind.name(),
+        durability: config.durability,
+    };
+    AdminSettings {
+        loopback: is_loopback(config.listen.admin),
+        wrong_keys: Rate::per_minute(admin.wrong_keys_per_minute_max),
+        requests_max: admin.requests_max,
+        request_timeout: Duration::from_millis(admin.request_timeout_ms),
+        body_bytes_max: admin.body_bytes_max,
+        payload_bytes_max: config.connection.payload_bytes_max,
+        namespaces: config
+            .namespaces
+            .iter()
+            .map(|(name, config)| (name.clone(), namespace(config)))
+            .collect(),
+        other_namespaces: config
+            .namespaces
+            .get(DEFAULT_NAMESPACE)
+            .filter(|_| config.is_anonymous())
+            .map(namespace),
     }
 }
 

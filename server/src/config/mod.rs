@@ -30,10 +30,12 @@ pub use keys_url::KeysUrl;
 pub use problem::{Place, Problem, Problems};
 pub use secret::{Secret, SecretKey};
 pub use sections::{
-    AdmissionConfig, AuthConfig, ConnectionConfig, ListenConfig, LogConfig, NamespaceConfig,
-    NodeConfig, PlacementConfig, SessionConfig, ShardConfig, ShutdownConfig,
+    AdminConfig, AdmissionConfig, AuthConfig, ConnectionConfig, ListenConfig, LogConfig,
+    NamespaceConfig, NodeConfig, PlacementConfig, SessionConfig, ShardConfig, ShutdownConfig,
 };
 pub use source::{Flag, Sources};
+
+pub(crate) use relation::ADMIN_KEY_BYTES_MIN;
 
 use problem::Report;
 use section::{Section, report_unknown, set_field, set_fields};
@@ -48,6 +50,8 @@ pub struct Config {
     pub listen: ListenConfig,
     /// `[auth]`
     pub auth: AuthConfig,
+    /// `[admin]`
+    pub admin: AdminConfig,
     /// `[connection]`
     pub connection: ConnectionConfig,
     /// `[admission]`
@@ -120,6 +124,7 @@ impl Config {
         config.node.renew(&newer.node, "", &mut kept);
         config.listen.renew(&newer.listen, "listen.", &mut kept);
         config.auth.renew(&newer.auth, "auth.", &mut kept);
+        config.admin.renew(&newer.admin, "admin.", &mut kept);
         config
             .connection
             .renew(&newer.connection, "connection.", &mut kept);
@@ -219,6 +224,7 @@ impl Config {
             ("", &mut self.node),
             ("listen", &mut self.listen),
             ("auth", &mut self.auth),
+            ("admin", &mut self.admin),
             ("connection", &mut self.connection),
             ("admission", &mut self.admission),
             ("session", &mut self.session),
@@ -311,6 +317,7 @@ impl Default for Config {
             node: NodeConfig::default(),
             listen: ListenConfig::default(),
             auth: AuthConfig::default(),
+            admin: AdminConfig::default(),
             connection: ConnectionConfig::default(),
             admission: AdmissionConfig::default(),
             session: SessionConfig::default(),

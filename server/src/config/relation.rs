@@ -26,6 +26,7 @@ impl Wrong {
 /// Every relation that doesn't hold.
 pub(super) fn check(config: &Config) -> Vec<Wrong> {
     let mut wrong = listen(config);
+    wrong.extend(admin(config));
     wrong.extend(connection(config));
     wrong.extend(admission(config));
     wrong.extend(auth(config));
@@ -72,6 +73,38 @@ fn listen(config: &Config) -> Vec<Wrong> {
         wrong.push(Wrong {
             keys: keys(["listen.tls_certificate_file", "listen.tls_key_file"]),
             text: "listen.tls_certificate_file and listen.tls_key_file are needed together, or neither".to_owned(),
+        });
+    }
+    wrong
+}
+
+fn admin(config: &Config) -> Vec<Wrong> {
+    let admin = &config.admin;
+    let mut wrong = Vec::new();
+    if !is_loopback(config.listen.admin) && !admin.allow_plaintext {
+        wrong.push(Wrong {
+            keys: keys(["listen.admin"]),
+            text: format!(
+                "listen.admin is {}, where the admin key could be read on the way; listen on 127.0.0.1 and put TLS in front of it, \
+                 or say admin.allow_plaintext",
+                config.listen.admin
+            ),
+        });
+    }
+    if admin.key.is_some() && admin.key_file.is_some() {
+        wrong.push(Wrong {
+            keys: keys(["admin.key_file", "admin.key"]),
+            text: "admin.key and admin.key_file are both set; one of them is enough".to_owned(),
+        });
+    }
+    let short = admin
+        .key
+        .as_ref()
+        .is_some_and(|key| key.expose().len() < ADMIN_KEY_BYTES_MIN);
+    if short {
+        wrong.push(Wrong {
+            keys: keys(["admin.key"]),
+            text: format!("admin.key is too short; it needs {ADMIN_KEY_BYTES_MIN} bytes"),
         });
     }
     wrong
@@ -181,6 +214,9 @@ fn at_most<T: PartialOrd + Copy + std::fmt::Display>(
 fn keys<const N: usize>(keys: [&str; N]) -> Vec<String> {
     keys.map(str::to_owned).into()
 }
+
+/// An admin key shorter than this may be guessed.
+pub(crate) const ADMIN_KEY_BYTES_MIN: usize = 32;
 
 /// Room for everything in a publish or signal but its payload: the tag, five integers of at most nine bytes,
 /// a key of 64, and in JSON the names and brackets around them.

@@ -14,7 +14,7 @@ use roomful_protocol::frame::Durability;
 use super::choice::{ForwardedHeader, LogFilter, LogFormat, RoomKind, WebOrigin};
 use super::key::KeyConfig;
 use super::keys_url::KeysUrl;
-use super::secret::SecretKey;
+use super::secret::{Secret, SecretKey};
 use super::section::{Field, Reload, Section, renew, section};
 use super::setting::Range;
 
@@ -115,6 +115,27 @@ section! {
         /// Key that resume tokens are signed with: 64 hexadecimal digits, the same on every node of a cluster. Where it isn't
         /// set, the node makes one and keeps it in the data directory.
         restart resume_key: Option<SecretKey> = None;
+    }
+}
+
+section! {
+    /// What a back end asks of the admin listener, and who may: see docs/admin.md.
+    pub struct AdminConfig {
+        /// Key that a back end shows (`Authorization: Bearer`), at least 32 bytes. Where neither it nor `key_file` is set, the
+        /// node makes one at the first start and keeps it in the data directory, in `admin.key`.
+        restart key: Option<Secret> = None;
+        /// File with that key; spaces and line ends around it don't count.
+        restart key_file: Option<PathBuf> = None;
+        /// Lets the admin listener be bound beyond loopback, where its key and whatever is published can be read on the way.
+        restart allow_plaintext: bool = false;
+        /// Wrong keys from one address (an IPv6 /64) per minute; beyond it nothing that it shows is looked at.
+        restart wrong_keys_per_minute_max: u64 = 10, 1..=1_000_000;
+        /// Requests that are worked on at a time.
+        restart requests_max: usize = 64, 1..=65_536;
+        /// How long a request may take, in milliseconds: to arrive, and to be answered by the rooms.
+        restart request_timeout_ms: u64 = 5_000, 10..=30_000;
+        /// Longest body of a request, in bytes. A payload in base64 takes a third more than `connection.payload_bytes_max`.
+        restart body_bytes_max: usize = 131_072, 1_024..=33_554_432;
     }
 }
 

@@ -440,12 +440,29 @@ fn relations_between_keys_are_checked() {
             "line 2: listen.public and listen.admin are both 127.0.0.1:7400",
         ),
         (
+            "[listen]\nadmin = \"0.0.0.0:7401\"",
+            "line 2: listen.admin is 0.0.0.0:7401, where the admin key could be read on the way",
+        ),
+        (
+            "[admin]\nkey = \"0123456789012345678901234567890\"",
+            "line 2: admin.key is too short; it needs 32 bytes",
+        ),
+        (
+            "[admin]\nkey = \"01234567890123456789012345678901\"\nkey_file = \"key\"",
+            "line 3: admin.key and admin.key_file are both set",
+        ),
+        (
             "[shutdown]\nspread_ms = 20001",
             "line 2: shutdown.drain_accept_ms + shutdown.spread_ms needs 25001, but shutdown.limit_ms is 25000",
         ),
     ] {
         check_problem(&Written::file(text), expected);
     }
+    assert!(
+        Written::file("[listen]\nadmin = \"0.0.0.0:7401\"\n[admin]\nallow_plaintext = true")
+            .load()
+            .is_ok()
+    );
     assert!(
         Written::file("[listen]\npublic = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"")
             .load()

@@ -53,6 +53,13 @@ impl Bucket {
         let wait_ms = ((1.0 - self.tokens) / rate.per_s * 1000.0).ceil() as u64;
         Err(wait_ms.max(1))
     }
+
+    /// Whether nothing is missing.
+    #[must_use]
+    pub fn is_full(&self, rate: Rate, now_ms: u64) -> bool {
+        let mut copy = *self;
+        copy.take(rate, now_ms).is_ok() && copy.tokens + 1.0 >= rate.burst_f32()
+    }
 }
 
 impl Rate {

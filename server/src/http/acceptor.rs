@@ -99,6 +99,7 @@ impl Acceptor {
             limits,
             ..
         } = site.shared.clone();
+        let bodies = site.bodies();
         let secure = site.tls.clone();
         let secure = secure.map(|tls| Secure::new(tls, metrics.clone(), shutdown.clone()));
         let admission = site.admission.clone();
@@ -106,6 +107,7 @@ impl Acceptor {
         let server = Server {
             router,
             door,
+            bodies,
             secure,
             admission,
             metrics,

@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt;
 
-use super::guard::{self, Rejected};
+use super::guard::{self, Bodies, Rejected};
 use super::link::Link;
 use super::rewound::Rewound;
 use super::secure::Secure;
@@ -65,6 +65,7 @@ pub(super) struct Server {
     pub(super) router: Router,
     /// Where handshakes are decided, on a listener that has them.
     pub(super) door: Option<Arc<Door>>,
+    pub(super) bodies: Bodies,
     /// Who may come in.
     pub(super) admission: Admission,
     /// What makes it speak TLS.
@@ -76,9 +77,9 @@ pub(super) struct Server {
 
 /// What the routes and the connection that they answer on tell each other.
 #[derive(Debug)]
-pub(super) struct PeerContext {
+pub struct PeerContext {
     /// Who asks; a request that comes through a proxy may say more.
-    pub(super) client: IpAddr,
+    pub(crate) client: IpAddr,
     /// What the connection came in with, and the handshake that was accepted: written by its route, taken when the
     /// answer is out. The lock is there because routes are shared between threads; nobody ever waits for it.
     guest: Mutex<Guest>,
@@ -343,7 +344,7 @@ impl hyper::service::Service<Request<Incoming>> for Routes {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.context.asked.store(true, Ordering::Relaxed);
-        let refused = guard::check(&request)
+        let refused = guard::check(&request, self.server.bodies)
             .err()
             .map(|rejected| rejected.answer(&self.server.metrics));
         request.extensions_mut().insert(Arc::clone(&self.context));

@@ -1,7 +1,7 @@
 //! What every request has to be before a route sees it, and what every answer says to a browser.
 
 use axum::body::Body;
-use axum::http::{HeaderName, HeaderValue, Request, StatusCode, Version, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 
 use super::origin::Authority;
@@ -118,8 +118,8 @@ impl Rejected {
 /// Checks what no route here leaves open.
 ///
 /// # Errors
-/// The target is no plain path, `Host` is not exactly one good name, or there is a body.
-pub(super) fn check<B>(request: &Request<B>) -> Result<(), Rejected> {
+/// The target is no plain path, `Host` is not exactly one good name, or there is a body that may not be.
+pub(super) fn check<B>(request: &Request<B>, bodies: Bodies) -> Result<(), Rejected> {
     let uri = request.uri();
     let target = uri.path_and_query().map_or("", |target| target.as_str());
     // Nothing is ever forwarded, so a target that names a host, in either form, is an attempt at something else.
@@ -151,21 +151,47 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<(), Rejected> {
             "exactly one good Host is needed\n",
         ));
     }
-    // No route takes a body, and where none is accepted none can hide a second request. With both headers at
-    // once the parser has dropped the length, so the encoding alone tells.
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    if headers.contains_key(header::TRANSFER_ENCODING) || lengths.any(|length| length != "0") {
-        return Err(Rejected::new(
-            HandshakeRejection::Body,
-            StatusCode::BAD_REQUEST,
-            "a request here has no body\n",
-        ));
+    bodies.check(headers)
+}
+
+/// Which bodies requests may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bodies {
+    /// None at all: where none is accepted, none can hide a second request.
+    None,
+    /// Of at most so many bytes, and of a length that is told at once.
+    UpTo(usize),
+}
+
+impl Bodies {
+    fn check(self, headers: &HeaderMap) -> Result<(), Rejected> {
+        let refuse = |status, text| Err(Rejected::new(HandshakeRejection::Body, status, text));
+        let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+        // With both headers at once the parser has dropped the length, so the encoding alone tells.
+        let encoded = headers.contains_key(header::TRANSFER_ENCODING);
+        match self {
+            Self::None if encoded || lengths.any(|length| length != "0") => {
+                refuse(StatusCode::BAD_REQUEST, "a request here has no body\n")
+            }
+            Self::UpTo(_) if encoded => refuse(
+                StatusCode::LENGTH_REQUIRED,
+                "a body needs a Content-Length\n",
+            ),
+            Self::UpTo(max) if !lengths.all(|length| is_at_most(length, max)) => {
+                refuse(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long\n")
+            }
+            Self::None | Self::UpTo(_) => Ok(()),
+        }
     }
-    Ok(())
+}
+
+fn is_at_most(length: &HeaderValue, max: usize) -> bool {
+    let length = length.to_str().ok().and_then(|text| text.parse().ok());
+    length.is_some_and(|length: usize| length <= max)
 }
 
 /// Whether the request calls this machine by a name that only this machine has.
-pub(super) fn names_loopback<B>(request: &Request<B>) -> bool {
+pub(crate) fn names_loopback<B>(request: &Request<B>) -> bool {
     Authority::of_host(request.headers()).is_some_and(|host| host.is_loopback())
 }
 

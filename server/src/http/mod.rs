@@ -12,6 +12,8 @@
 
 mod acceptor;
 mod connection;
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 mod health;
 mod link;
@@ -27,9 +29,10 @@ mod welcome;
 mod tests;
 
 pub use acceptor::{listen, serve};
-pub use connection::Limits;
+pub use connection::{Limits, PeerContext};
+pub(crate) use guard::names_loopback;
 pub use health::Readiness;
 pub use origin::{Origin, OriginError, OriginRule};
 pub use secure::Tls;
-pub use site::{Shared, Site};
+pub use site::{Operations, Shared, Site};
 pub use upgrade::{Upgraded, Upgrades};

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 
 use super::connection::{Limits, PeerContext};
-use super::guard;
+use super::guard::{self, Bodies};
 use super::health::{self, Readiness};
 use super::origin::{OriginRule, Own};
 use super::pages;
@@ -48,13 +48,22 @@ pub struct Site {
 enum Face {
     Public(Doorway),
     Plain(Doorway),
-    Admin,
+    Admin(Operations),
 }
 
 /// What the handshake needs beyond [`Shared`].
 struct Doorway {
     upgrades: Arc<dyn Upgrades>,
     origins: Current<OriginRule>,
+}
+
+/// What the admin listener serves beyond [`Shared`].
+#[derive(Debug)]
+pub struct Operations {
+    /// Routes that ask for a key of their own.
+    pub routes: Router,
+    /// Longest body of a request to them, in bytes.
+    pub body_bytes_max: usize,
 }
 
 impl Site {
@@ -81,14 +90,22 @@ impl Site {
         self
     }
 
-    /// For the operator: `/metrics`, `/healthz`, `/readyz`.
+    /// For the operator and the back end: `/metrics`, `/healthz`, `/readyz`, and the operations.
     #[must_use]
-    pub fn admin(shared: Shared, admission: Admission) -> Self {
+    pub fn admin(shared: Shared, admission: Admission, operations: Operations) -> Self {
         Self {
             shared,
             tls: None,
             admission,
-            face: Face::Admin,
+            face: Face::Admin(operations),
+        }
+    }
+
+    /// Which bodies a request may have.
+    pub(super) fn bodies(&self) -> Bodies {
+        match &self.face {
+            Face::Public(_) | Face::Plain(_) => Bodies::None,
+            Face::Admin(operations) => Bodies::UpTo(operations.body_bytes_max),
         }
     }
 
@@ -113,7 +130,7 @@ impl Site {
     pub(super) fn name(&self) -> &'static str {
         match self.face {
             Face::Public(_) | Face::Plain(_) => "public",
-            Face::Admin => "admin",
+            Face::Admin(_) => "admin",
         }
     }
 
@@ -149,7 +166,7 @@ impl Site {
                     .with_state(Arc::clone(&door));
                 return (everywhere, Some(door));
             }
-            Face::Admin => (base.merge(metrics), None),
+            Face::Admin(operations) => (base.merge(metrics).merge(operations.routes), None),
             Face::Public(doorway) => {
                 let door = door(doorway, Speech::Roomful);
                 let handshakes = Router::new()
@@ -178,7 +195,7 @@ impl fmt::Debug for Face {
                 .debug_struct("Doorway")
                 .field("origins", &doorway.origins.get())
                 .finish_non_exhaustive(),
-            Self::Admin => f.write_str("Admin"),
+            Self::Admin(operations) => f.debug_tuple("Admin").field(operations).finish(),
         }
     }
 }

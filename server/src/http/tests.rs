@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use roomful_protocol::codec::Encoding;
@@ -769,7 +770,14 @@ async fn metrics_are_for_the_operator() {
             Some(taker) => {
                 Site::public(shared, admission, taker, Current::new(OriginRule::SameHost))
             }
-            None => Site::admin(shared, admission),
+            None => Site::admin(
+                shared,
+                admission,
+                Operations {
+                    routes: Router::new(),
+                    body_bytes_max: 0,
+                },
+            ),
         };
         let request = Request::get("/metrics")
             .header("Host", host)

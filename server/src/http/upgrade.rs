@@ -66,10 +66,10 @@ pub struct Upgraded {
 #[derive(Debug)]
 pub(super) struct Checked {
     /// What proves that the key was read.
-    accept: String,
+    pub(super) accept: String,
     encoding: Encoding,
     /// What the answer says that was chosen.
-    subprotocol: Option<&'static str>,
+    pub(super) subprotocol: Option<&'static str>,
     placement: Option<PlacementKey>,
     client: IpAddr,
 }

@@ -137,7 +137,7 @@ impl Server {
 }
 
 /// The good handshake that these bytes begin with, and how long it is.
-fn handshake(door: &Door, bytes: &[u8], client: IpAddr) -> Option<(usize, Checked)> {
+pub(super) fn handshake(door: &Door, bytes: &[u8], client: IpAddr) -> Option<(usize, Checked)> {
     let mut lines = [httparse::EMPTY_HEADER; HANDSHAKE_LINES_MAX];
     let mut parsed = httparse::Request::new(&mut lines);
     let Ok(httparse::Status::Complete(length)) = parsed.parse(bytes) else {
@@ -155,7 +155,7 @@ fn handshake(door: &Door, bytes: &[u8], client: IpAddr) -> Option<(usize, Checke
         let value = HeaderValue::from_bytes(line.value).ok()?;
         request.headers_mut().append(name, value);
     }
-    guard::check(&request).ok()?;
+    guard::check(&request, guard::Bodies::None).ok()?;
     if !door.is_at(request.uri().path()) {
         return None;
     }

@@ -6,6 +6,7 @@
 //! never a room, a user, or anything that a peer sent. What the numbers mean for an operator is left to the
 //! dashboards.
 
+mod admin;
 mod cells;
 mod keys;
 mod tls;
@@ -20,12 +21,14 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncode
 use roomful_protocol::error::{CloseCode, ErrorCode};
 use roomful_protocol::websocket;
 
+pub use admin::AdminDenial;
 pub use cells::{By, Counter, Gauge, Label, Longest};
 pub use keys::{KeyFetch, Reloaded};
 pub use tls::{TlsHandshake, TlsReload};
 
 use crate::auth::AuthError;
 use crate::tasks::Tasks;
+use admin::AdminMetrics;
 use cells::Row;
 use keys::KeyMetrics;
 use tls::TlsMetrics;
@@ -45,6 +48,7 @@ struct Inner {
     rejections: Vec<IntCounter>,
     /// Written by the accept loops.
     accept_errors: IntCounter,
+    admin: AdminMetrics,
     /// Written by the accept loops, and shown beside the panics of others.
     acceptor_panics: Arc<AtomicU64>,
     keys: KeyMetrics,
@@ -332,9 +336,11 @@ impl Metrics {
         for collector in collectors {
             registry.register(collector).expect(WELL_FORMED);
         }
+        let admin = AdminMetrics::register(&registry);
         let keys = KeyMetrics::register(&registry);
         let tls = TlsMetrics::register(&registry);
         let inner = Inner {
+            admin,
             registry,
             shards,
             rejections: resolved::<HandshakeRejection>(&rejections),

@@ -9,32 +9,35 @@ use std::sync::Arc;
 
 use roomful_protocol::error::ErrorCode;
 use roomful_protocol::frame::{Entry, OpId, Published, Reply};
-use roomful_protocol::id::MemberId;
+use roomful_protocol::id::UserId;
 use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
 
 use super::kind::Proposal;
-use super::operations::{ProducerKey, Seen};
+use super::operations::{BACK_END_SEQUENCE, ProducerKey, Scope, Seen};
 use super::{
     Context, Log, LogState, MAINTENANCE_MS, Pending, PendingState, REOPEN_MS, Read, Restores, Room,
     RoomTimer, TAIL_MAX, UNKNOWN_TEXT, not_a_member, refuse,
 };
 use crate::clock::Now;
 use crate::journal::{JournalError, Opened, Outcome};
-use crate::shard::message::{Message, Origin, Refusal};
+use crate::shard::message::{Author, Message, Origin, Refusal};
 
 impl Room {
     /// One publish: the same operation has one effect, whatever becomes of its answers.
     pub(super) fn publish(
         &mut self,
-        number: MemberId,
+        author: &Author,
         to: Origin,
         op: Option<OpId>,
         payload: Payload,
         context: &mut Context<'_>,
     ) {
-        let producer = match self.producer_of(number, op) {
-            Ok(producer) => producer,
+        if matches!(author, Author::BackEnd(_)) {
+            self.used(context);
+        }
+        let (user, producer) = match self.author(author, op, context) {
+            Ok(author) => author,
             Err(refusal) => return context.reply(to, Err(refusal)),
         };
         if let (Some(op), Some(producer)) = (op, &producer) {
@@ -51,27 +54,46 @@ impl Room {
                 }
             }
         }
-        match self.reduce(number, op, payload, context.now) {
+        match self.reduce(&user, op, payload, context.now) {
             Ok(entry) => self.append(entry, producer, to, context),
             Err(refusal) => context.reply(to, Err(refusal)),
         }
     }
 
-    /// Whose operation it is; its producer has to be the one that the member joined with.
-    pub(super) fn producer_of(
-        &self,
-        number: MemberId,
+    /// Who publishes, and whose operation it is; a member's producer has to be the one that it joined with.
+    fn author(
+        &mut self,
+        author: &Author,
         op: Option<OpId>,
-    ) -> Result<Option<ProducerKey>, Refusal> {
+        context: &mut Context<'_>,
+    ) -> Result<(UserId, Option<ProducerKey>), Refusal> {
+        let number = match author {
+            Author::Member(number) => *number,
+            Author::BackEnd(user) => {
+                let producer = op.map(|op| self.bind_back_end(op, context));
+                return Ok((user.clone(), producer));
+            }
+        };
         let member = self.members.get(number).ok_or_else(not_a_member)?;
+        let user = member.user.clone();
         match (op, &member.producer) {
-            (None, _) => Ok(None),
-            (Some(op), Some(key)) if key.1 == op.producer => Ok(Some(key.clone())),
+            (None, _) => Ok((user, None)),
+            (Some(op), Some(key)) if key.1 == op.producer => Ok((user, Some(key.clone()))),
             (Some(_), _) => {
                 let text = "the operation's producer is not the one that join named";
                 Err(Refusal::new(ErrorCode::BadValue, text))
             }
         }
+    }
+
+    /// The producer of the back end's operation, which nobody stays for: its window begins to end at once.
+    fn bind_back_end(&mut self, op: OpId, context: &mut Context<'_>) -> ProducerKey {
+        let key = (Scope::BackEnd, op.producer);
+        self.operations
+            .join(&key, BACK_END_SEQUENCE, context.now.unix_ms);
+        self.operations.leave(&key, context.now.unix_ms);
+        self.arm_maintenance(context);
+        key
     }
 
     /// The same operation once more: the first result, as soon as that is certain.
@@ -99,21 +121,15 @@ impl Room {
     /// Asks the kind what to append: the entry, with its place and time.
     pub(super) fn reduce(
         &mut self,
-        number: MemberId,
+        user: &UserId,
         op: Option<OpId>,
         payload: Payload,
         now: Now,
     ) -> Result<Arc<Entry>, Refusal> {
-        let user = self
-            .members
-            .get(number)
-            .ok_or_else(not_a_member)?
-            .user
-            .clone();
         let offset = self.log.appended.next();
         let time_ms = now.unix_ms.max(self.log.last_ms);
         let proposal = Proposal {
-            user: &user,
+            user,
             offset,
             time_ms,
             payload,
@@ -128,7 +144,7 @@ impl Room {
             offset,
             time_ms,
             kind: decision.kind,
-            user,
+            user: user.clone(),
             op,
             payload: decision.payload,
         }))
@@ -285,10 +301,11 @@ impl Room {
     /// The log knows which of the operations in doubt took effect.
     pub(super) fn settle_unknown(&mut self, recent: &[Arc<Entry>]) {
         for (producer, op) in std::mem::take(&mut self.unknown) {
-            let user = &producer.0;
-            let is_this = |entry: &&Arc<Entry>| {
-                entry.op == Some(op) && user.as_ref().is_none_or(|user| *user == entry.user)
+            let is_theirs = |entry: &Entry| match &producer.0 {
+                Scope::User(user) => *user == entry.user,
+                Scope::Anonymous | Scope::BackEnd => true,
             };
+            let is_this = |entry: &&Arc<Entry>| entry.op == Some(op) && is_theirs(entry);
             if let Some(entry) = recent.iter().rev().find(is_this) {
                 self.operations
                     .accept(&producer, op, &entry.payload, self.published(entry));
@@ -302,10 +319,17 @@ impl Room {
         self.operations.begin_again(shows_all, now.unix_ms);
         for entry in &opened.recent {
             if let Some(op) = entry.op {
-                let key = ((!anonymous).then(|| entry.user.clone()), op.producer);
                 let published = self.published(entry);
-                self.operations
-                    .restore(&key, op, &entry.payload, published, now.unix_ms);
+                // The log doesn't tell whether the back end has published in the user's name.
+                let of_back_end = (op.sequence == BACK_END_SEQUENCE).then_some(Scope::BackEnd);
+                for scope in [Scope::of(&entry.user, anonymous)]
+                    .into_iter()
+                    .chain(of_back_end)
+                {
+                    let key = (scope, op.producer);
+                    self.operations
+                        .restore(&key, op, &entry.payload, published, now.unix_ms);
+                }
             }
         }
     }

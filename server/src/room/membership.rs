@@ -13,6 +13,7 @@ use roomful_protocol::id::{MemberId, Offset, SignalKey};
 use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
 
+use super::operations::Scope;
 use super::presence::Member;
 use super::{
     After, Context, Downstream, FULL_RETRY_MS, LogState, MAINTENANCE_MS, Room, RoomTimer,
@@ -141,7 +142,7 @@ impl Room {
             self.operations.leave(&former, now.unix_ms);
         }
         if let Some(producer) = &join.producer {
-            let scope = (!join.anonymous).then(|| join.user.clone());
+            let scope = Scope::of(&join.user, join.anonymous);
             let key = (scope, producer.producer);
             // What was sent in an epoch that is gone has left nothing behind here, so it may be sent again.
             let same_epoch = join
@@ -298,6 +299,12 @@ impl Room {
             self.idle_armed = true;
             context.timers.push((self.idle_ms(), RoomTimer::Idle));
         }
+    }
+
+    /// The back end has used the room: where nobody is here, its time begins anew.
+    pub(super) fn used(&mut self, context: &mut Context<'_>) {
+        self.empty_since_ms = None;
+        self.watch_if_empty(context);
     }
 
     /// Closes the room if nobody has come for long enough; else looks again.

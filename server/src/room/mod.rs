@@ -27,7 +27,8 @@ use crate::clock::Now;
 use crate::journal::{CompletionResult, HistoryBounds, Journal, Outcome, Ticket};
 use crate::metrics::ShardCounters;
 use crate::shard::message::{
-    Attachment, Batch, Delta, Message, Origin, Refusal, Request, ShardId, Signals, Turn, Wire,
+    Answer, Attachment, Batch, Delta, Message, OpenRoom, Origin, Refusal, Request, ShardId,
+    Signals, Turn, Wire,
 };
 use kind::RoomKind;
 use operations::{OperationBounds, Operations, ProducerKey};
@@ -402,11 +403,11 @@ impl Room {
                 shard,
             } => self.detach(member, attachment, shard, context),
             Request::Publish {
-                member,
+                author,
                 to,
                 op,
                 payload,
-            } => self.publish(member, to, op, payload, context),
+            } => self.publish(&author, to, op, payload, context),
             Request::Signal {
                 member,
                 reply,
@@ -417,6 +418,7 @@ impl Room {
             Request::SetPresence { member, to, value } => {
                 self.set_presence(member, to, value, context);
             }
+            Request::Describe { to } => self.describe(to, context),
             Request::Members { to, after, limit } => {
                 context.reply(to, Ok(Reply::Members(self.members.page(after, limit))));
             }
@@ -584,6 +586,14 @@ impl Room {
         }
     }
 
+    fn describe(&self, to: Origin, context: &mut Context<'_>) {
+        let answer = Answer::Room(Some(OpenRoom {
+            head: self.head(),
+            occupancy: self.members.occupancy(),
+        }));
+        context.send(to.shard, Message::Answer { to, answer });
+    }
+
     pub(super) fn head(&self) -> Position {
         Position::new(self.log.epoch, self.log.distributed)
     }
@@ -620,6 +630,7 @@ impl Asked {
             | Request::Detach { .. }
             | Request::Signal { .. }
             | Request::SetPresence { .. }
+            | Request::Describe { .. }
             | Request::Members { .. }
             | Request::History { .. }
             | Request::Pull { .. }

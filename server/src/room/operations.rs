@@ -12,9 +12,34 @@ use roomful_protocol::frame::{OpId, Published};
 use roomful_protocol::id::{ProducerId, Sequence, UserId};
 use roomful_protocol::payload::Payload;
 
-/// A producer id belongs to the user who chose it; anonymous users share a scope, since theirs are given by
-/// the server and change.
-pub type ProducerKey = (Option<UserId>, ProducerId);
+/// A producer id belongs to whoever chose it.
+pub type ProducerKey = (Scope, ProducerId);
+
+/// Among whom a producer id is unique.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scope {
+    /// One user's connections.
+    User(UserId),
+    /// All anonymous users, since their names are given by the server and change.
+    Anonymous,
+    /// The back end's calls, whatever user they name: nobody else can take their ids.
+    BackEnd,
+}
+
+/// The sequence of every operation of the back end: each has a producer of its own.
+pub const BACK_END_SEQUENCE: Sequence = Sequence(1);
+
+impl Scope {
+    /// That of a user's connections.
+    #[must_use]
+    pub fn of(user: &UserId, anonymous: bool) -> Self {
+        if anonymous {
+            Self::Anonymous
+        } else {
+            Self::User(user.clone())
+        }
+    }
+}
 
 /// The window of one room.
 #[derive(Debug)]
@@ -250,7 +275,7 @@ mod tests {
     };
 
     fn key(producer: u64) -> ProducerKey {
-        (None, ProducerId(producer))
+        (Scope::Anonymous, ProducerId(producer))
     }
 
     fn published(offset: u64) -> Published {

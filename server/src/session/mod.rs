@@ -2,6 +2,7 @@
 
 pub mod generation;
 pub mod index;
+pub mod kept_key;
 pub mod token;
 
 mod data_file;

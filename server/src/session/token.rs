@@ -17,7 +17,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use roomful_protocol::id::{SessionId, TenantId, UserId};
 use sha2::Sha256;
 
-use super::data_file::{self, DataFileError, Existing};
+use super::kept_key::{self, KeptKeyError};
 use crate::config::{AuthConfig, SecretKey};
 
 /// The key that resume tokens are signed with, ready to use. Any thread may use it at any time.
@@ -37,16 +37,10 @@ pub struct ResumeClaims {
     pub issued_ms: u64,
 }
 
-/// Why there is no key.
+/// There is no key for resume tokens.
 #[derive(Debug, thiserror::Error)]
-pub enum ResumeKeyError {
-    /// The data directory doesn't give one.
-    #[error("there is no key for resume tokens")]
-    File(#[from] DataFileError),
-    /// The system has no random numbers.
-    #[error("the system gives no random numbers for a resume key")]
-    Random(#[from] getrandom::Error),
-}
+#[error("there is no key for resume tokens")]
+pub struct ResumeKeyError(#[from] KeptKeyError);
 
 impl ResumeKey {
     /// The configured key; else the one in `<data_dir>/resume.key`, which is made at the first start and
@@ -58,20 +52,7 @@ impl ResumeKey {
         if let Some(key) = &config.resume_key {
             return Ok(Self::new(key));
         }
-        let path = data_dir.join(FILE);
-        if data_file::read(&path)?.is_none() {
-            let mut bytes = [0; SecretKey::BYTES];
-            getrandom::fill(&mut bytes)?;
-            let text = format!("{}\n", SecretKey::new(bytes).to_hex());
-            data_file::write(data_dir, FILE, &text, Existing::Keep)?;
-        }
-        // Read back in any case: a process that started at the same moment may have been first.
-        let text = data_file::read(&path)?.unwrap_or_default();
-        let key = SecretKey::from_hex(text.trim());
-        let key = key.ok_or(DataFileError::Content {
-            path,
-            expected: "64 hexadecimal digits",
-        })?;
+        let key = kept_key::open(data_dir, FILE)?;
         Ok(Self::new(&key))
     }
 

@@ -15,7 +15,7 @@ use roomful_protocol::limits::PAGE_MAX;
 use roomful_protocol::payload::Payload;
 
 use super::edge::Outcome;
-use super::message::{ConnectionId, Refusal, Request};
+use super::message::{Author, ConnectionId, Refusal, Request};
 use super::{Host, Shard};
 use crate::auth::Verb;
 
@@ -37,7 +37,7 @@ impl Shard {
         }
         let to = self.origin(id, Some(publish.request));
         let request = Request::Publish {
-            member: membership.member,
+            author: Author::Member(membership.member),
             to,
             op: publish.op,
             payload: publish.payload,
@@ -158,7 +158,11 @@ impl Shard {
     }
 }
 
-pub(super) fn check_payload(payload: &Payload, bytes_max: usize) -> Outcome {
+/// Whether a payload may go to a room.
+///
+/// # Errors
+/// It is too long, or is not what its tag says.
+pub fn check_payload(payload: &Payload, bytes_max: usize) -> Result<(), Refusal> {
     let bytes = payload.bytes.len();
     if bytes > bytes_max {
         let text = format!("the payload has {bytes} bytes; at most {bytes_max} are allowed");
@@ -169,7 +173,11 @@ pub(super) fn check_payload(payload: &Payload, bytes_max: usize) -> Outcome {
         .map_err(|error| Refusal::new(ErrorCode::BadPayload, error.to_string()))
 }
 
-fn page_limit(limit: u64) -> Result<usize, Refusal> {
+/// How many a page may have.
+///
+/// # Errors
+/// None at all.
+pub fn page_limit(limit: u64) -> Result<usize, Refusal> {
     match usize::try_from(limit) {
         Ok(0) | Err(_) => Err(Refusal::new(
             ErrorCode::BadValue,

@@ -24,6 +24,11 @@ use roomful_protocol::position::Position;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ShardId(pub u16);
 
+impl ShardId {
+    /// Where the answers to the back end's calls go: the control side, which is no shard and has no connections.
+    pub const CONTROL: Self = Self(u16::MAX);
+}
+
 /// A connection of a shard: a slot, and how often the slot was used before, so that a late message never
 /// meets a stranger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,6 +48,21 @@ pub struct Origin {
     pub connection: ConnectionId,
     /// The request; none for a signal that asked for no reply.
     pub request: Option<RequestId>,
+}
+
+impl Origin {
+    /// The origin of a call that no connection makes.
+    #[must_use]
+    pub const fn control(call: RequestId) -> Self {
+        Self {
+            shard: ShardId::CONTROL,
+            connection: ConnectionId {
+                slot: 0,
+                generation: 0,
+            },
+            request: Some(call),
+        }
+    }
 }
 
 /// A message between shards.
@@ -104,6 +124,53 @@ pub enum Message {
     },
     /// To the shard of a session's former holder: another connection has resumed it.
     Evict(ConnectionId),
+    /// To the home of a room: what the back end asks of it.
+    Call(Box<Call>),
+    /// To the control side: what a call gave that no connection asks for.
+    Answer {
+        /// Whose call.
+        to: Origin,
+        /// What came of it.
+        answer: Answer,
+    },
+}
+
+/// What the back end asks of a room. A publish opens the room if it is not; nothing else does.
+#[derive(Debug)]
+pub struct Call {
+    /// The room.
+    pub room: RoomId,
+    /// Where the answer goes.
+    pub to: Origin,
+    /// What is asked.
+    pub request: Request,
+}
+
+/// What a call gave.
+#[derive(Debug)]
+pub enum Answer {
+    /// What a connection would have got.
+    Reply(frame::Reply),
+    /// What there is of a room; none if it is not open.
+    Room(Option<OpenRoom>),
+}
+
+/// What there is of a room while it is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenRoom {
+    /// The last entry that was sent to the hubs.
+    pub head: Position,
+    /// Count of members, those in their grace included.
+    pub occupancy: u64,
+}
+
+/// Who publishes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Author {
+    /// A member.
+    Member(MemberId),
+    /// The back end, in this user's name.
+    BackEnd(UserId),
 }
 
 /// What an edge asks of a room's owner.
@@ -132,10 +199,10 @@ pub enum Request {
     /// Append.
     Publish {
         /// Who.
-        member: MemberId,
+        author: Author,
         /// Where the reply goes.
         to: Origin,
-        /// The operation's id; its producer is the member's.
+        /// The operation's id; its producer is the member's, or made for the one operation of the back end's.
         op: Option<OpId>,
         /// What; checked.
         payload: Payload,
@@ -161,6 +228,11 @@ pub enum Request {
         to: Origin,
         /// The value.
         value: Option<Payload>,
+    },
+    /// What the room is like.
+    Describe {
+        /// Where the reply goes.
+        to: Origin,
     },
     /// A page of members.
     Members {
@@ -214,7 +286,7 @@ impl Message {
     #[must_use]
     pub fn recipient(&self) -> Recipient {
         match self {
-            Self::Join(_) | Self::Request { .. } => Recipient::Room,
+            Self::Join(_) | Self::Request { .. } | Self::Call(_) => Recipient::Room,
             Self::Turn(Turn { room, .. })
             | Self::Chunk(Chunk { room, .. })
             | Self::Presence { room, .. }
@@ -223,7 +295,7 @@ impl Message {
                 connection: None,
                 ..
             } => Recipient::Hub(*room),
-            Self::Reply { to, .. } | Self::Joined { to, .. } => {
+            Self::Reply { to, .. } | Self::Joined { to, .. } | Self::Answer { to, .. } => {
                 Recipient::Connection(to.connection)
             }
             Self::Direct { to, .. }
@@ -252,7 +324,7 @@ impl Message {
     #[must_use]
     pub fn answers(&self) -> Option<Origin> {
         match self {
-            Self::Reply { to, .. } | Self::Joined { to, .. } => Some(*to),
+            Self::Reply { to, .. } | Self::Joined { to, .. } | Self::Answer { to, .. } => Some(*to),
             _ => None,
         }
     }
@@ -270,10 +342,8 @@ impl Message {
             }
             Self::Chunk(chunk) => batch(&chunk.batch),
             Self::Direct { signal, .. } => signal.payload.bytes.len(),
-            Self::Request {
-                request: Request::Publish { payload, .. } | Request::Signal { payload, .. },
-                ..
-            } => payload.bytes.len(),
+            Self::Request { request, .. } => request.payload_bytes(),
+            Self::Call(call) => call.request.payload_bytes(),
             Self::Reply {
                 outcome: Ok(frame::Reply::History(page)),
                 ..
@@ -283,7 +353,7 @@ impl Message {
                 .map(|entry| entry.payload.bytes.len())
                 .sum(),
             Self::Join(_)
-            | Self::Request { .. }
+            | Self::Answer { .. }
             | Self::Reply { .. }
             | Self::Joined { .. }
             | Self::Presence { .. }
@@ -294,6 +364,13 @@ impl Message {
 }
 
 impl Request {
+    fn payload_bytes(&self) -> usize {
+        match self {
+            Self::Publish { payload, .. } | Self::Signal { payload, .. } => payload.bytes.len(),
+            _ => 0,
+        }
+    }
+
     /// Where its reply goes, if it has one.
     #[must_use]
     pub fn reply_to(&self) -> Option<Origin> {
@@ -303,6 +380,7 @@ impl Request {
             | Self::Publish { to, .. }
             | Self::Signal { reply: to, .. }
             | Self::SetPresence { to, .. }
+            | Self::Describe { to }
             | Self::Members { to, .. }
             | Self::History { to, .. } => Some(*to),
             Self::Detach { .. } | Self::Pull { .. } | Self::PullPresence { .. } => None,

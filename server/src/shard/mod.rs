@@ -25,6 +25,8 @@ mod owner;
 pub mod wheel;
 mod write;
 
+pub use ask::{check_payload, page_limit};
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::io::IoSlice;
@@ -611,6 +613,9 @@ impl Shard {
                 code,
             } => self.ended(room, connection, code, host),
             Message::Evict(connection) => self.close(connection, CloseCode::Replaced, now, host),
+            Message::Call(call) => self.call_room(*call, now, host),
+            // It is for the control side, which is no shard.
+            Message::Answer { .. } => {}
         }
     }
 

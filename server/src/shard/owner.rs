@@ -11,7 +11,7 @@ use roomful_protocol::error::ErrorCode;
 use roomful_protocol::id::{RoomAlias, RoomId};
 
 use super::guard::survive;
-use super::message::{Join, Message, Refusal, Request, ShardId};
+use super::message::{Answer, Call, Join, Message, Refusal, Request, ShardId};
 use super::{Host, Shard, Timer};
 use crate::clock::Now;
 use crate::journal::Completion;
@@ -21,7 +21,7 @@ impl Shard {
     /// Lets somebody into a room, which is opened if it is not.
     pub(super) fn join_room(&mut self, join: Join, now: Now, host: &mut dyn Host) {
         let (to, room) = (join.to, join.room.clone());
-        match self.room_for(&join, now, host) {
+        match self.room_for(&join.room, now, host) {
             Ok(alias) => {
                 self.renew_room(alias);
                 let request = Request::Join(Box::new(join));
@@ -35,6 +35,32 @@ impl Shard {
                     outcome: Err(refusal),
                 };
                 self.send(to.shard, joined, host);
+            }
+        }
+    }
+
+    /// Hands the back end's request to its room. Only a publish opens a room: looking at one must not make it.
+    pub(super) fn call_room(&mut self, call: Call, now: Now, host: &mut dyn Host) {
+        let Call { room, to, request } = call;
+        let opens = matches!(request, Request::Publish { .. });
+        if !opens && !self.rooms_by_id.contains_key(&room) {
+            let message = match self.room_settings(room.name.namespace()) {
+                Ok(_) => Message::Answer {
+                    to,
+                    answer: Answer::Room(None),
+                },
+                Err(refusal) => Message::Reply {
+                    to,
+                    outcome: Err(refusal),
+                },
+            };
+            return self.send(to.shard, message, host);
+        }
+        match self.room_for(&room, now, host) {
+            Ok(alias) => self.request_room(alias, request, now, host),
+            Err(refusal) => {
+                let outcome = Err(refusal);
+                self.send(to.shard, Message::Reply { to, outcome }, host);
             }
         }
     }
@@ -148,17 +174,17 @@ impl Shard {
 
     fn room_for(
         &mut self,
-        join: &Join,
+        id: &RoomId,
         now: Now,
         host: &mut dyn Host,
     ) -> Result<RoomAlias, Refusal> {
-        if let Some(alias) = self.rooms_by_id.get(&join.room) {
+        if let Some(alias) = self.rooms_by_id.get(id) {
             return Ok(*alias);
         }
-        if let Some(after_ms) = self.closed_for_ms(&join.room, now) {
+        if let Some(after_ms) = self.closed_for_ms(id, now) {
             return Err(failed(Some(after_ms)));
         }
-        let alias = self.begin_room(&join.room)?;
+        let alias = self.begin_room(id)?;
         self.with_room(alias, now, host, |room, context| room.open(context));
         Ok(alias)
     }

@@ -12,6 +12,7 @@ use mio::net::TcpStream;
 use slab::Slab;
 use tokio::time::Instant;
 
+use super::calls::Calls;
 use super::mailbox::Letter;
 use super::socket::Socket;
 use super::verifier::Verifier;
@@ -27,6 +28,7 @@ pub(super) struct ThreadHost {
     id: ShardId,
     clock: Clock,
     posts: Vec<Post>,
+    calls: Calls,
     verifier: Option<Verifier>,
     sockets: Slab<Socket>,
     next_generation: u32,
@@ -105,6 +107,7 @@ impl ThreadHost {
         id: ShardId,
         clock: Clock,
         posts: Vec<Post>,
+        calls: Calls,
         verifier: Option<Verifier>,
         settings: &TransportSettings,
     ) -> Self {
@@ -112,6 +115,7 @@ impl ThreadHost {
             id,
             clock,
             posts,
+            calls,
             verifier,
             sockets: Slab::new(),
             next_generation: 0,
@@ -290,6 +294,9 @@ impl Host for ThreadHost {
     }
 
     fn send(&mut self, to: ShardId, message: Message) {
+        if to == ShardId::CONTROL {
+            return self.calls.answer(message);
+        }
         if let Some(post) = self.posts.get(usize::from(to.0)) {
             post.mailbox.push(Letter::Message(message));
             if !self.wants.touched.contains(&to) {

@@ -5,6 +5,7 @@
 //! what the core wants is done at once, or after the step where it would come back into the core. Nothing here
 //! waits but the loop for its events. Rooms, sessions and what frames mean are not known here.
 
+mod calls;
 mod core;
 mod host;
 mod mailbox;
@@ -34,8 +35,10 @@ use crate::directory::Directory;
 use crate::http::{Upgraded, Upgrades};
 use crate::metrics::ShardCounters;
 use crate::shard::ShardSettings;
-use crate::shard::message::ShardId;
+use crate::shard::message::{Message, Origin, ShardId};
 use crate::tls::Records;
+use calls::Calls;
+pub use calls::{Answered, PendingCall};
 use mailbox::{Letter, Mailbox};
 use thread::{MAIL, Thread};
 use verifier::Verifier;
@@ -50,6 +53,7 @@ pub struct Shards {
 struct Inner {
     directory: Directory,
     posts: Vec<Post>,
+    calls: Calls,
     /// Has more permits than there may be connections, since their number may change.
     places: Arc<Semaphore>,
     settings: Current<TransportSettings>,
@@ -182,6 +186,7 @@ impl Shards {
             )?),
             None => None,
         };
+        let calls = Calls::default();
         let mut handles = Vec::new();
         for (index, ((counters, poll), post)) in
             (0..).zip(parts.counters.into_iter().zip(polls).zip(&posts))
@@ -194,6 +199,7 @@ impl Shards {
                 counters,
                 clock: parts.clock.clone(),
                 posts: posts.clone(),
+                calls: calls.clone(),
                 verifier: verifier.clone(),
                 settings,
             };
@@ -202,6 +208,7 @@ impl Shards {
         let inner = Inner {
             directory: parts.directory,
             posts,
+            calls,
             places: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             settings: Current::new(settings),
             draining: AtomicBool::new(false),
@@ -243,6 +250,23 @@ impl Shards {
             .iter()
             .map(|post| post.connections.load(Ordering::Relaxed))
             .sum()
+    }
+
+    /// The rooms, and where each is at home.
+    #[must_use]
+    pub fn directory(&self) -> &Directory {
+        &self.inner.directory
+    }
+
+    /// Calls one shard, which answers once.
+    pub fn call(&self, shard: ShardId, message: impl FnOnce(Origin) -> Message) -> PendingCall {
+        let pending = self.inner.calls.begin(1);
+        if let Some(post) = self.inner.posts.get(usize::from(shard.0)) {
+            post.mailbox
+                .push(Letter::Message(message(pending.origin())));
+            post.mailbox.wake();
+        }
+        pending
     }
 
     /// The shard of the placement key, unless it is too far ahead of the least loaded one (consistent hashing

@@ -20,6 +20,7 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use roomful_protocol::websocket::{ReadLimits, Reader, Role, Violation, WebSocketEvent};
 
+use super::calls::Calls;
 use super::core::Core;
 use super::host::{ENDS_MAX, ThreadHost, Took};
 use super::mailbox::{Letter, Mailbox};
@@ -40,6 +41,7 @@ pub(super) struct Thread {
     pub(super) counters: Arc<ShardCounters>,
     pub(super) clock: Clock,
     pub(super) posts: Vec<Post>,
+    pub(super) calls: Calls,
     pub(super) verifier: Option<Verifier>,
     pub(super) settings: TransportSettings,
 }
@@ -71,6 +73,7 @@ impl Thread {
             self.id,
             self.clock.clone(),
             self.posts,
+            self.calls,
             self.verifier,
             &self.settings,
         );

@@ -1,11 +1,8 @@
 //! What no peer may send, and the code with which it is closed.
 
-use roomful_protocol::codec::Encoding;
-use roomful_protocol::frame::{ClientFrame, Hello};
-use roomful_protocol::id::RequestId;
 use roomful_tests::peer::{
-    BINARY, BINARY_BEGINS, CLOSE, ENDS, Frame, GOES_ON, PING, PONG, TEXT, TEXT_BEGINS, close,
-    frame, header, header_of, masked,
+    BINARY, BINARY_BEGINS, CLOSE, ENDS, GOES_ON, PING, PONG, TEXT, TEXT_BEGINS, close, frame,
+    header, header_of, masked,
 };
 use roomful_tests::{Echo, Peer, Server};
 
@@ -203,9 +200,7 @@ async fn check_server(violations: Vec<Violation>) {
     let before = server.metrics().await;
     for violation in &violations {
         let mut peer = Peer::open(server.address(), Some("roomful.v1.msgpack")).await;
-        peer.send(&hello()).await;
-        let welcome = peer.frame().await;
-        assert!(matches!(welcome, Some(Frame::Binary(_))), "{welcome:?}");
+        peer.hello().await;
         refused(&mut peer, violation, Delivery::Whole).await;
     }
     let after = server.metrics().await;
@@ -235,18 +230,6 @@ async fn refused(peer: &mut Peer, violation: &Violation, delivery: Delivery) {
         Some(violation.code),
         "§{section} {about}, {delivery:?}"
     );
-}
-
-fn hello() -> Vec<u8> {
-    let hello = Hello {
-        request: RequestId(1),
-        token: None,
-        resume: None,
-        agent: None,
-    };
-    let mut bytes = Vec::new();
-    Encoding::MessagePack.encode(&ClientFrame::from(hello), &mut bytes);
-    frame(BINARY, &bytes)
 }
 
 #[tokio::test]

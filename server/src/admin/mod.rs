@@ -1,0 +1,238 @@
+//! The operations of the admin listener: what a back end asks of rooms and connections, over HTTP.
+//!
+//! Each operation becomes the same request that a client's frame becomes, sent to the same owner, with an
+//! origin that is no connection; what comes back is written as JSON. Nothing here touches a room, and no shard
+//! waits for HTTP. Whoever calls shows the admin key (`access`); requests are bounded in number, bytes and time,
+//! and each act leaves a line in the log that says who did what to what, and how it ended. What a request does
+//! is left to the rooms, how a socket is served to `http`.
+//!
+//! Read on in `access` (who may), `rooms` (what there is), `failure` (how it ends when it doesn't work) and
+//! [`key`].
+
+mod access;
+mod failure;
+pub mod key;
+mod rooms;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{Query, Request};
+use axum::http::{StatusCode, Uri, header};
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get, post};
+use roomful_protocol::error::ErrorCode;
+use roomful_protocol::frame::Durability;
+use roomful_protocol::id::TenantId;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::clock::Clock;
+use crate::connection::Rate;
+use crate::metrics::Metrics;
+use crate::shard::message::{Answer, Refusal};
+use crate::transport::{PendingCall, Shards};
+use access::Guesses;
+use failure::Failure;
+use key::AdminKey;
+
+/// The operations; a cheap handle.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    parts: Parts,
+    guesses: Guesses,
+    /// One permit for each request that is worked on.
+    places: Semaphore,
+}
+
+/// What the operations are made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Who is asked.
+    pub shards: Shards,
+    /// Who may ask.
+    pub key: AdminKey,
+    /// Denials are counted here.
+    pub metrics: Metrics,
+    /// The time.
+    pub clock: Clock,
+    /// The configuration.
+    pub settings: AdminSettings,
+}
+
+/// What the configuration says.
+#[derive(Debug, Clone)]
+pub struct AdminSettings {
+    /// Whether the listener is bound to loopback, where a request has to name it so.
+    pub loopback: bool,
+    /// Wrong keys from one address.
+    pub wrong_keys: Rate,
+    /// Requests that are worked on at a time.
+    pub requests_max: usize,
+    /// Time for a body to arrive, and for an owner to answer.
+    pub request_timeout: Duration,
+    /// Longest body, in bytes.
+    pub body_bytes_max: usize,
+    /// Longest payload, in bytes.
+    pub payload_bytes_max: usize,
+    /// What each namespace's rooms are like.
+    pub namespaces: BTreeMap<String, Namespace>,
+    /// What the rooms of other namespaces are like, where there may be any.
+    pub other_namespaces: Option<Namespace>,
+}
+
+/// What a back end is told of a namespace.
+#[derive(Debug, Clone, Copy)]
+pub struct Namespace {
+    /// The kind's name.
+    pub kind: &'static str,
+    /// What an acknowledged publish survives.
+    pub durability: Durability,
+}
+
+/// What an operation gives: JSON, or why not.
+type Outcome = Result<String, Failure>;
+
+/// What an act was about, for the log.
+#[derive(Debug, Default)]
+struct Target {
+    tenant: String,
+    on: String,
+}
+
+impl Admin {
+    /// Operations that nobody has called yet.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let places = parts.settings.requests_max.min(Semaphore::MAX_PERMITS);
+        let inner = Inner {
+            guesses: Guesses::new(parts.settings.wrong_keys),
+            places: Semaphore::new(places),
+            parts,
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// The routes, behind the key.
+    pub fn routes(&self) -> Router {
+        Router::new()
+            .route("/v1/rooms", get(rooms::list))
+            .route("/v1/rooms/{room}", get(rooms::describe))
+            .route("/v1/rooms/{room}/members", get(rooms::members))
+            .route("/v1/rooms/{room}/publish", post(rooms::publish))
+            .route("/v1/{*other}", any(async || Failure::no_such_operation()))
+            .method_not_allowed_fallback(async || Failure::wrong_method())
+            .with_state(self.clone())
+            .layer(from_fn_with_state(self.clone(), access::check))
+    }
+
+    fn parts(&self) -> &Parts {
+        &self.inner.parts
+    }
+
+    /// Does something in one of the places, and logs it.
+    async fn act(
+        &self,
+        act: &'static str,
+        client: IpAddr,
+        work: impl AsyncFnOnce(&mut Target) -> Outcome,
+    ) -> Response {
+        let mut target = Target::default();
+        let outcome = match self.inner.places.try_acquire() {
+            Ok(_place) => work(&mut target).await,
+            Err(_) => Err(Failure::too_many(self.parts().settings.requests_max)),
+        };
+        let Target { tenant, on } = target;
+        match &outcome {
+            Ok(_) => {
+                tracing::info!(target: AUDIT, %client, act, tenant, ?on, outcome = "done");
+            }
+            Err(failure) => {
+                let (outcome, text) = (failure.name(), failure.text());
+                tracing::warn!(target: AUDIT, %client, act, tenant, ?on, outcome, text);
+            }
+        }
+        match outcome {
+            Ok(json) => ([(header::CONTENT_TYPE, JSON)], json + "\n").into_response(),
+            Err(failure) => failure.into_response(),
+        }
+    }
+
+    /// Reads a body of JSON.
+    async fn body<T: DeserializeOwned>(&self, request: Request<Body>) -> Result<T, Failure> {
+        let AdminSettings {
+            request_timeout,
+            body_bytes_max,
+            ..
+        } = self.parts().settings;
+        let bytes: Bytes = timeout(
+            request_timeout,
+            to_bytes(request.into_body(), body_bytes_max),
+        )
+        .await
+        .map_err(|_| Failure::slow_body())?
+        .map_err(|_| Failure::broken_body())?;
+        serde_json::from_slice(&bytes).map_err(|error| {
+            Refusal::new(
+                ErrorCode::BadFrame,
+                format!("the body is not right: {error}"),
+            )
+            .into()
+        })
+    }
+
+    /// Waits for the next answer of a call.
+    async fn answer(&self, call: &mut PendingCall) -> Result<Answer, Failure> {
+        match timeout(self.parts().settings.request_timeout, call.answer()).await {
+            Ok(Some(answered)) => Ok(answered?),
+            Ok(None) | Err(_) => Err(Failure::no_answer()),
+        }
+    }
+}
+
+/// Reads the parameters behind the path.
+fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Failure> {
+    let parameters = Query::try_from_uri(uri);
+    let Query(parameters) =
+        parameters.map_err(|rejection| Refusal::new(ErrorCode::BadValue, rejection.body_text()))?;
+    Ok(parameters)
+}
+
+/// The tenant that is named, or the default one.
+fn tenant(name: Option<&str>, target: &mut Target) -> Result<TenantId, Failure> {
+    let tenant = name.map_or_else(|| Ok(TenantId::default_tenant()), TenantId::parse);
+    let tenant =
+        tenant.map_err(|error| Refusal::new(ErrorCode::BadValue, format!("the tenant {error}")))?;
+    tenant.as_str().clone_into(&mut target.tenant);
+    Ok(tenant)
+}
+
+fn json(value: &impl Serialize) -> Outcome {
+    serde_json::to_string(value).map_err(|error| {
+        tracing::error!(%error, "an answer can't be written as JSON");
+        let text = "the answer can't be written; the log has the details";
+        Failure::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            Refusal::new(ErrorCode::Internal, text),
+        )
+    })
+}
+
+const JSON: &str = "application/json";
+
+/// What the lines about acts are known by in the log.
+const AUDIT: &str = "roomful_server::admin";
