@@ -3,4 +3,5 @@
 mod admin;
 mod attack;
 mod frames;
+mod tls;
 mod tokens;
