@@ -22,7 +22,8 @@ use crate::admission::{self, Admission, descriptors};
 use crate::auth::{Authenticator, Remote};
 use crate::clock::Clock;
 use crate::config::{
-    Config, DEFAULT_NAMESPACE, NamespaceConfig, Problems, ShutdownConfig, Sources, is_loopback,
+    Config, DEFAULT_NAMESPACE, HttpConfig, NamespaceConfig, Problems, ShutdownConfig, Sources,
+    is_loopback,
 };
 use crate::connection::{Rate, Rates};
 use crate::current::Current;
@@ -131,6 +132,7 @@ struct App {
     origins: Current<OriginRule>,
     tls: Option<Tls>,
     admission: Admission,
+    limits: Limits,
     end: Current<ShutdownConfig>,
     shutdown: Shutdown,
     reload: Reload,
@@ -208,6 +210,7 @@ impl App {
             authenticator,
             origins,
             tls,
+            limits: http_limits(&config.http),
             admission,
             end,
             shutdown,
@@ -224,7 +227,7 @@ impl App {
             metrics: self.metrics.clone(),
             readiness: self.readiness.clone(),
             tasks: self.tasks.clone(),
-            limits: Limits::default(),
+            limits: self.limits,
         };
         let mut public = Site::public(
             site.clone(),
@@ -525,6 +528,15 @@ pub fn admission_limits(config: &Config) -> admission::Limits {
             burst: admission.connects_burst,
         },
         descriptors_reserved: admission.descriptors_reserved,
+    }
+}
+
+fn http_limits(http: &HttpConfig) -> Limits {
+    Limits {
+        header_bytes_max: http.header_bytes_max,
+        header_lines_max: http.header_lines_max,
+        header_timeout: Duration::from_millis(http.header_timeout_ms),
+        lifetime: Duration::from_millis(http.lifetime_ms),
     }
 }
 

@@ -30,8 +30,9 @@ pub use keys_url::KeysUrl;
 pub use problem::{Place, Problem, Problems};
 pub use secret::{Secret, SecretKey};
 pub use sections::{
-    AdminConfig, AdmissionConfig, AuthConfig, ConnectionConfig, ListenConfig, LogConfig,
-    NamespaceConfig, NodeConfig, PlacementConfig, SessionConfig, ShardConfig, ShutdownConfig,
+    AdminConfig, AdmissionConfig, AuthConfig, ConnectionConfig, HttpConfig, ListenConfig,
+    LogConfig, NamespaceConfig, NodeConfig, PlacementConfig, SessionConfig, ShardConfig,
+    ShutdownConfig,
 };
 pub use source::{Flag, Sources};
 
@@ -56,6 +57,8 @@ pub struct Config {
     pub connection: ConnectionConfig,
     /// `[admission]`
     pub admission: AdmissionConfig,
+    /// `[http]`
+    pub http: HttpConfig,
     /// `[session]`
     pub session: SessionConfig,
     /// `[placement]`
@@ -131,6 +134,7 @@ impl Config {
         config
             .admission
             .renew(&newer.admission, "admission.", &mut kept);
+        config.http.renew(&newer.http, "http.", &mut kept);
         config.session.renew(&newer.session, "session.", &mut kept);
         config
             .placement
@@ -227,6 +231,7 @@ impl Config {
             ("admin", &mut self.admin),
             ("connection", &mut self.connection),
             ("admission", &mut self.admission),
+            ("http", &mut self.http),
             ("session", &mut self.session),
             ("placement", &mut self.placement),
             ("shard", &mut self.shard),
@@ -320,6 +325,7 @@ impl Default for Config {
             admin: AdminConfig::default(),
             connection: ConnectionConfig::default(),
             admission: AdmissionConfig::default(),
+            http: HttpConfig::default(),
             session: SessionConfig::default(),
             placement: PlacementConfig::default(),
             shard: ShardConfig::default(),

@@ -196,8 +196,8 @@ section! {
         live unauthenticated_per_address_max: u32 = 256, 1..=10_000_000;
         /// Whether the limits of an address hold for this machine's loopback addresses too.
         live limit_loopback: bool = false;
-        /// Connections of a listener at a time that are no WebSocket and whose handshake didn't arrive at once; one more gets
-        /// 503. A slow one takes 20 KiB and five seconds at most.
+        /// Connections of a listener at a time that are no WebSocket and whose handshake didn't arrive at once; with one more
+        /// the oldest gets 503.
         live http_connections_max: usize = 8_192, 1..=1_000_000;
         /// WebSockets without a session at a time; one more gets 503.
         live unauthenticated_max: usize = 32_768, 1..=10_000_000;
@@ -207,6 +207,20 @@ section! {
         live connects_burst: u32 = 20_000, 1..=10_000_000;
         /// File descriptors that the public listener leaves to others: the admin listener, the shards and the disk.
         live descriptors_reserved: u64 = 64, 0..=65_536;
+    }
+}
+
+section! {
+    /// What a request may be before there is a WebSocket.
+    pub struct HttpConfig {
+        /// Longest head of a request, in bytes; a longer one gets 431.
+        restart header_bytes_max: usize = 16_384, 8_192..=1_048_576;
+        /// Header lines of a request; more get 431.
+        restart header_lines_max: usize = 64, 16..=1_024;
+        /// Time for a request's head to arrive, from the connection's start or the answer before it, in milliseconds; then 408.
+        restart header_timeout_ms: u64 = 5_000, 10..=600_000;
+        /// Longest life of a connection that doesn't become a WebSocket, in milliseconds.
+        restart lifetime_ms: u64 = 60_000, 10..=3_600_000;
     }
 }
 

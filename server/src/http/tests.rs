@@ -894,7 +894,7 @@ async fn slow_heads_are_refused() {
     assert_eq!(running.rejected(Reason::HeaderTimeout), 2);
 }
 
-/// One connection more than there may be is turned away and counted; one that ends makes place.
+/// One connection more than there may be is served, and the oldest has to go, told and counted; one that ends makes place.
 #[tokio::test]
 async fn connections_are_bounded() {
     let limits = admission::Limits {
@@ -902,17 +902,23 @@ async fn connections_are_bounded() {
         ..UNLIMITED
     };
     let running = Running::with_admission(Limits::default(), limits).await;
+    let live = |count| {
+        let tasks = running.shared.tasks.clone();
+        move || tasks.live().get("http_connection") == Some(&count)
+    };
+    let mut oldest = running.connect().await;
+    eventually("the first is in", live(1)).await;
     let first = running.connect().await;
-    let _second = running.connect().await;
-    eventually("both are in", || {
-        running.shared.tasks.live().get("http_connection") == Some(&2)
-    })
-    .await;
-    let answer = running.get("/healthz").await;
+    eventually("both are in", live(2)).await;
+    assert_eq!(running.rejected(Reason::HttpConnections), 0);
+    assert_eq!(status(&running.get("/healthz").await), 200);
+    let answer = read_to_end(&mut oldest).await;
     assert_eq!(status(&answer), 503);
     let wait: u64 = header(&answer, "retry-after").unwrap().parse().unwrap();
     assert!((5..=10).contains(&wait), "{answer}");
     assert_eq!(running.rejected(Reason::HttpConnections), 1);
+    let _second = running.connect().await;
+    eventually("there are two again", live(2)).await;
 
     drop(first);
     eventually("the first connection's end", || {
