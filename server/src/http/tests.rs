@@ -20,6 +20,7 @@ use tracing::Span;
 use super::*;
 use crate::admission::client::Trust;
 use crate::admission::{self, Admission, Refusal};
+use crate::current::Current;
 use crate::metrics::{HandshakeRejection as Reason, Metrics};
 use crate::shutdown::Shutdown;
 use crate::tasks::Tasks;
@@ -77,7 +78,7 @@ impl Running {
             shared.clone(),
             admission,
             taker,
-            OriginRule::Loopback { listed: Vec::new() },
+            Current::new(OriginRule::Loopback { listed: Vec::new() }),
         );
         let listener = listen("127.0.0.1:0".parse().unwrap(), 65_536).unwrap();
         let address = listener.local_addr().unwrap();
@@ -766,7 +767,9 @@ async fn metrics_are_for_the_operator() {
         let shared = shared(Limits::default());
         let admission = Admission::new(UNLIMITED, Trust::none());
         let site = match site {
-            Some(taker) => Site::public(shared, admission, taker, OriginRule::SameHost),
+            Some(taker) => {
+                Site::public(shared, admission, taker, Current::new(OriginRule::SameHost))
+            }
             None => Site::admin(
                 shared,
                 admission,

@@ -9,3 +9,4 @@ mod handshake;
 mod messages;
 mod pressure;
 mod tls;
+mod tokens;
