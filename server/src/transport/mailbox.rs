@@ -7,12 +7,13 @@
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mio::Waker;
 
-use super::Opened;
+use super::{Opened, TransportSettings};
 use crate::auth::{AuthError, Identity};
+use crate::shard::ShardSettings;
 use crate::shard::message::{ConnectionId, Message};
 
 /// What a thread is told by others.
@@ -29,6 +30,8 @@ pub(super) enum Letter {
         /// Until so many bytes are free again.
         bytes: u64,
     },
+    /// Go on with other settings.
+    Reload(Arc<ShardSettings>, Box<TransportSettings>),
     /// Say goodbye to everybody.
     Drain {
         /// How long that may take, in milliseconds.
@@ -109,7 +112,11 @@ impl Letter {
     fn cost(&self) -> usize {
         let payload = match self {
             Self::Message(message) => message.payload_bytes(),
-            Self::Opened(_) | Self::Verified(..) | Self::Shed { .. } | Self::Drain { .. } => 0,
+            Self::Opened(_)
+            | Self::Verified(..)
+            | Self::Shed { .. }
+            | Self::Reload(..)
+            | Self::Drain { .. } => 0,
         };
         payload + LETTER_BYTES
     }
