@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -16,12 +17,16 @@ use roomful_protocol::payload::Payload;
 use roomful_protocol::text::Text;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::server::Server;
+use crate::tls::Stream;
 use crate::wait::{PATIENCE, within};
 
 /// How to connect.
@@ -37,6 +42,8 @@ pub struct Connect {
     pub receive_buffer: Option<u32>,
     /// More request headers.
     pub headers: Vec<(&'static str, String)>,
+    /// TLS, where the server speaks it.
+    pub tls: Option<Arc<ClientConfig>>,
 }
 
 impl Connect {
@@ -49,6 +56,7 @@ impl Connect {
             placement: None,
             receive_buffer: None,
             headers: Vec::new(),
+            tls: None,
         }
     }
 
@@ -73,6 +81,13 @@ impl Connect {
         self
     }
 
+    /// Over TLS.
+    #[must_use]
+    pub fn tls(mut self, config: &Arc<ClientConfig>) -> Self {
+        self.tls = Some(Arc::clone(config));
+        self
+    }
+
     /// Connects, up to and with the WebSocket handshake.
     ///
     /// # Errors
@@ -84,6 +99,14 @@ impl Connect {
         }
         let stream = socket.connect(self.address).await?;
         stream.set_nodelay(true)?;
+        let stream = match &self.tls {
+            None => Stream::Plain(stream),
+            Some(config) => {
+                let name = ServerName::IpAddress(self.address.ip().into());
+                let connector = TlsConnector::from(Arc::clone(config));
+                Stream::Tls(Box::new(connector.connect(name, stream).await?))
+            }
+        };
         let key = self
             .placement
             .as_ref()
@@ -134,7 +157,7 @@ impl Connect {
 /// One WebSocket connection.
 #[derive(Debug)]
 pub struct RawClient {
-    socket: WebSocketStream<TcpStream>,
+    socket: WebSocketStream<Stream>,
     encoding: Encoding,
     inbox: VecDeque<ServerFrame>,
     next_request: u64,
@@ -173,7 +196,7 @@ impl RawClient {
     /// The socket below.
     #[must_use]
     pub fn stream(&self) -> &TcpStream {
-        self.socket.get_ref()
+        self.socket.get_ref().tcp()
     }
 
     /// Says hello without a token.
@@ -495,7 +518,7 @@ impl RawClient {
     /// # Panics
     /// Never for a TCP socket.
     pub fn cut(self) {
-        socket2::SockRef::from(self.socket.get_ref())
+        socket2::SockRef::from(self.stream())
             .set_linger(Some(Duration::ZERO))
             .unwrap();
         drop(self);

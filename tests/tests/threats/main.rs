@@ -3,3 +3,4 @@
 mod admin;
 mod attack;
 mod frames;
+mod tls;
