@@ -26,6 +26,7 @@ const ERRORS = {
   201: { name: "token_expired", retry: "refresh" },
   202: { name: "token_mismatch", retry: "never" },
   203: { name: "forbidden", retry: "never" },
+  204: { name: "revoked", retry: "refresh" },
   300: { name: "bad_room_name", retry: "never" },
   301: { name: "unknown_namespace", retry: "never" },
   302: { name: "not_joined", retry: "never" },
@@ -70,10 +71,12 @@ const CLOSES = {
   1012: { name: "restart", retry: "after_ms" },
   1013: { name: "try_later", retry: "after_ms" },
   4401: { name: "not_authenticated", retry: "refresh" },
+  4403: { name: "revoked", retry: "refresh" },
   4408: { name: "hello_timeout", retry: "after_ms" },
   4409: { name: "replaced", retry: "never" },
   4410: { name: "token_expired", retry: "refresh" },
   4411: { name: "heartbeat_timeout", retry: "now" },
+  4429: { name: "rate_limited", retry: "after_ms" },
   4431: { name: "slow_consumer", retry: "now" },
 } as const satisfies Record<number, Row>;
 

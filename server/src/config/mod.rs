@@ -31,8 +31,8 @@ pub use problem::{Place, Problem, Problems};
 pub use secret::{Secret, SecretKey};
 pub use sections::{
     AdminConfig, AdmissionConfig, AuthConfig, ConnectionConfig, HttpConfig, ListenConfig,
-    LogConfig, NamespaceConfig, NodeConfig, PlacementConfig, SessionConfig, ShardConfig,
-    ShutdownConfig,
+    LogConfig, MemoryConfig, NamespaceConfig, NodeConfig, PlacementConfig, SessionConfig,
+    ShardConfig, ShutdownConfig, UserConfig,
 };
 pub use source::{Flag, Sources};
 
@@ -61,10 +61,14 @@ pub struct Config {
     pub http: HttpConfig,
     /// `[session]`
     pub session: SessionConfig,
+    /// `[user]`
+    pub user: UserConfig,
     /// `[placement]`
     pub placement: PlacementConfig,
     /// `[shard]`
     pub shard: ShardConfig,
+    /// `[memory]`
+    pub memory: MemoryConfig,
     /// `[shutdown]`
     pub shutdown: ShutdownConfig,
     /// `[log]`
@@ -139,7 +143,9 @@ impl Config {
         config
             .placement
             .renew(&newer.placement, "placement.", &mut kept);
+        config.user.renew(&newer.user, "user.", &mut kept);
         config.shard.renew(&newer.shard, "shard.", &mut kept);
+        config.memory.renew(&newer.memory, "memory.", &mut kept);
         config
             .shutdown
             .renew(&newer.shutdown, "shutdown.", &mut kept);
@@ -233,8 +239,10 @@ impl Config {
             ("admission", &mut self.admission),
             ("http", &mut self.http),
             ("session", &mut self.session),
+            ("user", &mut self.user),
             ("placement", &mut self.placement),
             ("shard", &mut self.shard),
+            ("memory", &mut self.memory),
             ("shutdown", &mut self.shutdown),
             ("log", &mut self.log),
         ]
@@ -327,8 +335,10 @@ impl Default for Config {
             admission: AdmissionConfig::default(),
             http: HttpConfig::default(),
             session: SessionConfig::default(),
+            user: UserConfig::default(),
             placement: PlacementConfig::default(),
             shard: ShardConfig::default(),
+            memory: MemoryConfig::default(),
             shutdown: ShutdownConfig::default(),
             log: LogConfig::default(),
             namespaces: NAMESPACES

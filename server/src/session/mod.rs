@@ -3,7 +3,9 @@
 pub mod generation;
 pub mod index;
 pub mod kept_key;
+pub mod revocations;
 pub mod token;
+pub mod users;
 
 mod data_file;
 

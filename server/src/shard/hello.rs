@@ -18,8 +18,10 @@ use super::{ConnectionTimer, Host, Shard, Timer};
 use crate::auth::{AuthError, Identity};
 use crate::clock::Now;
 use crate::connection::{Connection, Open, Phase};
+use crate::metrics::LimitedBy;
 use crate::session::index::Attached;
 use crate::session::token::ResumeClaims;
+use crate::session::users::{Held, TooManyConnections};
 
 impl Shard {
     /// The first frame. An anonymous server chooses the user itself; any other has the token checked first.
@@ -79,9 +81,11 @@ impl Shard {
             (Phase::Authenticating { hello, waiting, .. }, Ok(identity)) => {
                 let (hello, waiting) = (hello.clone(), std::mem::take(waiting));
                 self.open_session(id, &hello, identity, now, host);
-                waiting
-                    .into_iter()
-                    .for_each(|frame| self.frame(id, frame, now, host));
+                let Some(connection) = self.connection_mut(id) else {
+                    return;
+                };
+                connection.backlog = (!waiting.is_empty()).then(|| Box::new(waiting.into()));
+                self.go_on(id, now, host);
             }
             (Phase::Authenticating { hello, .. }, Err(error)) => {
                 let request = hello.request;
@@ -137,12 +141,25 @@ impl Shard {
             );
             return self.close(id, CloseCode::NotAuthenticated, now, host);
         }
+        let session = claims.as_ref().map(|claims| claims.session);
+        if self.is_revoked(&identity, session, now) {
+            self.refuse(id, Some(hello.request), revoked());
+            return self.close(id, CloseCode::Revoked, now, host);
+        }
         host.authenticated(id);
+        let held = match self.hold(&identity, now) {
+            Ok(held) => held,
+            Err(refusal) => {
+                self.refuse(id, Some(hello.request), refusal);
+                return self.close(id, CloseCode::RateLimited, now, host);
+            }
+        };
         let (session, attached) = self.attach(id, claims.map(|claims| claims.session), now, host);
         let open = Open {
             anonymous: self.settings.anonymous,
             terms: Arc::clone(&self.terms),
             identity,
+            held,
             session,
             attachment: attached.attachment,
             memberships: Vec::new(),
@@ -158,6 +175,19 @@ impl Shard {
         connection.phase = Phase::Open(Box::new(open));
         self.stage(id, &welcome.into());
         self.watch_token(id, now, host);
+    }
+
+    /// The connection's part in the share of its user.
+    fn hold(&self, identity: &Identity, now: Now) -> Result<Option<Held>, Refusal> {
+        if self.settings.anonymous {
+            return Ok(None);
+        }
+        let (tenant, user) = (&identity.tenant, &identity.user);
+        let held = self
+            .users
+            .enter(tenant, user, &self.settings.user, now.monotonic_ms);
+        held.map(Some)
+            .map_err(|TooManyConnections| self.limited(LimitedBy::UserConnections, FULL_RETRY_MS))
     }
 
     /// Takes the session back, from another connection if that still holds it; else begins a new one.
@@ -292,6 +322,13 @@ impl Shard {
                 Refusal::new(ErrorCode::TokenMismatch, text),
             );
         }
+        let session = open.session;
+        if self.is_revoked(&identity, Some(session), now) {
+            return self.refuse(id, Some(request), revoked());
+        }
+        let Some(open) = self.connection_mut(id).and_then(Connection::open_mut) else {
+            return;
+        };
         let expires_ms = identity.expires_ms;
         open.identity = identity;
         open.token_warned = false;
@@ -301,6 +338,21 @@ impl Shard {
         };
         self.stage(id, &frame::Ok { request, reply }.into());
         self.end_forbidden(id, host);
+    }
+
+    /// Whether somebody is not to be let in, which is then counted.
+    fn is_revoked(&self, identity: &Identity, session: Option<SessionId>, now: Now) -> bool {
+        let revoked = self
+            .sessions
+            .revocations()
+            .name(identity, session, now.unix_ms);
+        if revoked {
+            self.counters
+                .auth_failures
+                .of(crate::metrics::AuthFailure::Revoked)
+                .add(1);
+        }
+        revoked
     }
 
     /// Looks at the token now and whenever something about it is due; one timer a connection, whatever the clocks do.
@@ -344,3 +396,11 @@ impl Shard {
         self.counters.sessions.sub(1);
     }
 }
+
+fn revoked() -> Refusal {
+    let text = "this user, session or token was revoked";
+    Refusal::new(ErrorCode::Revoked, text)
+}
+
+/// When a user with as many connections as it may have should try again.
+const FULL_RETRY_MS: u64 = 5_000;

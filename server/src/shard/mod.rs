@@ -11,6 +11,7 @@
 //! members), `catch_up` (members who are behind), `write` (one connection's bytes), `drain` (the end of all of
 //! them), `guard` (what becomes of a panic), [`hub`] and [`wheel`].
 
+mod afford;
 mod ask;
 mod catch_up;
 mod deliver;
@@ -22,6 +23,7 @@ mod hello;
 pub mod hub;
 pub mod message;
 mod owner;
+mod revoke;
 pub mod wheel;
 mod write;
 
@@ -44,10 +46,12 @@ use crate::clock::Now;
 use crate::connection::{Connection, Outlet, Rates, Terms};
 use crate::directory::Directory;
 use crate::journal::{Completion, Journal, Ticket};
+use crate::memory::Memory;
 use crate::metrics::ShardCounters;
 use crate::room::{Room, RoomSettings, RoomTimer};
 use crate::session::index::Sessions;
 use crate::session::token::ResumeKey;
+use crate::session::users::{UserLimits, Users};
 use crate::wire;
 use catch_up::Catching;
 use guard::Suspect;
@@ -64,6 +68,8 @@ pub struct Shard {
     terms: Arc<Terms>,
     directory: Directory,
     sessions: Sessions,
+    memory: Memory,
+    users: Users,
     journal: Box<dyn Journal>,
     counters: Arc<ShardCounters>,
     /// By slot.
@@ -94,6 +100,8 @@ pub struct Shard {
     last_hub: RoomAlias,
     /// What is left to say, once the server stops.
     goodbyes: Option<drain::Goodbyes>,
+    /// Looks for the connections of those who are revoked.
+    sweeps: VecDeque<revoke::Sweep>,
 }
 
 /// What a shard is told.
@@ -208,8 +216,8 @@ pub trait Host {
     /// The connection has a session. A host that counts those without one has one less.
     fn authenticated(&mut self, _connection: ConnectionId) {}
 
-    /// Reads no more from a connection, or reads again.
-    fn pause(&mut self, connection: ConnectionId, paused: bool);
+    /// A connection that was not to be read may be read again; [`Shard::is_reading`] says which ones may.
+    fn read_again(&mut self, connection: ConnectionId);
 
     /// Checks a token; [`Input::Verified`] follows.
     fn verify(&mut self, connection: ConnectionId, token: &str);
@@ -288,6 +296,10 @@ pub struct ShardSettings {
     pub outbox_messages_max: usize,
     /// How long a connection may take no byte while some wait, in milliseconds.
     pub write_stall_ms: u64,
+    /// What it has to take in that time, in bytes, where it doesn't take all.
+    pub write_progress_bytes_min: u32,
+    /// What all connections of a user may do together.
+    pub user: UserLimits,
     /// Members that fan-out serves between two looks at the turn's time.
     pub members_per_look: usize,
     /// Turns of a room that may wait for a fan-out that is slower than the room; at least 2, since the first may be half handed on.
@@ -313,6 +325,12 @@ impl ShardSettings {
         self.outbox_bytes_max / 4
     }
 
+    /// Beyond this the connection is read no more until replies have left: a quarter of the outbox.
+    #[must_use]
+    pub fn reply_bytes_max(&self) -> usize {
+        self.outbox_bytes_max / 4
+    }
+
     /// Beyond this signals are dropped: an eighth of the outbox.
     #[must_use]
     pub fn signal_lane_bytes_max(&self) -> usize {
@@ -327,8 +345,12 @@ pub struct Shared {
     pub directory: Directory,
     /// The sessions.
     pub sessions: Sessions,
+    /// The users who are connected.
+    pub users: Users,
     /// The configuration.
     pub settings: Arc<ShardSettings>,
+    /// What may be held.
+    pub memory: Memory,
 }
 
 /// Whether a turn is finished.
@@ -375,6 +397,8 @@ impl Shard {
             settings: shared.settings,
             directory: shared.directory,
             sessions: shared.sessions,
+            memory: shared.memory,
+            users: shared.users,
             journal,
             counters,
             outlets: Vec::new(),
@@ -393,6 +417,7 @@ impl Shard {
             dirty_hubs: BTreeSet::new(),
             last_hub: RoomAlias(0),
             goodbyes: None,
+            sweeps: VecDeque::new(),
         }
     }
 
@@ -422,10 +447,13 @@ impl Shard {
                 connection,
                 payload,
             } => {
-                self.heard(connection, now);
-                self.stage_bytes(connection, &wire::control(OpCode::Pong, payload));
+                if self.take_control(connection, now, host) {
+                    self.stage_bytes(connection, &wire::control(OpCode::Pong, payload));
+                }
             }
-            Input::Pong { connection } => self.heard(connection, now),
+            Input::Pong { connection } => {
+                self.take_control(connection, now, host);
+            }
             Input::Closed { connection, code } => self.closed(connection, code, now, host),
             Input::Close { connection, code } => self.close(connection, code, now, host),
             Input::Gone { connection } => self.gone(connection, now, host),
@@ -449,6 +477,7 @@ impl Shard {
     /// every staged reply.
     pub fn flush(&mut self, now: Now, host: &mut dyn Host) -> Flush {
         self.counters.turns.add(1);
+        self.sweep(now, host);
         host.begin(Phase::Rooms);
         self.flush_rooms(now, host);
         host.begin(Phase::CatchUp);
@@ -498,6 +527,7 @@ impl Shard {
             && self.dirty_hubs.is_empty()
             && self.staged.is_empty()
             && self.catching.is_empty()
+            && self.sweeps.is_empty()
             && self.local.is_empty()
     }
 
@@ -505,7 +535,7 @@ impl Shard {
     #[must_use]
     pub fn is_reading(&self, connection: ConnectionId) -> bool {
         self.connection(connection)
-            .is_some_and(|connection| !connection.paused)
+            .is_some_and(|connection| !connection.pauses.any() && connection.backlog.is_none())
     }
 
     /// Whether a connection has said who it is.
@@ -513,6 +543,15 @@ impl Shard {
     pub fn is_open(&self, connection: ConnectionId) -> bool {
         self.connection(connection)
             .is_some_and(|connection| connection.open().is_some())
+    }
+
+    /// Bytes that wait to be written to a connection.
+    #[must_use]
+    pub fn outbox_bytes(&self, connection: ConnectionId) -> usize {
+        let outbox = self
+            .outlet(connection)
+            .and_then(|outlet| outlet.outbox.as_ref());
+        outbox.map_or(0, |outbox| outbox.sizes().bytes)
     }
 
     /// Longest message that a connection may send now, in bytes.
@@ -601,8 +640,8 @@ impl Shard {
         match message {
             Message::Join(join) => self.join_room(*join, now, host),
             Message::Request { room, request } => self.request_room(room, request, now, host),
-            Message::Reply { to, outcome } => self.replied(to, outcome, host),
-            Message::Joined { to, room, outcome } => self.joined(to, room, outcome, host),
+            Message::Reply { to, outcome } => self.replied(to, outcome, now, host),
+            Message::Joined { to, room, outcome } => self.joined(to, room, outcome, now, host),
             Message::Turn(turn) => self.receive_turn(turn, host),
             Message::Chunk(chunk) => self.receive_chunk(chunk),
             Message::Direct { to, signal } => self.deliver_direct(to, &signal, now, host),
@@ -613,6 +652,7 @@ impl Shard {
                 code,
             } => self.ended(room, connection, code, host),
             Message::Evict(connection) => self.close(connection, CloseCode::Replaced, now, host),
+            Message::Revoke(revoke) => self.begin_sweep(*revoke),
             Message::Call(call) => self.call_room(*call, now, host),
             // It is for the control side, which is no shard.
             Message::Answer { .. } => {}

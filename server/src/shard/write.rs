@@ -18,12 +18,13 @@ use super::{ConnectionTimer, Host, ITEMS_PER_LOOK, Shard, ShardSettings, Timer};
 use crate::clock::Now;
 use crate::connection::outbox::{Outbox, Sizes};
 use crate::connection::{Outlet, Phase};
-use crate::metrics::ShardCounters;
+use crate::metrics::{MemoryShed, ShardCounters};
 use crate::wire;
 
 impl Shard {
     /// Puts a frame behind what the connection gets with its next write, at the latest at the end of the turn.
     pub(super) fn stage(&mut self, id: ConnectionId, frame: &ServerFrame) {
+        let reply_bytes_max = self.settings.reply_bytes_max();
         let Some(outlet) = self.outlet_mut(id) else {
             return;
         };
@@ -33,6 +34,7 @@ impl Shard {
         }
         let first = outlet.staged.is_empty();
         wire::message_into(outlet.encoding, frame, &mut outlet.staged);
+        outlet.connection.pauses.replies |= outlet.staged.len() > reply_bytes_max;
         if first {
             self.staged.push_back(id);
         }
@@ -41,16 +43,20 @@ impl Shard {
     /// As [`Shard::stage`], for a whole message.
     pub(super) fn stage_bytes(&mut self, id: ConnectionId, bytes: &Bytes) {
         let counters = Arc::clone(&self.counters);
+        let reply_bytes_max = self.settings.reply_bytes_max();
         let Some(outlet) = self.outlet_mut(id) else {
             return;
         };
+        let pauses = &mut outlet.connection.pauses;
         if let Some(outbox) = &mut outlet.outbox {
             let before = outbox.sizes();
             outbox.push_control(bytes.clone());
+            pauses.replies |= outbox.reply_bytes() > reply_bytes_max;
             track(&counters, before, outbox.sizes());
         } else {
             let first = outlet.staged.is_empty();
             outlet.staged.extend_from_slice(bytes);
+            pauses.replies |= outlet.staged.len() > reply_bytes_max;
             if !first {
                 return;
             }
@@ -78,11 +84,36 @@ impl Shard {
             return;
         };
         match &outlet.outbox {
+            Some(outbox)
+                if outbox.sizes().bytes > OUTBOX_FREE_BYTES
+                    && self.memory.is_over(self.id, &self.counters) =>
+            {
+                self.counters.memory_sheds.of(MemoryShed::Outbox).add(1);
+                self.close(id, CloseCode::SlowConsumer, now, host);
+            }
             Some(outbox) if is_over(outbox.sizes(), &self.settings) => {
                 self.close(id, CloseCode::SlowConsumer, now, host);
             }
             Some(_) => {}
             None => self.write(id, &[], now, host),
+        }
+        self.read_on(id, now, host);
+    }
+
+    /// Reads a connection again when most of its replies have left.
+    fn read_on(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
+        let few = self.settings.reply_bytes_max() / 2;
+        let Some(outlet) = self.outlet_mut(id) else {
+            return;
+        };
+        let waiting = outlet
+            .outbox
+            .as_ref()
+            .map_or(0, |outbox| outbox.reply_bytes());
+        let pauses = &mut outlet.connection.pauses;
+        if pauses.replies && waiting <= few && outlet.staged.len() <= few {
+            pauses.replies = false;
+            self.go_on(id, now, host);
         }
     }
 
@@ -117,6 +148,7 @@ impl Shard {
 
     /// A socket takes bytes again: what waits goes out, and whoever stood still because of it goes on.
     pub(super) fn writable(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
+        let progress_bytes = self.settings.write_progress_bytes_min;
         let counters = Arc::clone(&self.counters);
         let Some(outlet) = self.outlet_mut(id) else {
             return;
@@ -128,13 +160,21 @@ impl Shard {
         let drained = drain(outbox, id, host);
         let after = outbox.sizes();
         track(&counters, before, after);
-        if after.bytes < before.bytes {
-            outlet.connection.progress_ms = now.monotonic_ms;
+        let connection = &mut outlet.connection;
+        let bytes = u32::try_from(before.bytes - after.bytes).unwrap_or(u32::MAX);
+        connection.drained_bytes = connection.drained_bytes.saturating_add(bytes);
+        if connection.drained_bytes >= progress_bytes {
+            connection.drained_bytes = 0;
+            connection.progress_ms = now.monotonic_ms;
         }
         if !drained {
-            return;
+            return self.read_on(id, now, host);
         }
         outlet.outbox = None;
+        self.read_on(id, now, host);
+        let Some(outlet) = self.outlet_mut(id) else {
+            return;
+        };
         let memberships: Vec<_> = outlet
             .connection
             .open()
@@ -145,7 +185,7 @@ impl Shard {
         }
     }
 
-    /// Closes a connection that has taken no byte for too long; looks again later where it has taken some.
+    /// Closes a connection that has taken next to nothing for too long; looks again later where it has taken some.
     pub(super) fn stalled(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
         let stall_ms = self.settings.write_stall_ms;
         let Some(Outlet {
@@ -206,9 +246,11 @@ impl Shard {
         if let Some(outbox) = &half_out {
             track(&self.counters, outbox.sizes(), Sizes::default());
         }
+        // Whoever is closed for what waits must not go on holding it.
+        let replies_too = code != CloseCode::SlowConsumer;
         let waiting = half_out
             .into_iter()
-            .flat_map(|outbox| outbox.into_last_words());
+            .flat_map(|outbox| outbox.into_last_words(replies_too));
         let mut words: Vec<Bytes> = waiting.collect();
         if !staged.is_empty() {
             words.push(staged.into());
@@ -325,12 +367,22 @@ pub(super) fn write_now(
     if written == total {
         return Written::All;
     }
-    let parts = std::iter::once(Bytes::from(staged)).chain(parts.iter().copied().cloned());
-    let outbox = Outbox::with_rest(after(parts, written));
+    // Copied, so that what is out already, and the room that the buffer has grown to, are free again.
+    let waiting = Bytes::copy_from_slice(staged.get(written..).unwrap_or_default());
+    let written = written.saturating_sub(staged.len());
+    drop(staged);
+    let shared = after(parts.iter().copied().cloned(), written);
+    let outbox = Outbox::with_rest(some(waiting).chain(shared));
     track(counters, Sizes::default(), outbox.sizes());
     outlet.outbox = Some(Box::new(outbox));
     outlet.connection.progress_ms = now.monotonic_ms;
+    outlet.connection.drained_bytes = 0;
     Written::Blocked
+}
+
+/// Bytes, if there are any.
+fn some(bytes: Bytes) -> impl Iterator<Item = Bytes> {
+    std::iter::once(bytes).filter(|bytes| !bytes.is_empty())
 }
 
 /// What is left of a sequence of messages behind its first `written` bytes.
@@ -369,6 +421,9 @@ pub(super) fn track(counters: &ShardCounters, before: Sizes, after: Sizes) {
     counters.outbox_bytes.set(bytes);
     counters.outbox_messages.set(messages);
 }
+
+/// What a connection may have waiting without being closed for it when memory is short.
+const OUTBOX_FREE_BYTES: usize = 64 * 1024;
 
 /// Parts of a turn: log, presence, signals.
 const PARTS_MAX: usize = 3;

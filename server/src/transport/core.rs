@@ -22,11 +22,14 @@ pub trait Core {
     /// Whether [`Core::flush`] would find nothing to do.
     fn is_idle(&self) -> bool;
 
-    /// Whether a connection may be read. One that may not is read again after [`Host::pause`] says so.
+    /// Whether a connection may be read. One that may not is read again after [`Host::read_again`] says so.
     fn is_reading(&self, connection: ConnectionId) -> bool;
 
     /// Longest message that a connection may send now, in bytes.
     fn message_bytes_max(&self, connection: ConnectionId) -> usize;
+
+    /// Bytes that wait to be written to a connection, and would go with it.
+    fn outbox_bytes(&self, connection: ConnectionId) -> usize;
 }
 
 impl Core for Shard {
@@ -53,5 +56,9 @@ impl Core for Shard {
 
     fn message_bytes_max(&self, connection: ConnectionId) -> usize {
         Self::message_bytes_max(self, connection)
+    }
+
+    fn outbox_bytes(&self, connection: ConnectionId) -> usize {
+        Self::outbox_bytes(self, connection)
     }
 }
