@@ -22,6 +22,7 @@ pub mod process;
 pub mod raw;
 pub mod seed;
 pub mod server;
+pub mod tls;
 pub mod tokens;
 pub mod wait;
 

@@ -1,7 +1,8 @@
 //! A client below the level of the client libraries: sockets, messages and frames, right or wrong as a test wants them.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -16,12 +17,16 @@ use roomful_protocol::payload::Payload;
 use roomful_protocol::text::Text;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::server::Server;
+use crate::tls::Stream;
 use crate::wait::{PATIENCE, within};
 
 /// How to connect.
@@ -33,10 +38,16 @@ pub struct Connect {
     pub encoding: Encoding,
     /// The placement key in the URL.
     pub placement: Option<String>,
+    /// Another query in the URL instead, with its question mark.
+    pub query: Option<String>,
     /// The socket's receive buffer in bytes, for clients that shall fall behind; the system doubles it.
     pub receive_buffer: Option<u32>,
+    /// The address to come from; loopback has many.
+    pub source: Option<Ipv4Addr>,
     /// More request headers.
     pub headers: Vec<(&'static str, String)>,
+    /// TLS, where the server speaks it.
+    pub tls: Option<Arc<ClientConfig>>,
 }
 
 impl Connect {
@@ -47,8 +58,11 @@ impl Connect {
             address: server.address(),
             encoding: Encoding::MessagePack,
             placement: None,
+            query: None,
             receive_buffer: None,
+            source: None,
             headers: Vec::new(),
+            tls: None,
         }
     }
 
@@ -73,6 +87,20 @@ impl Connect {
         self
     }
 
+    /// From another address of this machine.
+    #[must_use]
+    pub const fn source(mut self, address: Ipv4Addr) -> Self {
+        self.source = Some(address);
+        self
+    }
+
+    /// Over TLS.
+    #[must_use]
+    pub fn tls(mut self, config: &Arc<ClientConfig>) -> Self {
+        self.tls = Some(Arc::clone(config));
+        self
+    }
+
     /// Connects, up to and with the WebSocket handshake.
     ///
     /// # Errors
@@ -82,14 +110,22 @@ impl Connect {
         if let Some(bytes) = self.receive_buffer {
             socket.set_recv_buffer_size(bytes)?;
         }
+        if let Some(source) = self.source {
+            socket.bind((source, 0).into())?;
+        }
         let stream = socket.connect(self.address).await?;
         stream.set_nodelay(true)?;
-        let key = self
-            .placement
-            .as_ref()
-            .map(|key| format!("?k={key}"))
-            .unwrap_or_default();
-        let mut request = format!("ws://{}/v1/ws{key}", self.address).into_client_request()?;
+        let stream = match &self.tls {
+            None => Stream::Plain(stream),
+            Some(config) => {
+                let name = ServerName::IpAddress(self.address.ip().into());
+                let connector = TlsConnector::from(Arc::clone(config));
+                Stream::Tls(Box::new(connector.connect(name, stream).await?))
+            }
+        };
+        let key = self.placement.as_ref().map(|key| format!("?k={key}"));
+        let query = self.query.clone().or(key).unwrap_or_default();
+        let mut request = format!("ws://{}/v1/ws{query}", self.address).into_client_request()?;
         let subprotocol = self.encoding.subprotocol().parse().unwrap();
         request
             .headers_mut()
@@ -134,7 +170,7 @@ impl Connect {
 /// One WebSocket connection.
 #[derive(Debug)]
 pub struct RawClient {
-    socket: WebSocketStream<TcpStream>,
+    socket: WebSocketStream<Stream>,
     encoding: Encoding,
     inbox: VecDeque<ServerFrame>,
     next_request: u64,
@@ -173,7 +209,7 @@ impl RawClient {
     /// The socket below.
     #[must_use]
     pub fn stream(&self) -> &TcpStream {
-        self.socket.get_ref()
+        self.socket.get_ref().tcp()
     }
 
     /// Says hello without a token.
@@ -495,7 +531,7 @@ impl RawClient {
     /// # Panics
     /// Never for a TCP socket.
     pub fn cut(self) {
-        socket2::SockRef::from(self.socket.get_ref())
+        socket2::SockRef::from(self.stream())
             .set_linger(Some(Duration::ZERO))
             .unwrap();
         drop(self);

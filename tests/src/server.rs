@@ -109,7 +109,12 @@ impl Server {
     /// # Panics
     /// It doesn't answer.
     pub async fn metrics(&self) -> Metrics {
-        let response = http::get(self.address, "/metrics", &[]).await;
+        let address = if self.config.contains("tls_certificate_file") {
+            self.admin_address().await
+        } else {
+            self.address
+        };
+        let response = http::get(address, "/metrics", &[]).await;
         assert_eq!(response.status, 200, "{}", response.text());
         Metrics::parse(&response.text())
     }

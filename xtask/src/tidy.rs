@@ -39,6 +39,7 @@ const NOT_OURS: &[&str] = &[
     "package-lock.json",
     "server/assets/",
     "protocol/fixtures/",
+    "fuzz/corpus/",
     "LICENSE-",
 ];
 

@@ -124,6 +124,24 @@ impl Connector {
         })
     }
 
+    /// Sockets with TLS. The configuration says whom to trust, and its application protocols should be none or `http/1.1`.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(config: Arc<tokio_rustls::rustls::ClientConfig>) -> Self {
+        use tokio_rustls::rustls::pki_types::ServerName;
+
+        let connector = tokio_rustls::TlsConnector::from(config);
+        Self::new(move |host: String, port| {
+            let connector = connector.clone();
+            async move {
+                let stream = TcpStream::connect((host.as_str(), port)).await?;
+                stream.set_nodelay(true)?;
+                let name = ServerName::try_from(host).map_err(io::Error::other)?;
+                connector.connect(name, stream).await
+            }
+        })
+    }
+
     pub(crate) fn open(
         &self,
         host: &str,

@@ -12,6 +12,8 @@
 
 mod acceptor;
 mod connection;
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 mod health;
 mod link;

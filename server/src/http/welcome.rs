@@ -128,6 +128,10 @@ impl Server {
 
     fn refuse(&self, mut stream: TcpStream, rejected: Rejected) -> Welcomed {
         let answer = rejected.bytes(&self.metrics);
+        // Under TLS nothing is said in the clear, and a refusal is worth no TLS handshake.
+        if self.secure.is_some() {
+            return Welcomed::Gone;
+        }
         // A fresh socket takes a few hundred bytes, unless the peer is gone.
         match stream.write_all(&answer) {
             Ok(()) => Welcomed::Refused(stream),
@@ -137,7 +141,7 @@ impl Server {
 }
 
 /// The good handshake that these bytes begin with, and how long it is.
-fn handshake(door: &Door, bytes: &[u8], client: IpAddr) -> Option<(usize, Checked)> {
+pub(super) fn handshake(door: &Door, bytes: &[u8], client: IpAddr) -> Option<(usize, Checked)> {
     let mut lines = [httparse::EMPTY_HEADER; HANDSHAKE_LINES_MAX];
     let mut parsed = httparse::Request::new(&mut lines);
     let Ok(httparse::Status::Complete(length)) = parsed.parse(bytes) else {

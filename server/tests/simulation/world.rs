@@ -25,7 +25,7 @@ use roomful_server::shard::{Flush, Input, Shard, Shared};
 use crate::client::{Client, Noted, Stage, content};
 use crate::journal::FaultyJournal;
 use crate::net::{Downlink, Link, Net, SimHost, Up, Uplink};
-use crate::options::{GRACE_MS, HISTORY_AGE_MS, Options, RETENTION_MS, START_UNIX_MS};
+use crate::options::{GRACE_MS, HISTORY_AGE_MS, Options, RETENTION_MS, START_UNIX_MS, UNACKED_MAX};
 use crate::tally::Tally;
 
 /// Everything there is.
@@ -360,7 +360,7 @@ impl World {
 
     fn publish(&mut self, index: usize) {
         let client = &mut self.clients[index];
-        if client.stage == Stage::In && client.unacked.len() < 20 {
+        if client.stage == Stage::In && client.unacked.len() < UNACKED_MAX {
             let frame = client.publish();
             self.send_all(index, vec![frame]);
         }
