@@ -92,6 +92,8 @@ catalogue! {
     TokenMismatch = 202, "token_mismatch", Never;
     /// No grant allows this here. The same answer whether the room exists or not.
     Forbidden = 203, "forbidden", Never;
+    /// The user, the session or the token was revoked.
+    Revoked = 204, "revoked", Refresh;
     /// The room's name breaks the grammar.
     BadRoomName = 300, "bad_room_name", Never;
     /// No namespace of that name is configured.
@@ -151,6 +153,8 @@ catalogue! {
     TryLater = 1013, "try_later", After;
     /// The token in `hello` was refused.
     NotAuthenticated = 4401, "not_authenticated", Refresh;
+    /// The user, the session or the token was revoked, and the session is over. A fresh token may begin a new one.
+    Revoked = 4403, "revoked", Refresh;
     /// No `hello` in time, or too many bytes before it.
     HelloTimeout = 4408, "hello_timeout", After;
     /// Another connection resumed this session.

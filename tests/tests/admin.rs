@@ -9,7 +9,7 @@ use roomful_tests::back_end::read;
 use roomful_tests::raw::join;
 use roomful_tests::tokens::{self, AUDIENCE, KEY};
 use roomful_tests::wait::{PATIENCE, until};
-use roomful_tests::{BackEnd, Connect, RawClient, Server};
+use roomful_tests::{BackEnd, Connect, RawClient, Server, http};
 use serde_json::{Value, json};
 
 /// What the back end publishes is an event like any other: every format, in a user's name or the server's own, at the
@@ -383,4 +383,123 @@ fn keyed(more: &str) -> String {
     format!(
         "[auth]\nkeys = [{{ algorithm = \"HS256\", secret = \"{KEY}\" }}]\naudience = \"{AUDIENCE}\"\n{more}"
     )
+}
+
+/// Every line of `docs/admin.md` does what it says, in the order of the page.
+#[tokio::test]
+async fn the_examples_of_the_page_work() {
+    let server = Server::with_config(&keyed("")).await;
+    let back_end = BackEnd::of(&server).await;
+    let page = include_str!("../../docs/admin.md");
+    let lines: Vec<_> = page
+        .lines()
+        .filter(|line| line.starts_with("curl "))
+        .collect();
+    assert_eq!(lines.len(), 10);
+    for line in lines {
+        let words = words(&line.replace("$KEY", &back_end.key));
+        let (mut method, mut headers, mut body, mut url) = ("GET", Vec::new(), "", "");
+        let mut rest = words.iter().map(String::as_str).skip(1);
+        while let Some(word) = rest.next() {
+            match word {
+                "-sS" => {}
+                "-H" => headers.push(rest.next().unwrap().split_once(": ").unwrap()),
+                "-d" => (method, body) = ("POST", rest.next().unwrap()),
+                "-X" => method = rest.next().unwrap(),
+                _ => url = word,
+            }
+        }
+        let target = url.strip_prefix("http://127.0.0.1:7401").unwrap();
+        let line = format!("{method} {target}");
+        let response = http::send(back_end.address, &line, &headers, body).await;
+        assert_eq!(response.status, 200, "{line}: {}", response.text());
+        if method == "DELETE" {
+            assert_eq!(read(&response), json!({ "lifted": true }));
+        }
+    }
+    let log = back_end.ok("GET /v1/rooms", None).await;
+    assert_eq!(log["rooms"], json!(["chat:lobby", "chat:orders"]));
+}
+
+/// A disconnect ends connections and sessions, and lets everybody come back; a revocation ends by itself; and what is
+/// wrong with either is told.
+#[tokio::test]
+async fn disconnects_and_revocations_end() {
+    let server = Server::with_config(&keyed("[admin]\nrevocations_max = 2\n")).await;
+    let back_end = BackEnd::of(&server).await;
+    let token = tokens::sign(&tokens::claims("ada"));
+    let mut ada = Connect::to(&server).open().await.unwrap();
+    let first = ada.hello_with(Some(&token), None).await.unwrap();
+    let done = back_end
+        .ok("POST /v1/disconnect", Some(&json!({ "user": "ada" })))
+        .await;
+    assert_eq!(done, json!({ "connections": 1 }));
+    assert_eq!(ada.closed().await.code, Some(4403));
+    let mut ada = Connect::to(&server).open().await.unwrap();
+    ada.hello_with(Some(&token), Some(&first.resume))
+        .await
+        .unwrap();
+
+    let soon = tokens::now() * 1_000 + 1_500;
+    let body = json!({ "user": "bob", "until_ms": soon });
+    back_end.ok("POST /v1/revocations", Some(&body)).await;
+    back_end
+        .ok("POST /v1/revocations", Some(&json!({ "token_id": "t" })))
+        .await;
+    let listed = back_end.ok("GET /v1/revocations", None).await;
+    assert_eq!(listed["revocations"][0], body);
+    assert_eq!(listed["revocations"][1]["token_id"], "t");
+    let (status, error) = back_end
+        .refused("POST /v1/revocations", Some(&json!({ "user": "eve" })))
+        .await;
+    assert_eq!((status, &error["name"]), (503, &json!("overloaded")));
+    until("the revocation ends", PATIENCE, async || {
+        server.metrics().await.value("roomful_revocations") == 1.0
+    })
+    .await;
+    back_end
+        .ok("POST /v1/revocations", Some(&json!({ "user": "eve" })))
+        .await;
+    for (line, body) in [
+        (
+            "POST /v1/revocations",
+            json!({ "user": "a", "session": "b" }),
+        ),
+        ("POST /v1/revocations", json!({})),
+        ("POST /v1/revocations", json!({ "session": "abc" })),
+        (
+            "POST /v1/revocations",
+            json!({ "user": "a", "until_ms": 1 }),
+        ),
+        (
+            "POST /v1/disconnect",
+            json!({ "user": "a", "until_ms": soon }),
+        ),
+        (
+            "POST /v1/disconnect",
+            json!({ "user": "a", "tenant": "b c" }),
+        ),
+    ] {
+        let (status, error) = back_end.refused(line, Some(&body)).await;
+        assert_eq!(
+            (status, &error["name"]),
+            (400, &json!("bad_value")),
+            "{body}"
+        );
+    }
+}
+
+/// The words of a shell's line, with quotes and without anything else.
+fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let (mut word, mut quote) = (String::new(), None);
+    for character in line.chars().chain([' ']) {
+        match (character, quote) {
+            ('"' | '\'', None) => quote = Some(character),
+            (_, Some(open)) if character == open => quote = None,
+            (' ', None) => words.push(std::mem::take(&mut word)),
+            _ => word.push(character),
+        }
+    }
+    words
 }

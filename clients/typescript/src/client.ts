@@ -3,7 +3,7 @@
 import { Backoff, type BackoffOptions } from "./backoff.js";
 import { Connection, type ConnectionEvents, type ReplyFrame } from "./connection.js";
 import { Emitter } from "./emitter.js";
-import { RoomfulError } from "./errors.js";
+import { RoomfulError, closeCode, errorCode } from "./errors.js";
 import type { Limits } from "./frames.js";
 import { placementKey } from "./placement.js";
 import { Operations, QueueBudget, type QueueMax } from "./publish-queue.js";
@@ -359,6 +359,8 @@ export class Client extends Emitter<ClientEvents> {
     if (error.code === 904) this.emit("error", error);
     if (error.retry === "never" || (error.retry === "refresh" && !this.#options.getToken)) return this.#end(error);
     if (error.retry === "refresh") this.#tokenReason = "refused";
+    // The session is over: its resume token would only be refused.
+    if (error.code === errorCode.revoked || error.code === closeCode.revoked) this.#resume = undefined;
     // A server that says now says it to one client. A connection that just ended may have ended for all, who must not come back at the same moment.
     const atOnce = error.retry === "now" && error.code !== 902 && hintMs === undefined;
     const retryInMs = atOnce ? this.#backoff.nextAfterFirst() : this.#backoff.nextMore(hintMs);

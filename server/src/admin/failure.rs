@@ -117,7 +117,7 @@ fn status(code: ErrorCode) -> StatusCode {
         | Code::BadRoomName => StatusCode::BAD_REQUEST,
         Code::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Code::InvalidToken | Code::TokenExpired | Code::TokenMismatch => StatusCode::UNAUTHORIZED,
-        Code::Forbidden => StatusCode::FORBIDDEN,
+        Code::Forbidden | Code::Revoked => StatusCode::FORBIDDEN,
         Code::UnknownNamespace | Code::NotJoined | Code::NoSuchMember => StatusCode::NOT_FOUND,
         Code::AlreadyJoined
         | Code::RoomReopened

@@ -6,12 +6,13 @@
 //! and each act leaves a line in the log that says who did what to what, and how it ended. What a request does
 //! is left to the rooms, how a socket is served to `http`.
 //!
-//! Read on in `access` (who may), `rooms` (what there is), `failure` (how it ends when it doesn't work) and
+//! Read on in `access` (who may), `rooms` (what there is), `revoking` (who has to go), `failure` (how it ends when it doesn't work) and
 //! [`key`].
 
 mod access;
 mod failure;
 pub mod key;
+mod revoking;
 mod rooms;
 
 use std::collections::BTreeMap;
@@ -32,11 +33,12 @@ use roomful_protocol::id::TenantId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::clock::Clock;
 use crate::connection::Rate;
 use crate::metrics::Metrics;
+use crate::session::revocations::Revocations;
 use crate::shard::message::{Answer, Refusal};
 use crate::transport::{PendingCall, Shards};
 use access::Guesses;
@@ -62,6 +64,8 @@ struct Inner {
 pub struct Parts {
     /// Who is asked.
     pub shards: Shards,
+    /// Who is not let in any more.
+    pub revocations: Revocations,
     /// Who may ask.
     pub key: AdminKey,
     /// Denials are counted here.
@@ -85,6 +89,10 @@ pub struct AdminSettings {
     pub request_timeout: Duration,
     /// Longest body, in bytes.
     pub body_bytes_max: usize,
+    /// Users, sessions and token ids that are revoked at a time.
+    pub revocations_max: usize,
+    /// After so long no token is good any more that is now, in milliseconds.
+    pub token_lifetime_ms: u64,
     /// Longest payload, in bytes.
     pub payload_bytes_max: usize,
     /// What each namespace's rooms are like.
@@ -134,10 +142,28 @@ impl Admin {
             .route("/v1/rooms/{room}", get(rooms::describe))
             .route("/v1/rooms/{room}/members", get(rooms::members))
             .route("/v1/rooms/{room}/publish", post(rooms::publish))
+            .route("/v1/disconnect", post(revoking::disconnect))
+            .route(
+                "/v1/revocations",
+                get(revoking::list)
+                    .post(revoking::revoke)
+                    .delete(revoking::lift),
+            )
             .route("/v1/{*other}", any(async || Failure::no_such_operation()))
             .method_not_allowed_fallback(async || Failure::wrong_method())
             .with_state(self.clone())
             .layer(from_fn_with_state(self.clone(), access::check))
+    }
+
+    /// Drops revocations that have ended, for ever.
+    pub async fn watch(self) {
+        loop {
+            let parts = self.parts();
+            parts
+                .metrics
+                .revoked(parts.revocations.expire(parts.clock.unix_ms()));
+            sleep(WATCH_INTERVAL).await;
+        }
     }
 
     fn parts(&self) -> &Parts {
@@ -231,6 +257,9 @@ fn json(value: &impl Serialize) -> Outcome {
         )
     })
 }
+
+/// How often the list of revocations is looked through.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 const JSON: &str = "application/json";
 

@@ -147,7 +147,7 @@ pub(super) async fn members(
                 members: Vec::new(),
                 next: None,
             },
-            Answer::Reply(_) => return Err(Failure::no_answer()),
+            Answer::Reply(_) | Answer::Swept(_) => return Err(Failure::no_answer()),
         };
         let members = page.members.into_iter().map(|info| Member {
             member: info.member,

@@ -8,9 +8,9 @@ use serde_json::Value;
 
 use roomful_protocol::id::{TenantId, UserId};
 
-use super::Identity;
 use super::error::AuthError;
 use super::grants::{Grant, Grants, RoomPattern, Verb, Verbs};
+use super::{Identity, TokenId};
 use crate::config::AuthConfig;
 
 /// What is asked of every token's claims.
@@ -31,6 +31,7 @@ struct Claims {
     iat: Option<Value>,
     aud: Option<Value>,
     iss: Option<Value>,
+    jti: Option<Value>,
     tenant: Option<Value>,
     grants: Option<Value>,
 }
@@ -60,11 +61,16 @@ impl Rules {
         };
         let grants =
             read_grants(claims.grants.as_ref(), &user).ok_or(AuthError::BadClaim("grants"))?;
+        let token_id = match text("jti", claims.jti.as_ref())? {
+            Some(id) => Some(TokenId::parse(id).ok_or(AuthError::BadClaim("jti"))?),
+            None => None,
+        };
         Ok(Identity {
             tenant,
             user,
             grants,
             expires_ms: Some(expires_ms),
+            token_id,
         })
     }
 

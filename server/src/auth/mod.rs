@@ -75,6 +75,31 @@ pub struct Identity {
     pub grants: Grants,
     /// Milliseconds since 1970 at which all this ends, the configured leeway included; `None` for an anonymous user.
     pub expires_ms: Option<u64>,
+    /// The token's `jti`, by which it can be revoked.
+    pub token_id: Option<TokenId>,
+}
+
+/// A token's `jti` (RFC 7519 §4.1.7), at most 256 bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TokenId(Arc<str>);
+
+impl TokenId {
+    /// Longest one, in bytes.
+    pub const BYTES_MAX: usize = 256;
+
+    /// Takes any text that is neither empty nor too long.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        (1..=Self::BYTES_MAX)
+            .contains(&text.len())
+            .then(|| Self(text.into()))
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 impl Authenticator {
@@ -218,6 +243,7 @@ impl Identity {
             user,
             grants: Grants::everything(),
             expires_ms: None,
+            token_id: None,
         }
     }
 }

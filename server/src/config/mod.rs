@@ -31,8 +31,8 @@ pub use problem::{Place, Problem, Problems};
 pub use secret::{Secret, SecretKey};
 pub use sections::{
     AdminConfig, AdmissionConfig, AuthConfig, ConnectionConfig, HttpConfig, ListenConfig,
-    LogConfig, NamespaceConfig, NodeConfig, PlacementConfig, SessionConfig, ShardConfig,
-    ShutdownConfig, UserConfig,
+    LogConfig, MemoryConfig, NamespaceConfig, NodeConfig, PlacementConfig, SessionConfig,
+    ShardConfig, ShutdownConfig, UserConfig,
 };
 pub use source::{Flag, Sources};
 
@@ -67,6 +67,8 @@ pub struct Config {
     pub placement: PlacementConfig,
     /// `[shard]`
     pub shard: ShardConfig,
+    /// `[memory]`
+    pub memory: MemoryConfig,
     /// `[shutdown]`
     pub shutdown: ShutdownConfig,
     /// `[log]`
@@ -141,7 +143,9 @@ impl Config {
         config
             .placement
             .renew(&newer.placement, "placement.", &mut kept);
+        config.user.renew(&newer.user, "user.", &mut kept);
         config.shard.renew(&newer.shard, "shard.", &mut kept);
+        config.memory.renew(&newer.memory, "memory.", &mut kept);
         config
             .shutdown
             .renew(&newer.shutdown, "shutdown.", &mut kept);
@@ -238,6 +242,7 @@ impl Config {
             ("user", &mut self.user),
             ("placement", &mut self.placement),
             ("shard", &mut self.shard),
+            ("memory", &mut self.memory),
             ("shutdown", &mut self.shutdown),
             ("log", &mut self.log),
         ]
@@ -333,6 +338,7 @@ impl Default for Config {
             user: UserConfig::default(),
             placement: PlacementConfig::default(),
             shard: ShardConfig::default(),
+            memory: MemoryConfig::default(),
             shutdown: ShutdownConfig::default(),
             log: LogConfig::default(),
             namespaces: NAMESPACES

@@ -134,6 +134,8 @@ section! {
         restart requests_max: usize = 64, 1..=65_536;
         /// How long a request may take, in milliseconds: to arrive, and to be answered by the rooms.
         restart request_timeout_ms: u64 = 5_000, 10..=30_000;
+        /// Users, sessions and token ids that are revoked at a time.
+        restart revocations_max: usize = 100_000, 1..=10_000_000;
         /// Longest body of a request, in bytes. A payload in base64 takes a third more than `connection.payload_bytes_max`.
         restart body_bytes_max: usize = 131_072, 1_024..=33_554_432;
     }
@@ -325,6 +327,19 @@ section! {
         live turn_warning_ms: u64 = 50, 1..=60_000;
         /// Bytes that wait in a shard's mailbox. A room whose messages don't fit is fetched from its history instead.
         restart mailbox_bytes_max: usize = 67_108_864, 65_536..=17_179_869_184;
+    }
+}
+
+section! {
+    /// One budget for everything that peers can make the process hold.
+    pub struct MemoryConfig {
+        /// Bytes that the process may hold. 0 takes three quarters of what its cgroup allows, or of the machine.
+        restart budget_bytes: usize = 0, 0..=1_099_511_627_776;
+        /// Percentage of the budget above which new connections get 503.
+        restart soft_percent: u64 = 80, 1..=100;
+        /// Percentage of the budget above which the heaviest connections are closed, to come back, and publishes that need
+        /// more memory are refused.
+        restart hard_percent: u64 = 90, 1..=100;
     }
 }
 

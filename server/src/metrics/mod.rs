@@ -7,6 +7,7 @@
 //! dashboards.
 
 mod admin;
+mod budget;
 mod cells;
 mod keys;
 mod tls;
@@ -27,8 +28,10 @@ pub use keys::{KeyFetch, Reloaded};
 pub use tls::{TlsHandshake, TlsReload};
 
 use crate::auth::AuthError;
+use crate::memory::Memory;
 use crate::tasks::Tasks;
 use admin::AdminMetrics;
+use budget::Budget;
 use cells::Row;
 use keys::KeyMetrics;
 use tls::TlsMetrics;
@@ -85,10 +88,15 @@ shard_counters! {
     sessions: Gauge = "roomful_sessions", "Sessions that are attached or can still be resumed.";
     sessions_resumed: Counter = "roomful_sessions_resumed_total", "Sessions that a new connection resumed.";
     violations: By<Violation> = "roomful_violations_total", "Connections that were closed because the peer broke the WebSocket protocol or a limit of it.";
+    connections_revoked: Counter = "roomful_connections_revoked_total", "Connections that the back end ended, by a revocation or a disconnect.";
     auth_failures: By<AuthFailure> = "roomful_auth_failures_total", "Tokens that were refused.";
     rooms: Gauge = "roomful_rooms", "Rooms that are open.";
     members: Gauge = "roomful_members", "Members of the rooms, those inside the presence grace included.";
     subscribers: Gauge = "roomful_subscribers", "Memberships of the connections that are open.";
+    input_bytes: Gauge = "roomful_input_bytes", "Bytes of messages that have not arrived whole, or may not be handled yet.";
+    log_bytes: Gauge = "roomful_log_bytes", "Bytes that the logs of rooms hold in memory.";
+    room_bytes: Gauge = "roomful_room_bytes", "Bytes that rooms hold beside their logs: members, presence values, results of operations, chunks of recoveries.";
+    memory_sheds: By<MemoryShed> = "roomful_memory_sheds_total", "Things that were let go of, or not taken in, for want of memory.";
     outbox_bytes: Gauge = "roomful_outbox_bytes", "Bytes that wait in the outboxes.";
     outbox_messages: Gauge = "roomful_outbox_messages", "Messages that wait in the outboxes.";
     messages_received: Counter = "roomful_messages_received_total", "Frames that clients sent.";
@@ -208,6 +216,8 @@ labels! {
         Claims = "claims",
         /// It names another user or tenant than the connection's.
         Mismatch = "mismatch",
+        /// It, its user, or the session that it came with was revoked.
+        Revoked = "revoked",
         /// The queue of tokens to check was full.
         Busy = "busy",
         /// Its key is unknown, and no keys could be fetched.
@@ -226,6 +236,42 @@ labels! {
         Fragments = "fragments",
         /// A message that was not complete in time.
         MessageTimeout = "message_timeout",
+    }
+
+    /// What takes memory.
+    MemoryKind by "kind" {
+        /// The process before anybody came.
+        Process = "process",
+        /// Connections that are no WebSocket yet, or never.
+        Http = "http",
+        /// WebSocket connections.
+        Connections = "connections",
+        /// Sessions, those included that wait to be resumed.
+        Sessions = "sessions",
+        /// Messages that have not arrived whole.
+        Input = "input",
+        /// What waits to be written.
+        Outboxes = "outboxes",
+        /// Rooms, with members, presence values, results of operations and chunks of recoveries.
+        Rooms = "rooms",
+        /// The logs of rooms.
+        Logs = "logs",
+        /// What waits between shards.
+        Mailboxes = "mailboxes",
+    }
+
+    /// What was let go of, or not taken in, for want of memory.
+    MemoryShed by "what" {
+        /// A connection whose outbox was among the heaviest.
+        Outbox = "outbox",
+        /// A connection whose unfinished message was among the heaviest, or grew.
+        Input = "input",
+        /// A publish.
+        Publish = "publish",
+        /// A join.
+        Join = "join",
+        /// A presence value.
+        Presence = "presence",
     }
 
     /// Why a connection got no WebSocket, or no answer to a request at all.
@@ -272,6 +318,8 @@ labels! {
         Descriptors = "descriptors",
         /// The server has as many connections as it may have.
         Full = "full",
+        /// The memory is above its soft mark.
+        Memory = "memory",
         /// The server is about to end.
         Draining = "draining",
     }
@@ -379,6 +427,18 @@ impl Metrics {
         Self {
             inner: Arc::new(inner),
         }
+    }
+
+    /// Shows a memory budget too.
+    ///
+    /// # Panics
+    /// It shows one already.
+    pub fn show_budget(&self, memory: Memory) {
+        let budget = Budget::new(memory);
+        self.inner
+            .registry
+            .register(Box::new(budget))
+            .expect("there is one budget");
     }
 
     /// The shards' counters, by the shard's index.
@@ -541,7 +601,7 @@ impl Collector for Process {
                 RESIDENT_BYTES.0,
                 RESIDENT_BYTES.1,
                 MetricType::GAUGE,
-                gauge(system::resident_bytes()),
+                gauge(resident_bytes()),
             ),
             family(
                 OPEN_FILES.0,
@@ -567,11 +627,14 @@ const OPEN_FILES: (&str, &str) = (
     "Files and sockets that the process holds open.",
 );
 
+pub use system::resident_bytes;
+
 /// What the system knows about this process.
 #[cfg(target_os = "linux")]
 mod system {
-    /// Bytes of memory held.
-    pub(super) fn resident_bytes() -> Option<u64> {
+    /// Bytes of memory that the process holds; none where the system doesn't tell.
+    #[must_use]
+    pub fn resident_bytes() -> Option<u64> {
         let status = std::fs::read_to_string("/proc/self/status").ok()?;
         let line = status
             .lines()
@@ -590,7 +653,9 @@ mod system {
 /// What the system knows about this process: nothing that we read.
 #[cfg(not(target_os = "linux"))]
 mod system {
-    pub(super) fn resident_bytes() -> Option<u64> {
+    /// Bytes of memory that the process holds; none where the system doesn't tell.
+    #[must_use]
+    pub fn resident_bytes() -> Option<u64> {
         None
     }
 
@@ -759,7 +824,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn the_system_tells_memory_and_files() {
-        assert!(system::resident_bytes().unwrap() > 1 << 20);
+        assert!(resident_bytes().unwrap() > 1 << 20);
         assert!(system::open_files().unwrap() >= 3);
     }
 }

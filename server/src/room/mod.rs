@@ -198,6 +198,8 @@ struct Log {
 #[derive(Debug)]
 struct KeptChunk {
     batch: Arc<Batch>,
+    /// What its entries take, in each of the formats in which they may be asked for.
+    bytes: usize,
     /// Where the room stood when it was read: a chunk that reached this far may be short of what has come since.
     head: Offset,
 }
@@ -262,6 +264,9 @@ struct PendingTurn {
     retry: bool,
 }
 
+/// An empty room: itself, its places in the shard's maps and the directory, and its log's.
+const ROOM_BYTES: usize = 2_048;
+
 /// How many entries stay beside the journal for readers near the head.
 const TAIL_MAX: usize = 64;
 
@@ -308,6 +313,14 @@ impl Room {
     #[must_use]
     pub fn occupancy(&self) -> u64 {
         self.members.occupancy()
+    }
+
+    /// About what it takes in memory, its log not included, in bytes.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        let chunks: usize = self.log.chunks.iter().map(|kept| kept.bytes).sum();
+        let held = self.members.held_bytes() + self.operations.held_bytes() + chunks;
+        (ROOM_BYTES + held) as u64
     }
 
     /// Opens the log; until the journal answers, requests wait.

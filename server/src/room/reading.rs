@@ -199,6 +199,7 @@ impl Room {
         }
         self.log.chunks.push_back(KeptChunk {
             batch: Arc::clone(&batch),
+            bytes: 2 * batch.payload_bytes() + batch.entries.len() * CHUNK_ENTRY_BYTES,
             head: self.log.distributed,
         });
         batch
@@ -257,6 +258,9 @@ impl Room {
 
 /// How long chunks are kept, in milliseconds: who comes back in one moment comes within seconds.
 const CHUNKS_MS: u64 = 1_000;
+
+/// What an entry takes in a chunk beside its payload: its place there, and the frame around it in two formats.
+const CHUNK_ENTRY_BYTES: usize = 192;
 
 /// Chunks that a room keeps: the steps of those who come back from far behind together.
 const CHUNKS_MAX: usize = 8;

@@ -10,6 +10,7 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use roomful_protocol::id::SessionId;
 
+use super::revocations::Revocations;
 use crate::shard::message::{Attachment, ConnectionId, ShardId};
 
 /// The sessions of this node; clones share it.
@@ -18,6 +19,7 @@ pub struct Sessions {
     sessions: Arc<DashMap<SessionId, Held>>,
     /// Until then a session of an earlier process may be resumed, in milliseconds since 1970.
     inherited_until_ms: u64,
+    revocations: Revocations,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +48,14 @@ impl Sessions {
         Self {
             sessions,
             inherited_until_ms: now_ms + retention_ms,
+            revocations: Revocations::default(),
         }
+    }
+
+    /// Who is not let in any more.
+    #[must_use]
+    pub fn revocations(&self) -> &Revocations {
+        &self.revocations
     }
 
     /// A new session.
@@ -118,6 +127,12 @@ impl Sessions {
             }
             _ => false,
         }
+    }
+
+    /// The session is over, unless a later attachment has taken over already.
+    pub fn end(&self, session: SessionId, attachment: Attachment) {
+        self.sessions
+            .remove_if(&session, |_, held| held.attachment == attachment);
     }
 
     /// The retention after a detachment is over: forgets the session, unless it was resumed. Whether it did.

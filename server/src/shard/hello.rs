@@ -141,6 +141,11 @@ impl Shard {
             );
             return self.close(id, CloseCode::NotAuthenticated, now, host);
         }
+        let session = claims.as_ref().map(|claims| claims.session);
+        if self.is_revoked(&identity, session, now) {
+            self.refuse(id, Some(hello.request), revoked());
+            return self.close(id, CloseCode::Revoked, now, host);
+        }
         host.authenticated(id);
         let held = match self.hold(&identity, now) {
             Ok(held) => held,
@@ -317,6 +322,13 @@ impl Shard {
                 Refusal::new(ErrorCode::TokenMismatch, text),
             );
         }
+        let session = open.session;
+        if self.is_revoked(&identity, Some(session), now) {
+            return self.refuse(id, Some(request), revoked());
+        }
+        let Some(open) = self.connection_mut(id).and_then(Connection::open_mut) else {
+            return;
+        };
         let expires_ms = identity.expires_ms;
         open.identity = identity;
         open.token_warned = false;
@@ -326,6 +338,21 @@ impl Shard {
         };
         self.stage(id, &frame::Ok { request, reply }.into());
         self.end_forbidden(id, host);
+    }
+
+    /// Whether somebody is not to be let in, which is then counted.
+    fn is_revoked(&self, identity: &Identity, session: Option<SessionId>, now: Now) -> bool {
+        let revoked = self
+            .sessions
+            .revocations()
+            .name(identity, session, now.unix_ms);
+        if revoked {
+            self.counters
+                .auth_failures
+                .of(crate::metrics::AuthFailure::Revoked)
+                .add(1);
+        }
+        revoked
     }
 
     /// Looks at the token now and whenever something about it is due; one timer a connection, whatever the clocks do.
@@ -368,6 +395,11 @@ impl Shard {
         self.sessions.forget(session, attachment);
         self.counters.sessions.sub(1);
     }
+}
+
+fn revoked() -> Refusal {
+    let text = "this user, session or token was revoked";
+    Refusal::new(ErrorCode::Revoked, text)
 }
 
 /// When a user with as many connections as it may have should try again.

@@ -15,10 +15,13 @@ use roomful_protocol::frame::{
     Watch,
 };
 use roomful_protocol::id::{
-    Epoch, MemberId, Offset, ProducerId, RequestId, RoomAlias, RoomId, SessionId, SignalKey, UserId,
+    Epoch, MemberId, Offset, ProducerId, RequestId, RoomAlias, RoomId, SessionId, SignalKey,
+    TenantId, UserId,
 };
 use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
+
+use crate::session::revocations::Subject;
 
 /// A shard of this node, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -124,6 +127,8 @@ pub enum Message {
     },
     /// To the shard of a session's former holder: another connection has resumed it.
     Evict(ConnectionId),
+    /// To every shard: whose connections end now.
+    Revoke(Box<Revoke>),
     /// To the home of a room: what the back end asks of it.
     Call(Box<Call>),
     /// To the control side: what a call gave that no connection asks for.
@@ -153,6 +158,19 @@ pub enum Answer {
     Reply(frame::Reply),
     /// What there is of a room; none if it is not open.
     Room(Option<OpenRoom>),
+    /// How many connections a shard has ended.
+    Swept(u64),
+}
+
+/// Whose connections the back end ends.
+#[derive(Debug, Clone)]
+pub struct Revoke {
+    /// Where the answer goes.
+    pub to: Origin,
+    /// The tenant.
+    pub tenant: TenantId,
+    /// Who of it.
+    pub subject: Subject,
 }
 
 /// What there is of a room while it is open.
@@ -273,7 +291,7 @@ pub enum Request {
 /// Whom of a shard a message is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recipient {
-    /// A room that is homed there, or will be.
+    /// A room that is homed there, or will be; or the shard as a whole.
     Room,
     /// The members of a room.
     Hub(RoomAlias),
@@ -286,7 +304,9 @@ impl Message {
     #[must_use]
     pub fn recipient(&self) -> Recipient {
         match self {
-            Self::Join(_) | Self::Request { .. } | Self::Call(_) => Recipient::Room,
+            Self::Join(_) | Self::Request { .. } | Self::Call(_) | Self::Revoke(_) => {
+                Recipient::Room
+            }
             Self::Turn(Turn { room, .. })
             | Self::Chunk(Chunk { room, .. })
             | Self::Presence { room, .. }
@@ -353,6 +373,7 @@ impl Message {
                 .map(|entry| entry.payload.bytes.len())
                 .sum(),
             Self::Join(_)
+            | Self::Revoke(_)
             | Self::Answer { .. }
             | Self::Reply { .. }
             | Self::Joined { .. }

@@ -11,6 +11,7 @@
 //! members), `catch_up` (members who are behind), `write` (one connection's bytes), `drain` (the end of all of
 //! them), `guard` (what becomes of a panic), [`hub`] and [`wheel`].
 
+mod afford;
 mod ask;
 mod catch_up;
 mod deliver;
@@ -22,6 +23,7 @@ mod hello;
 pub mod hub;
 pub mod message;
 mod owner;
+mod revoke;
 pub mod wheel;
 mod write;
 
@@ -44,6 +46,7 @@ use crate::clock::Now;
 use crate::connection::{Connection, Outlet, Rates, Terms};
 use crate::directory::Directory;
 use crate::journal::{Completion, Journal, Ticket};
+use crate::memory::Memory;
 use crate::metrics::ShardCounters;
 use crate::room::{Room, RoomSettings, RoomTimer};
 use crate::session::index::Sessions;
@@ -65,6 +68,7 @@ pub struct Shard {
     terms: Arc<Terms>,
     directory: Directory,
     sessions: Sessions,
+    memory: Memory,
     users: Users,
     journal: Box<dyn Journal>,
     counters: Arc<ShardCounters>,
@@ -96,6 +100,8 @@ pub struct Shard {
     last_hub: RoomAlias,
     /// What is left to say, once the server stops.
     goodbyes: Option<drain::Goodbyes>,
+    /// Looks for the connections of those who are revoked.
+    sweeps: VecDeque<revoke::Sweep>,
 }
 
 /// What a shard is told.
@@ -343,6 +349,8 @@ pub struct Shared {
     pub users: Users,
     /// The configuration.
     pub settings: Arc<ShardSettings>,
+    /// What may be held.
+    pub memory: Memory,
 }
 
 /// Whether a turn is finished.
@@ -389,6 +397,7 @@ impl Shard {
             settings: shared.settings,
             directory: shared.directory,
             sessions: shared.sessions,
+            memory: shared.memory,
             users: shared.users,
             journal,
             counters,
@@ -408,6 +417,7 @@ impl Shard {
             dirty_hubs: BTreeSet::new(),
             last_hub: RoomAlias(0),
             goodbyes: None,
+            sweeps: VecDeque::new(),
         }
     }
 
@@ -467,6 +477,7 @@ impl Shard {
     /// every staged reply.
     pub fn flush(&mut self, now: Now, host: &mut dyn Host) -> Flush {
         self.counters.turns.add(1);
+        self.sweep(now, host);
         host.begin(Phase::Rooms);
         self.flush_rooms(now, host);
         host.begin(Phase::CatchUp);
@@ -516,6 +527,7 @@ impl Shard {
             && self.dirty_hubs.is_empty()
             && self.staged.is_empty()
             && self.catching.is_empty()
+            && self.sweeps.is_empty()
             && self.local.is_empty()
     }
 
@@ -531,6 +543,15 @@ impl Shard {
     pub fn is_open(&self, connection: ConnectionId) -> bool {
         self.connection(connection)
             .is_some_and(|connection| connection.open().is_some())
+    }
+
+    /// Bytes that wait to be written to a connection.
+    #[must_use]
+    pub fn outbox_bytes(&self, connection: ConnectionId) -> usize {
+        let outbox = self
+            .outlet(connection)
+            .and_then(|outlet| outlet.outbox.as_ref());
+        outbox.map_or(0, |outbox| outbox.sizes().bytes)
     }
 
     /// Longest message that a connection may send now, in bytes.
@@ -631,6 +652,7 @@ impl Shard {
                 code,
             } => self.ended(room, connection, code, host),
             Message::Evict(connection) => self.close(connection, CloseCode::Replaced, now, host),
+            Message::Revoke(revoke) => self.begin_sweep(*revoke),
             Message::Call(call) => self.call_room(*call, now, host),
             // It is for the control side, which is no shard.
             Message::Answer { .. } => {}

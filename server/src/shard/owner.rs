@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use roomful_protocol::error::ErrorCode;
-use roomful_protocol::id::{RoomAlias, RoomId};
+use roomful_protocol::id::{RoomAlias, RoomId, UserId};
 
 use super::guard::survive;
 use super::message::{Answer, Call, Join, Message, Refusal, Request, ShardId};
@@ -22,13 +22,18 @@ impl Shard {
     /// Lets somebody into a room, which is opened if it is not.
     pub(super) fn join_room(&mut self, join: Join, now: Now, host: &mut dyn Host) {
         let (to, room) = (join.to, join.room.clone());
-        let room_for = self
-            .may_open(&join, now)
-            .and_then(|()| self.room_for(&join.room, now, host));
-        match room_for {
+        let opener = (!join.anonymous).then(|| join.user.clone());
+        let request = Request::Join(Box::new(join));
+        // Before a room is opened for it.
+        if let Some(refused) = self.unaffordable(RoomAlias(0), &request) {
+            return self.send(to.shard, refused, host);
+        }
+        let alias = self
+            .may_open(&room, opener.as_ref(), now)
+            .and_then(|()| self.room_for(&room, now, host));
+        match alias {
             Ok(alias) => {
                 self.renew_room(alias);
-                let request = Request::Join(Box::new(join));
                 self.request_room(alias, request, now, host);
             }
             Err(refusal) => {
@@ -44,13 +49,13 @@ impl Shard {
     }
 
     /// Whether the room is open, or the user may open it. The server's inventions may: a new one costs nothing.
-    fn may_open(&self, join: &Join, now: Now) -> Result<(), Refusal> {
-        if join.anonymous || self.rooms_by_id.contains_key(&join.room) {
+    fn may_open(&self, room: &RoomId, user: Option<&UserId>, now: Now) -> Result<(), Refusal> {
+        let Some(user) = user.filter(|_| !self.rooms_by_id.contains_key(room)) else {
             return Ok(());
-        }
+        };
         let rate = self.settings.user.rooms;
         self.users
-            .take_room(&join.room.tenant, &join.user, rate, now.monotonic_ms)
+            .take_room(&room.tenant, user, rate, now.monotonic_ms)
             .map_err(|after_ms| self.limited(LimitedBy::UserRooms, after_ms))
     }
 
@@ -88,7 +93,10 @@ impl Shard {
         now: Now,
         host: &mut dyn Host,
     ) {
-        if self.rooms.contains_key(&alias) {
+        if let Some(refused) = self.unaffordable(alias, &request) {
+            let to = Asked::of(&request).map_or(self.id, |asked| asked.to.shard);
+            self.send(to, refused, host);
+        } else if self.rooms.contains_key(&alias) {
             self.with_room(alias, now, host, |room, context| {
                 room.handle(request, context);
             });
@@ -152,7 +160,7 @@ impl Shard {
         let room = self.rooms.get_mut(&alias)?;
         let (mut out, mut timers, mut tickets) = (Vec::new(), Vec::new(), Vec::new());
         let id = self.id;
-        let members_before = room.occupancy();
+        let (members_before, bytes_before) = (room.occupancy(), room.held_bytes());
         let mut context = Context {
             journal: &mut *self.journal,
             now,
@@ -167,11 +175,16 @@ impl Shard {
         let gauge = &self.counters.members;
         let Some(outcome) = outcome else {
             gauge.sub(members_before);
+            self.counters.room_bytes.sub(bytes_before);
             let room = self.rooms.remove(&alias)?;
             self.room_broke(room, out, now, host);
             return None;
         };
         gauge.set(gauge.get() + room.occupancy() - members_before);
+        let gauge = &self.counters.room_bytes;
+        gauge.set(gauge.get() + room.held_bytes() - bytes_before);
+        let logs = self.journal.held_bytes();
+        self.counters.log_bytes.set(logs as u64);
         if room.is_dirty() {
             self.dirty_rooms.insert(alias);
         }
@@ -213,6 +226,7 @@ impl Shard {
             after_ms: Some(FULL_RETRY_MS),
         })?;
         let room = Room::new(id.clone(), handle.alias, settings);
+        self.counters.room_bytes.add(room.held_bytes());
         self.rooms.insert(handle.alias, room);
         self.rooms_by_id.insert(id.clone(), handle.alias);
         self.counters.rooms.set(self.rooms.len() as u64);
@@ -254,6 +268,7 @@ impl Shard {
 
     fn close_room(&mut self, alias: RoomAlias) {
         if let Some(room) = self.rooms.remove(&alias) {
+            self.counters.room_bytes.sub(room.held_bytes());
             self.strike_out(alias, room.id());
         }
     }

@@ -16,6 +16,7 @@ use roomful_protocol::websocket::{ReadLimits, Reader, Role, WebSocketEvent};
 use roomful_server::auth::{AuthError, Grants, Identity};
 use roomful_server::clock::Now;
 use roomful_server::directory::Directory;
+use roomful_server::memory::Memory;
 use roomful_server::metrics::ShardCounters;
 use roomful_server::session::index::Sessions;
 use roomful_server::session::users::Users;
@@ -114,6 +115,7 @@ impl World {
             sessions: Sessions::new(now.unix_ms, RETENTION_MS),
             users: Users::default(),
             settings: Arc::new(self.options.settings()),
+            memory: Memory::unlimited(usize::from(shards)),
         };
         let shards = (0..shards).map(|id| {
             let index = usize::from(id);
@@ -654,6 +656,7 @@ impl World {
                 user: UserId::parse(user).unwrap(),
                 grants: Grants::everything(),
                 expires_ms: Some(until_ms),
+                token_id: None,
             })
         } else {
             Err(AuthError::Expired)

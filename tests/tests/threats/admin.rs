@@ -1,11 +1,19 @@
 //! Attacks on the admin listener.
 
+use std::time::Duration;
+
+use roomful_protocol::error::ErrorCode;
+use roomful_protocol::frame::Refresh;
+use roomful_protocol::text::Text;
 use roomful_tests::back_end::read;
-use roomful_tests::wait::within;
-use roomful_tests::{BackEnd, Healthy, Server, http};
+use roomful_tests::raw::{assert_error, placements};
+use roomful_tests::tokens::{self, AUDIENCE, KEY};
+use roomful_tests::wait::{until, within};
+use roomful_tests::{BackEnd, Connect, Healthy, RawClient, Server, http};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::attack::Attack;
 
@@ -222,3 +230,157 @@ async fn the_public_listener_has_no_operations() {
         )
         .await;
 }
+
+/// A user with connections on both shards: all of them end at once with 4403 and leave their rooms without the grace, and
+/// neither a token nor a resume token lets the user in again until the revocation ends. Others of the same name elsewhere stay.
+#[tokio::test]
+async fn a_revoked_user_is_out_and_stays_out() {
+    const CONNECTIONS: usize = 12;
+    let server = Server::with_config(&keyed()).await;
+    let back_end = BackEnd::of(&server).await;
+    let attack = Attack::beside(&server, healthy(&server).await).await;
+    let token = tokens::sign(&tokens::claims("mallory"));
+    let mut watcher = member(&server, "watcher").await;
+    let mut revoked = Vec::new();
+    for key in placements().take(CONNECTIONS) {
+        let mut client = Connect::to(&server).placement(key).open().await.unwrap();
+        let welcome = client.hello_with(Some(&token), None).await.unwrap();
+        client.join("chat:lobby").await;
+        revoked.push((client, welcome.resume));
+    }
+    let mut claims = tokens::claims("mallory");
+    claims["tenant"] = "acme".into();
+    let mut elsewhere = Connect::to(&server).open().await.unwrap();
+    let other = tokens::sign(&claims);
+    elsewhere.hello_with(Some(&other), None).await.unwrap();
+    let occupancy =
+        async || back_end.ok("GET /v1/rooms/chat:lobby", None).await["occupancy"].clone();
+    assert_eq!(occupancy().await, CONNECTIONS + 1);
+
+    let begun = Instant::now();
+    let body = json!({ "user": "mallory" });
+    let done = back_end.ok("POST /v1/revocations", Some(&body)).await;
+    assert_eq!(done["connections"], CONNECTIONS);
+    for (client, _) in &mut revoked {
+        let closed = client.closed().await;
+        assert_eq!(
+            (closed.code, closed.reason.as_str()),
+            (Some(4403), "revoked")
+        );
+    }
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begun.elapsed()
+    );
+    until(
+        "the members have left",
+        Duration::from_secs(5),
+        async || occupancy().await == 1,
+    )
+    .await;
+    for (_, resume) in &revoked {
+        refused(&server, &token, None).await;
+        refused(&server, &token, Some(resume)).await;
+    }
+    watcher.join("chat:other").await;
+    elsewhere.join("chat:other").await;
+    assert_eq!(server.metrics().await.value("roomful_revocations"), 1.0);
+    let lifted = back_end
+        .ok("DELETE /v1/revocations?user=mallory", None)
+        .await;
+    assert_eq!(lifted, json!({ "lifted": true }));
+    member(&server, "mallory").await;
+    let refusals = server.metrics().await.labelled(REFUSED, "kind", "revoked");
+    assert_eq!(refusals, 2.0 * CONNECTIONS as f64);
+    attack
+        .moved(
+            ("roomful_connections_revoked_total", None),
+            CONNECTIONS as f64,
+        )
+        .await;
+}
+
+/// A revoked session can't be resumed, while the user's other session goes on and a new one is welcome.
+#[tokio::test]
+async fn a_revoked_session_cannot_be_resumed() {
+    let server = Server::with_config(&keyed()).await;
+    let back_end = BackEnd::of(&server).await;
+    let attack = Attack::beside(&server, healthy(&server).await).await;
+    let token = tokens::sign(&tokens::claims("ada"));
+    let mut stolen = Connect::to(&server).open().await.unwrap();
+    let session = stolen.hello_with(Some(&token), None).await.unwrap();
+    let mut other = member(&server, "ada").await;
+    let body = json!({ "session": session.session.to_string() });
+    let done = back_end.ok("POST /v1/revocations", Some(&body)).await;
+    assert_eq!(done["connections"], 1);
+    assert_eq!(stolen.closed().await.code, Some(4403));
+    refused(&server, &token, Some(&session.resume)).await;
+    other.join("chat:other").await;
+    member(&server, "ada").await;
+    attack
+        .moved((REFUSED, Some(("kind", "revoked"))), 1.0)
+        .await;
+}
+
+/// A revoked token id is refused at hello and at refresh, and its connection ends; the user's other tokens are good.
+#[tokio::test]
+async fn a_revoked_token_id_is_refused() {
+    let server = Server::with_config(&keyed()).await;
+    let back_end = BackEnd::of(&server).await;
+    let attack = Attack::beside(&server, healthy(&server).await).await;
+    let with_id = |id: &str| {
+        let mut claims = tokens::claims("ada");
+        claims["jti"] = id.into();
+        tokens::sign(&claims)
+    };
+    let (leaked, good) = (with_id("leaked"), with_id("good"));
+    let mut thief = Connect::to(&server).open().await.unwrap();
+    thief.hello_with(Some(&leaked), None).await.unwrap();
+    let mut ada = Connect::to(&server).open().await.unwrap();
+    ada.hello_with(Some(&good), None).await.unwrap();
+    let body = json!({ "token_id": "leaked" });
+    let done = back_end.ok("POST /v1/revocations", Some(&body)).await;
+    assert_eq!(done["connections"], 1);
+    assert_eq!(thief.closed().await.code, Some(4403));
+    refused(&server, &leaked, None).await;
+    let refresh = ada.request(|request| Refresh {
+        request,
+        token: Text::new(leaked.as_str()).unwrap(),
+    });
+    assert_error(&refresh.await.unwrap_err(), ErrorCode::Revoked);
+    ada.join("chat:other").await;
+    attack
+        .moved((REFUSED, Some(("kind", "revoked"))), 2.0)
+        .await;
+}
+
+/// Hello with a revoked user, session or token: the error, then the close code.
+async fn refused(server: &Server, token: &str, resume: Option<&str>) {
+    let mut client = Connect::to(server).open().await.unwrap();
+    let error = client.hello_with(Some(token), resume).await.unwrap_err();
+    assert_error(&error, ErrorCode::Revoked);
+    assert_eq!(client.closed().await.code, Some(4403));
+}
+
+/// Somebody in the lobby.
+async fn member(server: &Server, user: &str) -> RawClient {
+    let token = tokens::sign(&tokens::claims(user));
+    let mut client = Connect::to(server).open().await.unwrap();
+    client.hello_with(Some(&token), None).await.unwrap();
+    client.join("chat:lobby").await;
+    client
+}
+
+async fn healthy(server: &Server) -> Healthy {
+    let token = tokens::sign(&tokens::claims("healthy"));
+    Healthy::start_with(&Connect::to(server), Some(&token)).await
+}
+
+fn keyed() -> String {
+    format!(
+        "[auth]\nkeys = [{{ algorithm = \"HS256\", secret = \"{KEY}\" }}]\naudience = \"{AUDIENCE}\"\n"
+    )
+}
+
+const REFUSED: &str = "roomful_auth_failures_total";

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use roomful_protocol::codec::Encoding;
-use roomful_protocol::error::{CloseCode, Retry};
+use roomful_protocol::error::{CloseCode, ErrorCode, Retry};
 use roomful_protocol::frame::{ClientFrame, Goaway, Hello, Ping, Pong, Refresh, Welcome};
 use roomful_protocol::id::RequestId;
 use roomful_protocol::limits::TOKEN_BYTES_MAX;
@@ -383,6 +383,9 @@ impl Machine {
     /// How long to wait before the next attempt, or why there is none.
     fn verdict(&mut self, cause: Cause, random: u64) -> Result<Duration, CloseReason> {
         let hint = self.reconnect_after.take();
+        if ends_the_session(&cause) {
+            self.resume = None;
+        }
         match cause {
             Cause::NotOpened { after, .. } => Ok(self.backoff.next_more(after, random)),
             // A server that says goodbye may be gone before its close frame is.
@@ -575,3 +578,12 @@ const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 
 /// More than a frame needs around its payload, with a signal's key of 64 bytes, or a join's room name of 255.
 const ENVELOPE_BYTES: usize = 512;
+
+/// Whether the session is over, so that its resume token would only be refused.
+fn ends_the_session(cause: &Cause) -> bool {
+    match cause {
+        Cause::HelloRefused(refusal) => refusal.code == ErrorCode::Revoked.into(),
+        Cause::Closed { code, .. } => *code == CloseCode::Revoked.code(),
+        _ => false,
+    }
+}
