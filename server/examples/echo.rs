@@ -19,6 +19,7 @@ use roomful_server::app;
 use roomful_server::clock::{Clock, Now};
 use roomful_server::config::Config;
 use roomful_server::connection::outbox::Outbox;
+use roomful_server::current::Current;
 use roomful_server::directory::Directory;
 use roomful_server::http::{self, Limits, OriginRule, Readiness, Site};
 use roomful_server::logging;
@@ -78,7 +79,12 @@ async fn serve(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> 
         clock: Clock::system(),
         settings: arguments.transport(),
     };
-    let (shards, _threads) = Shards::start(parts, |_shard, _now| Echo::default())?;
+    let message_bytes_max = arguments.message_bytes_max;
+    let core = move |_shard, _now| Echo {
+        message_bytes_max,
+        connections: Vec::new(),
+    };
+    let (shards, _threads) = Shards::start(parts, core)?;
     let limits = app::admission_limits(&Config::default());
     let admission = Admission::new(limits, Trust::none());
     let site = http::Shared {
@@ -87,7 +93,12 @@ async fn serve(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> 
         tasks,
         limits: Limits::default(),
     };
-    let site = Site::plain(site, admission, Arc::new(shards), OriginRule::SameHost);
+    let site = Site::plain(
+        site,
+        admission,
+        Arc::new(shards),
+        Current::new(OriginRule::SameHost),
+    );
     let unsent = u32::try_from(Config::default().connection.kernel_unsent_bytes_max)?;
     let listener = http::listen(arguments.listen, unsent)?;
     http::serve(listener, site, Shutdown::new()).await?;
@@ -98,7 +109,6 @@ impl Arguments {
     fn transport(&self) -> TransportSettings {
         TransportSettings {
             connections_max: self.connections_max,
-            message_bytes_max: self.message_bytes_max,
             fragments_max: self.fragments_max,
             message_timeout_ms: self.message_timeout_ms,
             close_timeout_ms: self.close_timeout_ms,
@@ -108,8 +118,9 @@ impl Arguments {
 }
 
 /// The connections of one thread.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Echo {
+    message_bytes_max: usize,
     /// By slot.
     connections: Vec<Option<Connection>>,
 }
@@ -229,6 +240,7 @@ impl Core for Echo {
             | Input::Verified { .. }
             | Input::Mail(_)
             | Input::Journal(_)
+            | Input::Settings(_)
             | Input::Tick
             | Input::Drain { .. } => {}
         }
@@ -249,7 +261,7 @@ impl Core for Echo {
             .is_some_and(|connection| connection.outbox.is_none())
     }
 
-    fn is_open(&self, _connection: ConnectionId) -> bool {
-        true
+    fn message_bytes_max(&self, _connection: ConnectionId) -> usize {
+        self.message_bytes_max
     }
 }

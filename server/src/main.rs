@@ -138,13 +138,14 @@ fn run(cli: Cli) -> Result<(), CommandError> {
 }
 
 fn serve(args: ConfigArgs) -> Result<(), CommandError> {
-    let config = Config::load(&args.into_sources())?;
+    let sources = args.into_sources();
+    let config = Config::load(&sources)?;
     logging::init(&config.log)?;
     config
         .warnings()
         .iter()
         .for_each(|warning| tracing::warn!("{warning}"));
-    Ok(app::run(&config)?)
+    Ok(app::run(&config, sources)?)
 }
 
 fn check_config(args: ConfigArgs) -> Result<(), CommandError> {

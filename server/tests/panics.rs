@@ -505,6 +505,10 @@ impl Journal for Storage {
         self.journal.open(room, bounds)
     }
 
+    fn set_bounds(&mut self, room: &RoomId, bounds: HistoryBounds) {
+        self.journal.set_bounds(room, bounds);
+    }
+
     fn append(&mut self, room: &RoomId, expected: Offset, entry: &Entry) -> Outcome<()> {
         self.journal.append(room, expected, entry)
     }

@@ -1,9 +1,9 @@
 //! HTTP/1.1 by hand: requests exactly as a test writes them.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::wait::within;
 
@@ -86,6 +86,37 @@ pub async fn raw(address: SocketAddr, request: &str) -> Response {
         read_response(&mut stream).await
     })
     .await
+}
+
+/// Connects from another address of this machine.
+///
+/// # Panics
+/// It can't.
+pub async fn connect_from(source: Ipv4Addr, address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((source, 0).into()).unwrap();
+    within("a connection", socket.connect(address))
+        .await
+        .unwrap()
+}
+
+/// Sends bytes as they are and reads one response.
+///
+/// # Panics
+/// None comes.
+pub async fn exchange(stream: &mut TcpStream, bytes: &[u8]) -> Response {
+    stream.write_all(bytes).await.unwrap();
+    within("a response", read_response(stream)).await
+}
+
+/// The request of a good handshake, for whatever is to be put before, behind or in place of a part of it.
+#[must_use]
+pub fn handshake(address: SocketAddr) -> String {
+    format!(
+        "GET /v1/ws HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         Sec-WebSocket-Protocol: roomful.v1.json\r\n\r\n"
+    )
 }
 
 async fn read_response(stream: &mut TcpStream) -> Response {

@@ -1,7 +1,7 @@
 //! A client below the level of the client libraries: sockets, messages and frames, right or wrong as a test wants them.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,8 +38,12 @@ pub struct Connect {
     pub encoding: Encoding,
     /// The placement key in the URL.
     pub placement: Option<String>,
+    /// Another query in the URL instead, with its question mark.
+    pub query: Option<String>,
     /// The socket's receive buffer in bytes, for clients that shall fall behind; the system doubles it.
     pub receive_buffer: Option<u32>,
+    /// The address to come from; loopback has many.
+    pub source: Option<Ipv4Addr>,
     /// More request headers.
     pub headers: Vec<(&'static str, String)>,
     /// TLS, where the server speaks it.
@@ -54,7 +58,9 @@ impl Connect {
             address: server.address(),
             encoding: Encoding::MessagePack,
             placement: None,
+            query: None,
             receive_buffer: None,
+            source: None,
             headers: Vec::new(),
             tls: None,
         }
@@ -81,6 +87,13 @@ impl Connect {
         self
     }
 
+    /// From another address of this machine.
+    #[must_use]
+    pub const fn source(mut self, address: Ipv4Addr) -> Self {
+        self.source = Some(address);
+        self
+    }
+
     /// Over TLS.
     #[must_use]
     pub fn tls(mut self, config: &Arc<ClientConfig>) -> Self {
@@ -97,6 +110,9 @@ impl Connect {
         if let Some(bytes) = self.receive_buffer {
             socket.set_recv_buffer_size(bytes)?;
         }
+        if let Some(source) = self.source {
+            socket.bind((source, 0).into())?;
+        }
         let stream = socket.connect(self.address).await?;
         stream.set_nodelay(true)?;
         let stream = match &self.tls {
@@ -107,12 +123,9 @@ impl Connect {
                 Stream::Tls(Box::new(connector.connect(name, stream).await?))
             }
         };
-        let key = self
-            .placement
-            .as_ref()
-            .map(|key| format!("?k={key}"))
-            .unwrap_or_default();
-        let mut request = format!("ws://{}/v1/ws{key}", self.address).into_client_request()?;
+        let key = self.placement.as_ref().map(|key| format!("?k={key}"));
+        let query = self.query.clone().or(key).unwrap_or_default();
+        let mut request = format!("ws://{}/v1/ws{query}", self.address).into_client_request()?;
         let subprotocol = self.encoding.subprotocol().parse().unwrap();
         request
             .headers_mut()

@@ -73,7 +73,7 @@ pub enum Reason {
     AddressConnections,
     /// The address has as many sockets without a session as it may have.
     AddressUnauthenticated,
-    /// There are as many sockets without a WebSocket as there may be.
+    /// There are more sockets without a WebSocket than there may be, and this one has been there the longest.
     HttpConnections,
     /// There are as many WebSockets without a session as there may be.
     Unauthenticated,
@@ -221,17 +221,14 @@ impl Ticket {
         Ok(())
     }
 
-    /// The socket needs a place among those that are no WebSocket yet.
-    ///
-    /// # Errors
-    /// There is none.
-    pub fn wait(&mut self) -> Result<(), Refusal> {
+    /// The socket takes a place among those that are no WebSocket yet. Whether that is one too many, so that somebody
+    /// else has to go: who has just come is more likely to be quick than who has been there for long.
+    #[must_use]
+    pub fn wait(&mut self) -> bool {
         let max = self.admission.limits().http_connections_max;
-        if !take(&self.admission.inner.http, max) {
-            return Err(Refusal::soon(Reason::HttpConnections));
-        }
+        let taken = self.admission.inner.http.fetch_add(1, Ordering::Relaxed);
         self.move_to(Stage::Http);
-        Ok(())
+        taken >= max
     }
 
     /// The handshake is good: the socket becomes a WebSocket.
@@ -291,7 +288,8 @@ impl Drop for Ticket {
 
 impl Refusal {
     /// A refusal by a limit that nobody knows when there will be room under: a few seconds, not the same for all.
-    fn soon(reason: Reason) -> Self {
+    #[must_use]
+    pub fn soon(reason: Reason) -> Self {
         Self {
             reason,
             retry_after: RETRY_AFTER + random_up_to(RETRY_AFTER),
@@ -434,20 +432,18 @@ mod tests {
                 .unwrap()
         };
         let mut tickets: Vec<_> = (0..3).map(arrive).collect();
-        let waiting: Vec<_> = tickets
-            .iter_mut()
-            .map(|ticket| reason(ticket.wait()))
-            .collect();
-        assert_eq!(waiting, [None, None, Some(Reason::HttpConnections)]);
+        let waiting: Vec<_> = tickets.iter_mut().map(Ticket::wait).collect();
+        assert_eq!(waiting, [false, false, true]);
         let now = Instant::now();
         let upgraded: Vec<_> = tickets
             .iter_mut()
             .map(|ticket| reason(ticket.upgrade(now)))
             .collect();
         assert_eq!(upgraded, [None, None, Some(Reason::Unauthenticated)]);
-        assert_eq!(admission.inner.http.load(Ordering::Relaxed), 0);
+        assert_eq!(admission.inner.http.load(Ordering::Relaxed), 1);
         tickets[0].authenticate();
         assert_eq!(reason(tickets[2].upgrade(now)), None);
+        assert_eq!(admission.inner.http.load(Ordering::Relaxed), 0);
         drop(tickets);
         assert_eq!(admission.inner.unauthenticated.load(Ordering::Relaxed), 0);
     }

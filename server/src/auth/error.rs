@@ -26,6 +26,9 @@ pub enum AuthError {
     /// Its header has `crit`: something must be understood that isn't (RFC 7515 §4.1.11).
     #[error("the token's header demands an extension")]
     CriticalHeader,
+    /// Its header's `typ` is that of a token for another use (RFC 8725 §3.11).
+    #[error("the token is of another type")]
+    WrongType,
     /// Its `kid` names no configured key.
     #[error("the token names a key that is not configured")]
     UnknownKey,
@@ -69,6 +72,7 @@ impl AuthError {
             | Self::TooLong
             | Self::Malformed
             | Self::CriticalHeader
+            | Self::WrongType
             | Self::UnknownKey
             | Self::WrongAlgorithm
             | Self::BadSignature

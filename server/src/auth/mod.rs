@@ -220,9 +220,6 @@ impl Checker {
         header: &Header,
         fetched: &'a Keys,
     ) -> Result<Vec<&'a Key>, AuthError> {
-        if header.crit.is_some() {
-            return Err(AuthError::CriticalHeader);
-        }
         let kid = header.kid.as_deref();
         keys::candidates([&self.keys, fetched], kid, &header.alg).map_err(|error| {
             match &self.remote {
@@ -265,6 +262,7 @@ struct Token<'a> {
 struct Header {
     alg: String,
     kid: Option<String>,
+    typ: Option<String>,
     crit: Option<IgnoredAny>,
 }
 
@@ -287,8 +285,22 @@ impl<'a> Token<'a> {
         let header = BASE64URL
             .decode(self.header)
             .map_err(|_| AuthError::Malformed)?;
-        serde_json::from_slice(&header).map_err(|_| AuthError::Malformed)
+        let header: Header = serde_json::from_slice(&header).map_err(|_| AuthError::Malformed)?;
+        if header.crit.is_some() {
+            return Err(AuthError::CriticalHeader);
+        }
+        if header.typ.as_deref().is_some_and(|typ| !is_access(typ)) {
+            return Err(AuthError::WrongType);
+        }
+        Ok(header)
     }
+}
+
+/// Whether a token says that it is one for access: an issuer signs others with the same key, such as for logging out.
+fn is_access(typ: &str) -> bool {
+    let media_type = typ.to_ascii_lowercase();
+    let typ = media_type.strip_prefix("application/");
+    matches!(typ.unwrap_or(&media_type), "jwt" | "at+jwt")
 }
 
 impl fmt::Debug for Token<'_> {

@@ -297,6 +297,11 @@ fn bad_tokens_are_refused_for_their_reason() {
             )),
             AuthError::Malformed,
         ),
+        (
+            "a token for logging out",
+            header(json!({ "alg": "HS256", "kid": "main", "typ": "logout+jwt" })),
+            AuthError::WrongType,
+        ),
         // Keys and algorithms.
         (
             "unsigned",

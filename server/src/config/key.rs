@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::choice::Algorithm;
 use super::problem::{Place, Report};
 use super::secret::{REDACTED, Secret};
-use super::section::{Field, Section, section, set_fields};
+use super::section::{Field, Reload, Section, renew, section, set_fields};
 use super::setting::{Range, Setting, quoted};
 use super::value::{Entry, Node, Value};
 
@@ -37,15 +37,15 @@ section! {
     /// A key as it is written.
     struct WrittenKey {
         /// Its name.
-        id: Option<String> = None;
+        live id: Option<String> = None;
         /// Its algorithm.
-        algorithm: Option<Algorithm> = None;
+        live algorithm: Option<Algorithm> = None;
         /// A shared secret.
-        secret: Option<Secret> = None;
+        live secret: Option<Secret> = None;
         /// A file with a shared secret.
-        secret_file: Option<PathBuf> = None;
+        live secret_file: Option<PathBuf> = None;
         /// A PEM file with a public key.
-        public_key_file: Option<PathBuf> = None;
+        live public_key_file: Option<PathBuf> = None;
     }
 }
 

@@ -30,8 +30,9 @@ pub use keys_url::KeysUrl;
 pub use problem::{Place, Problem, Problems};
 pub use secret::{Secret, SecretKey};
 pub use sections::{
-    AdminConfig, AdmissionConfig, AuthConfig, ConnectionConfig, ListenConfig, LogConfig,
-    NamespaceConfig, NodeConfig, PlacementConfig, SessionConfig, ShardConfig, ShutdownConfig,
+    AdminConfig, AdmissionConfig, AuthConfig, ConnectionConfig, HttpConfig, ListenConfig,
+    LogConfig, NamespaceConfig, NodeConfig, PlacementConfig, SessionConfig, ShardConfig,
+    ShutdownConfig,
 };
 pub use source::{Flag, Sources};
 
@@ -56,6 +57,8 @@ pub struct Config {
     pub connection: ConnectionConfig,
     /// `[admission]`
     pub admission: AdmissionConfig,
+    /// `[http]`
+    pub http: HttpConfig,
     /// `[session]`
     pub session: SessionConfig,
     /// `[placement]`
@@ -114,6 +117,65 @@ impl Config {
         self.auth.keys.is_empty() && self.auth.jwks_file.is_none() && self.auth.jwks_url.is_none()
     }
 
+    /// What a reload makes of this configuration: what it can change while the server runs is the newer one's, and the
+    /// keys whose change needs a restart are named and stay as they were.
+    ///
+    /// # Errors
+    /// What is new doesn't fit what stays.
+    pub fn renewed(&self, newer: &Self) -> Result<(Self, Vec<String>), Problems> {
+        let (mut config, mut kept) = (self.clone(), Vec::new());
+        config.node.renew(&newer.node, "", &mut kept);
+        config.listen.renew(&newer.listen, "listen.", &mut kept);
+        config.auth.renew(&newer.auth, "auth.", &mut kept);
+        config.admin.renew(&newer.admin, "admin.", &mut kept);
+        config
+            .connection
+            .renew(&newer.connection, "connection.", &mut kept);
+        config
+            .admission
+            .renew(&newer.admission, "admission.", &mut kept);
+        config.http.renew(&newer.http, "http.", &mut kept);
+        config.session.renew(&newer.session, "session.", &mut kept);
+        config
+            .placement
+            .renew(&newer.placement, "placement.", &mut kept);
+        config.shard.renew(&newer.shard, "shard.", &mut kept);
+        config
+            .shutdown
+            .renew(&newer.shutdown, "shutdown.", &mut kept);
+        config.log.renew(&newer.log, "log.", &mut kept);
+        config.renew_namespaces(newer, &mut kept);
+        if config.is_anonymous() != self.is_anonymous() {
+            // Whoever is connected was let in under the other rule, and who may come would change in one moment.
+            config.auth = self.auth.clone();
+            let (old, new) = (&self.auth, &newer.auth);
+            let changed = [
+                ("auth.keys", old.keys != new.keys),
+                ("auth.jwks_file", old.jwks_file != new.jwks_file),
+                ("auth.jwks_url", old.jwks_url != new.jwks_url),
+            ];
+            let changed = changed.iter().filter(|(_, changed)| *changed);
+            kept.extend(changed.map(|(key, _)| {
+                format!("{key} (a server without keys can't get one, nor lose its last)")
+            }));
+        }
+        config.validate()?;
+        Ok((config, kept))
+    }
+
+    fn renew_namespaces(&mut self, newer: &Self, kept: &mut Vec<String>) {
+        self.namespaces
+            .retain(|name, _| newer.namespaces.contains_key(name));
+        for (name, newer) in &newer.namespaces {
+            match self.namespaces.get_mut(name) {
+                Some(namespace) => namespace.renew(newer, &format!("namespaces.{name}."), kept),
+                None => {
+                    self.namespaces.insert(name.clone(), newer.clone());
+                }
+            }
+        }
+    }
+
     /// What an operator should know at the start, although nothing is wrong.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
@@ -169,6 +231,7 @@ impl Config {
             ("admin", &mut self.admin),
             ("connection", &mut self.connection),
             ("admission", &mut self.admission),
+            ("http", &mut self.http),
             ("session", &mut self.session),
             ("placement", &mut self.placement),
             ("shard", &mut self.shard),
@@ -262,6 +325,7 @@ impl Default for Config {
             admin: AdminConfig::default(),
             connection: ConnectionConfig::default(),
             admission: AdmissionConfig::default(),
+            http: HttpConfig::default(),
             session: SessionConfig::default(),
             placement: PlacementConfig::default(),
             shard: ShardConfig::default(),
@@ -319,6 +383,9 @@ const NAMESPACES: [&str; 5] = ["auction", "chat", DEFAULT_NAMESPACE, "doc", "gam
 
 /// Shards beyond this cost more in messages between them than another core gives.
 const SHARDS_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("64 is not 0");
+
+#[cfg(test)]
+pub(crate) use tests::changed_keys;
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! A configuration as TOML: every key with its comment, its allowed values and its default.
 
 use super::Config;
-use super::section::{Field, Section};
+use super::section::{Field, Reload, Section};
 
 /// Writes every key of a configuration, which reads back as the same one (secrets excepted, which are redacted).
 pub(super) fn to_toml(config: &Config) -> String {
@@ -50,8 +50,12 @@ fn write_fields(out: &mut String, section: &mut dyn Section, default: &mut dyn S
             .setting
             .to_toml()
             .unwrap_or_else(|| "not set".to_owned());
+        let reload = match field.reload {
+            Reload::Live => "",
+            Reload::Restart => " Needs a restart.",
+        };
         out.push_str(&format!(
-            "# Allowed: {}. Default: {default}.\n",
+            "# Allowed: {}. Default: {default}.{reload}\n",
             field.setting.allowed(field.range)
         ));
         write_value(out, field);
@@ -76,5 +80,6 @@ const HEADER: &str = "\
 #
 # What counts, later over earlier: the defaults, this file (`roomful.toml` in the working directory, or --config FILE),
 # environment variables (listen.public is ROOMFUL_LISTEN__PUBLIC), flags (--set listen.public=127.0.0.1:7400).
-# Only what differs from its default needs to be in a file.
+# Only what differs from its default needs to be in a file. SIGHUP has the file read again; what it can't change while
+# the server runs says \"needs a restart\".
 ";

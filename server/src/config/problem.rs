@@ -95,6 +95,12 @@ impl fmt::Display for Problems {
 
 impl Error for Problems {}
 
+impl From<Problem> for Problems {
+    fn from(problem: Problem) -> Self {
+        Self(vec![problem])
+    }
+}
+
 /// What loading has found so far.
 #[derive(Debug, Default)]
 pub(super) struct Report {

@@ -13,7 +13,17 @@ pub(super) struct Field<'a> {
     /// The key's documentation, line by line, each with the blank that follows `///`.
     pub(super) about: &'static [&'static str],
     pub(super) range: Range,
+    pub(super) reload: Reload,
     pub(super) setting: &'a mut dyn Setting,
+}
+
+/// What a reload does with a key that has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reload {
+    /// It counts from then on.
+    Live,
+    /// It is named, and counts after the next start.
+    Restart,
 }
 
 /// A component's part of the configuration.
@@ -23,15 +33,21 @@ pub(super) trait Section {
 
     /// Every key, in the order of the table.
     fn fields(&mut self) -> Vec<Field<'_>>;
+
+    /// Takes what a reload can apply of a newer one, and names the other keys that differ; `prefix` is the section's
+    /// name with its dot.
+    fn renew(&mut self, newer: &Self, prefix: &str, kept: &mut Vec<String>)
+    where
+        Self: Sized;
 }
 
-/// Declares a section: `key: Type = default, min..=max;` with documentation on each. The keys are as visible
-/// as the struct.
+/// Declares a section: `live key: Type = default, min..=max;` with documentation on each, or `restart` in the place of
+/// `live` where a reload can't apply the key. The keys are as visible as the struct.
 macro_rules! section {
     (
         $(#[doc = $about:literal])+
         $visibility:vis struct $name:ident {
-            $( $(#[doc = $doc:literal])+ $field:ident: $type:ty = $default:expr $(, $min:literal ..= $max:literal)?; )+
+            $( $(#[doc = $doc:literal])+ $reload:ident $field:ident: $type:ty = $default:expr $(, $min:literal ..= $max:literal)?; )+
         }
     ) => {
         $(#[doc = $about])+
@@ -60,15 +76,37 @@ macro_rules! section {
                     name: stringify!($field),
                     about: &[$( $doc, )+],
                     range: section!(@range $($min, $max)?),
+                    reload: section!(@reload $reload),
                     setting: &mut self.$field,
                 }, )+]
             }
+
+            fn renew(&mut self, newer: &Self, prefix: &str, kept: &mut Vec<String>) {
+                $( renew(section!(@reload $reload), &mut self.$field, &newer.$field, &format!("{prefix}{}", stringify!($field)), kept); )+
+            }
         }
     };
+    (@reload live) => { Reload::Live };
+    (@reload restart) => { Reload::Restart };
     (@range $min:literal, $max:literal) => { Range { min: $min, max: $max } };
     (@range) => { Range { min: 0, max: u64::MAX } };
 }
 pub(super) use section;
+
+/// Takes a newer value, or names its key if that needs a restart.
+pub(super) fn renew<T: Clone + PartialEq>(
+    reload: Reload,
+    value: &mut T,
+    newer: &T,
+    key: &str,
+    kept: &mut Vec<String>,
+) {
+    match reload {
+        Reload::Live => value.clone_from(newer),
+        Reload::Restart if value != newer => kept.push(key.to_owned()),
+        Reload::Restart => {}
+    }
+}
 
 /// Sets the keys of one section, whose name is `prefix` (with its dot, or empty).
 pub(super) fn set_fields(

@@ -2,6 +2,8 @@
 //!
 //! Units are in the names: `_ms` milliseconds, `_s` seconds (or "per second" after `_per`), `_us`
 //! microseconds, `_bytes` bytes; `_max` is the largest value that still passes.
+//!
+//! Each key says whether a reload applies it: `live`, or `restart` where it only counts at the start.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -13,7 +15,7 @@ use super::choice::{ForwardedHeader, LogFilter, LogFormat, RoomKind, WebOrigin};
 use super::key::KeyConfig;
 use super::keys_url::KeysUrl;
 use super::secret::{Secret, SecretKey};
-use super::section::{Field, Section, section};
+use super::section::{Field, Reload, Section, renew, section};
 use super::setting::Range;
 
 section! {
@@ -21,11 +23,11 @@ section! {
     pub struct NodeConfig {
         /// Directory for what outlives the process: the resume key and the generation. Made at the first start.
         /// Relative to the working directory.
-        data_dir: PathBuf = PathBuf::from("./roomful-data");
+        restart data_dir: PathBuf = PathBuf::from("./roomful-data");
         /// Threads that hold connections and rooms. 0 takes one per core, at most 64.
-        shards: usize = 0, 0..=64;
+        restart shards: usize = 0, 0..=64;
         /// Rooms that are open on the node at a time.
-        rooms_max: usize = 100_000, 1..=100_000_000;
+        restart rooms_max: usize = 100_000, 1..=100_000_000;
     }
 }
 
@@ -33,34 +35,34 @@ section! {
     /// Where the server listens, and to whom.
     pub struct ListenConfig {
         /// Address of the public listener: WebSocket, pages, health. Port 0 lets the system choose.
-        public: SocketAddr = loopback(7400);
+        restart public: SocketAddr = loopback(7400);
         /// Address of the admin listener. It also serves /metrics when the public listener isn't loopback.
-        admin: SocketAddr = loopback(7401);
+        restart admin: SocketAddr = loopback(7401);
         /// How long to wait for an address that another process still has, in milliseconds: for a start in the place of
         /// a process that is about to end.
-        wait_ms: u64 = 0, 0..=600_000;
+        restart wait_ms: u64 = 0, 0..=600_000;
         /// Lets a server without keys listen beyond loopback, where everybody may then do everything.
-        allow_anonymous: bool = false;
+        restart allow_anonymous: bool = false;
         /// Web origins that browsers may connect from, such as `https://app.example.com`. Compared exactly.
-        origins: Vec<WebOrigin> = Vec::new();
+        live origins: Vec<WebOrigin> = Vec::new();
         /// Certificate chain in PEM, the server's own certificate first. With it the public listener speaks TLS and nothing else.
         /// Read again when the file changes.
-        tls_certificate_file: Option<PathBuf> = None;
+        restart tls_certificate_file: Option<PathBuf> = None;
         /// The certificate's private key in PEM. Read again when the file changes.
-        tls_key_file: Option<PathBuf> = None;
+        restart tls_key_file: Option<PathBuf> = None;
         /// How long a TLS handshake may take, in milliseconds.
-        tls_handshake_timeout_ms: u64 = 5_000, 10..=600_000;
+        restart tls_handshake_timeout_ms: u64 = 5_000, 10..=600_000;
         /// TLS handshakes at a time; one more is dropped at once.
-        tls_handshakes_max: usize = 4_096, 1..=1_000_000;
+        restart tls_handshakes_max: usize = 4_096, 1..=1_000_000;
         /// Networks, such as `10.0.0.0/8`, or single addresses, of proxies that are believed about whom they speak for. Nobody
         /// else is. A trusted proxy has no limit per address itself; those behind it have theirs.
-        trusted_proxies: Vec<IpNet> = Vec::new();
+        restart trusted_proxies: Vec<IpNet> = Vec::new();
         /// Whether connections of trusted proxies begin with a PROXY protocol header, version 1 or 2. Then each has to, and
         /// whoever else sends one is refused.
-        proxy_protocol: bool = false;
+        restart proxy_protocol: bool = false;
         /// The header in which trusted proxies name their client: X-Forwarded-For or Forwarded. The other is not looked at,
         /// since a proxy may pass it on as it came.
-        forwarded_header: ForwardedHeader = ForwardedHeader::XForwardedFor;
+        restart forwarded_header: ForwardedHeader = ForwardedHeader::XForwardedFor;
     }
 }
 
@@ -72,47 +74,47 @@ section! {
         ///   { id = "main", algorithm = "HS256", secret = "at least 32 bytes" }
         ///   { id = "file", algorithm = "HS256", secret_file = "secret.txt" }
         ///   { id = "rsa", algorithm = "RS256", public_key_file = "public.pem" }
-        keys: Vec<KeyConfig> = Vec::new();
+        live keys: Vec<KeyConfig> = Vec::new();
         /// A JWK Set (RFC 7517) with more keys, read at the start.
-        jwks_file: Option<PathBuf> = None;
+        live jwks_file: Option<PathBuf> = None;
         /// The address of a JWK Set with more keys, such as an identity provider's `jwks_uri`. Begins with https://, or with http://
         /// for this machine itself. A token never names an address; until the first answer /readyz says that the server starts.
-        jwks_url: Option<KeysUrl> = None;
+        live jwks_url: Option<KeysUrl> = None;
         /// Root certificates (PEM) that the certificate of `jwks_url` is checked with, instead of the system's.
-        jwks_ca_file: Option<PathBuf> = None;
+        live jwks_ca_file: Option<PathBuf> = None;
         /// Takes shared secrets (HS256) from `jwks_url`. Whoever can read that address can then make tokens.
-        jwks_secrets: bool = false;
+        live jwks_secrets: bool = false;
         /// How often the keys of `jwks_url` are fetched, in seconds, give or take a tenth.
-        jwks_refresh_s: u64 = 300, 1..=86_400;
+        live jwks_refresh_s: u64 = 300, 1..=86_400;
         /// How long the last good keys of `jwks_url` are used while it gives no new ones, in seconds.
-        jwks_age_max_s: u64 = 86_400, 1..=31_536_000;
+        live jwks_age_max_s: u64 = 86_400, 1..=31_536_000;
         /// How often a token that names an unknown key may cause a fetch, in seconds. Its check waits for the answer.
-        jwks_unknown_key_s: u64 = 30, 1..=86_400;
+        live jwks_unknown_key_s: u64 = 30, 1..=86_400;
         /// Tokens that wait for such an answer at a time; beyond it a connection is told to try later.
-        jwks_waiting_max: usize = 1_024, 1..=1_000_000;
+        live jwks_waiting_max: usize = 1_024, 1..=1_000_000;
         /// How long a fetch may take in all, in milliseconds.
-        jwks_timeout_ms: u64 = 5_000, 10..=600_000;
+        live jwks_timeout_ms: u64 = 5_000, 10..=600_000;
         /// How long connecting for it may take, in milliseconds.
-        jwks_connect_timeout_ms: u64 = 2_000, 10..=600_000;
+        live jwks_connect_timeout_ms: u64 = 2_000, 10..=600_000;
         /// Longest answer, in bytes. A longer one changes nothing.
-        jwks_bytes_max: usize = 262_144, 256..=16_777_216;
+        live jwks_bytes_max: usize = 262_144, 256..=16_777_216;
         /// What a token's `aud` has to be or contain. Where this isn't set, a token must not have one (RFC 7519 §4.1.3).
-        audience: Option<String> = None;
+        live audience: Option<String> = None;
         /// What a token's `iss` has to be. Where this isn't set, it isn't looked at.
-        issuer: Option<String> = None;
+        live issuer: Option<String> = None;
         /// How far the clocks of this node and of the token's issuer may differ, in seconds.
-        leeway_s: u64 = 30, 0..=600;
+        live leeway_s: u64 = 30, 0..=600;
         /// Longest lifetime of a token, from its `iat` (or now) to its `exp`, in seconds.
-        lifetime_max_s: u64 = 86_400, 1..=31_536_000;
+        live lifetime_max_s: u64 = 86_400, 1..=31_536_000;
         /// How long before its expiry a client is told to refresh its token, in seconds.
-        expiry_warning_s: u64 = 60, 0..=86_400;
+        live expiry_warning_s: u64 = 60, 0..=86_400;
         /// Threads that verify tokens whose signature is costly (RS256, ES256, EdDSA).
-        pool_threads: usize = 1, 1..=64;
+        restart pool_threads: usize = 1, 1..=64;
         /// Tokens that wait for those threads at a time; beyond it a connection is told to try later.
-        pool_queue_max: usize = 1_024, 1..=1_000_000;
+        restart pool_queue_max: usize = 1_024, 1..=1_000_000;
         /// Key that resume tokens are signed with: 64 hexadecimal digits, the same on every node of a cluster. Where it isn't
         /// set, the node makes one and keeps it in the data directory.
-        resume_key: Option<SecretKey> = None;
+        restart resume_key: Option<SecretKey> = None;
     }
 }
 
@@ -121,21 +123,21 @@ section! {
     pub struct AdminConfig {
         /// Key that a back end shows (`Authorization: Bearer`), at least 32 bytes. Where neither it nor `key_file` is set, the
         /// node makes one at the first start and keeps it in the data directory, in `admin.key`.
-        key: Option<Secret> = None;
+        restart key: Option<Secret> = None;
         /// File with that key; spaces and line ends around it don't count.
-        key_file: Option<PathBuf> = None;
+        restart key_file: Option<PathBuf> = None;
         /// Lets the admin listener be bound beyond loopback, where its key and whatever is published can be read on the way.
-        allow_plaintext: bool = false;
+        restart allow_plaintext: bool = false;
         /// Wrong keys from one address (an IPv6 /64) per minute; beyond it nothing that it shows is looked at.
-        wrong_keys_per_minute_max: u64 = 10, 1..=1_000_000;
+        restart wrong_keys_per_minute_max: u64 = 10, 1..=1_000_000;
         /// Requests that are worked on at a time.
-        requests_max: usize = 64, 1..=65_536;
+        restart requests_max: usize = 64, 1..=65_536;
         /// How long a request may take, in milliseconds: to arrive, and to be answered by the rooms.
-        request_timeout_ms: u64 = 5_000, 10..=30_000;
+        restart request_timeout_ms: u64 = 5_000, 10..=30_000;
         /// Users, sessions and token ids that are revoked at a time.
-        revocations_max: usize = 100_000, 1..=10_000_000;
+        restart revocations_max: usize = 100_000, 1..=10_000_000;
         /// Longest body of a request, in bytes. A payload in base64 takes a third more than `connection.payload_bytes_max`.
-        body_bytes_max: usize = 131_072, 1_024..=33_554_432;
+        restart body_bytes_max: usize = 131_072, 1_024..=33_554_432;
     }
 }
 
@@ -143,47 +145,47 @@ section! {
     /// Bounds of one connection, and of how many there are.
     pub struct ConnectionConfig {
         /// Connections at a time.
-        connections_max: usize = 100_000, 1..=10_000_000;
+        live connections_max: usize = 100_000, 1..=10_000_000;
         /// Time from the first byte to a complete `hello`, in milliseconds.
-        hello_timeout_ms: u64 = 10_000, 10..=600_000;
+        live hello_timeout_ms: u64 = 10_000, 10..=600_000;
         /// Bytes that are read before a `hello` is answered, `hello` and the frames right behind it together.
-        hello_bytes_max: usize = 65_536, 1_024..=16_777_216;
+        live hello_bytes_max: usize = 65_536, 1_024..=16_777_216;
         /// How often a silent client pings, in milliseconds. After two of these in silence the connection is given up.
-        heartbeat_ms: u64 = 25_000, 10..=3_600_000;
+        live heartbeat_ms: u64 = 25_000, 10..=3_600_000;
         /// Longest message from a client, in bytes.
-        message_bytes_max: usize = 65_536, 2_048..=16_777_216;
+        live message_bytes_max: usize = 65_536, 2_048..=16_777_216;
         /// Fragments of one message from a client. Empty ones count.
-        fragments_max: usize = 1_024, 1..=1_000_000_000;
+        live fragments_max: usize = 1_024, 1..=1_000_000_000;
         /// How long a message from a client may take, from its first byte to its last, in milliseconds.
-        message_timeout_ms: u64 = 30_000, 10..=3_600_000;
+        live message_timeout_ms: u64 = 30_000, 10..=3_600_000;
         /// How long a connection that was closed may take to say what is left and to close too, in milliseconds. Then its
         /// socket is dropped.
-        close_timeout_ms: u64 = 3_000, 10..=600_000;
+        live close_timeout_ms: u64 = 3_000, 10..=600_000;
         /// Longest payload of a publish, a signal or a presence value, in bytes. At least 1024 less than a message, for the
         /// frame around it.
-        payload_bytes_max: usize = 61_440, 1..=16_777_216;
+        live payload_bytes_max: usize = 61_440, 1..=16_777_216;
         /// Rooms that a connection is in at a time.
-        rooms_max: usize = 128, 1..=65_536;
+        live rooms_max: usize = 128, 1..=65_536;
         /// Requests of a connection without a reply at a time; beyond it the server stops reading.
-        requests_max: usize = 256, 1..=65_536;
+        live requests_max: usize = 256, 1..=65_536;
         /// Bad frames of a connection per minute; beyond it the connection is closed.
-        errors_per_minute_max: u64 = 16, 1..=1_000_000;
+        live errors_per_minute_max: u64 = 16, 1..=1_000_000;
         /// Bytes that wait to be written to a connection.
-        outbox_bytes_max: usize = 1_048_576, 4_096..=1_073_741_824;
+        live outbox_bytes_max: usize = 1_048_576, 4_096..=1_073_741_824;
         /// Messages that wait to be written to a connection.
-        outbox_messages_max: usize = 4_096, 16..=1_000_000;
+        live outbox_messages_max: usize = 4_096, 16..=1_000_000;
         /// Bytes that the kernel holds unsent for a connection.
-        kernel_unsent_bytes_max: usize = 65_536, 4_096..=16_777_216;
+        restart kernel_unsent_bytes_max: usize = 65_536, 4_096..=16_777_216;
         /// How long a connection may take no byte while some wait, in milliseconds.
-        write_stall_ms: u64 = 15_000, 10..=600_000;
+        live write_stall_ms: u64 = 15_000, 10..=600_000;
         /// Messages of a connection per second, on average. A large number switches this off.
-        messages_per_s: u64 = 100, 1..=1_000_000_000;
+        live messages_per_s: u64 = 100, 1..=1_000_000_000;
         /// Messages of a connection at once, before the average counts.
-        messages_burst: u64 = 200, 1..=1_000_000_000;
+        live messages_burst: u64 = 200, 1..=1_000_000_000;
         /// Joins of a connection per second, on average. A large number switches this off.
-        joins_per_s: u64 = 50, 1..=1_000_000_000;
+        live joins_per_s: u64 = 50, 1..=1_000_000_000;
         /// Joins of a connection at once, before the average counts.
-        joins_burst: u64 = 200, 1..=1_000_000_000;
+        live joins_burst: u64 = 200, 1..=1_000_000_000;
     }
 }
 
@@ -191,22 +193,36 @@ section! {
     /// Who may come in, and how many at a time. Limits per address count IPv4 addresses and IPv6 networks of 64 bits.
     pub struct AdmissionConfig {
         /// Connections of one address at a time; one more gets 429.
-        connections_per_address_max: u32 = 1_024, 1..=10_000_000;
+        live connections_per_address_max: u32 = 1_024, 1..=10_000_000;
         /// Connections of one address without a session at a time, from the first byte to a good `hello`; one more gets 429.
-        unauthenticated_per_address_max: u32 = 256, 1..=10_000_000;
+        live unauthenticated_per_address_max: u32 = 256, 1..=10_000_000;
         /// Whether the limits of an address hold for this machine's loopback addresses too.
-        limit_loopback: bool = false;
-        /// Connections of a listener at a time that are no WebSocket and whose handshake didn't arrive at once; one more gets
-        /// 503. A slow one takes 20 KiB and five seconds at most.
-        http_connections_max: usize = 8_192, 1..=1_000_000;
+        live limit_loopback: bool = false;
+        /// Connections of a listener at a time that are no WebSocket and whose handshake didn't arrive at once; with one more
+        /// the oldest gets 503.
+        live http_connections_max: usize = 8_192, 1..=1_000_000;
         /// WebSockets without a session at a time; one more gets 503.
-        unauthenticated_max: usize = 32_768, 1..=10_000_000;
+        live unauthenticated_max: usize = 32_768, 1..=10_000_000;
         /// WebSockets let in per second, on average; more get 503 and are told when it is their turn.
-        connects_per_s: u32 = 10_000, 1..=1_000_000;
+        live connects_per_s: u32 = 10_000, 1..=1_000_000;
         /// WebSockets let in at once, before the average counts. At least one second's worth.
-        connects_burst: u32 = 20_000, 1..=10_000_000;
+        live connects_burst: u32 = 20_000, 1..=10_000_000;
         /// File descriptors that the public listener leaves to others: the admin listener, the shards and the disk.
-        descriptors_reserved: u64 = 64, 0..=65_536;
+        live descriptors_reserved: u64 = 64, 0..=65_536;
+    }
+}
+
+section! {
+    /// What a request may be before there is a WebSocket.
+    pub struct HttpConfig {
+        /// Longest head of a request, in bytes; a longer one gets 431.
+        restart header_bytes_max: usize = 16_384, 8_192..=1_048_576;
+        /// Header lines of a request; more get 431.
+        restart header_lines_max: usize = 64, 16..=1_024;
+        /// Time for a request's head to arrive, from the connection's start or the answer before it, in milliseconds; then 408.
+        restart header_timeout_ms: u64 = 5_000, 10..=600_000;
+        /// Longest life of a connection that doesn't become a WebSocket, in milliseconds.
+        restart lifetime_ms: u64 = 60_000, 10..=3_600_000;
     }
 }
 
@@ -214,7 +230,7 @@ section! {
     /// Sessions: what a client keeps over a reconnect.
     pub struct SessionConfig {
         /// How long a session outlives its connection, in milliseconds. At least every namespace's presence grace.
-        retention_ms: u64 = 120_000, 0..=86_400_000;
+        restart retention_ms: u64 = 120_000, 0..=86_400_000;
     }
 }
 
@@ -223,31 +239,31 @@ section! {
     /// namespace `default` serves unknown names, and only on an anonymous server.
     pub struct NamespaceConfig {
         /// What a room does with what is published.
-        kind: RoomKind = RoomKind::Relay;
+        restart kind: RoomKind = RoomKind::Relay;
         /// What an acknowledged publish survives.
-        durability: Durability = Durability::Memory;
+        restart durability: Durability = Durability::Memory;
         /// Entries of history that a room keeps.
-        history_entries_max: usize = 1_000, 1..=10_000_000;
+        live history_entries_max: usize = 1_000, 1..=10_000_000;
         /// Bytes of history that a room keeps. At least one payload.
-        history_bytes_max: usize = 1_048_576, 1_024..=1_099_511_627_776;
+        live history_bytes_max: usize = 1_048_576, 1_024..=1_099_511_627_776;
         /// Age of the oldest entry of history that a room keeps, in milliseconds.
-        history_age_max_ms: u64 = 3_600_000, 1..=31_536_000_000;
+        live history_age_max_ms: u64 = 3_600_000, 1..=31_536_000_000;
         /// How long a member whose connection is lost stays in the room, in milliseconds.
-        presence_grace_ms: u64 = 15_000, 0..=86_400_000;
+        live presence_grace_ms: u64 = 15_000, 0..=86_400_000;
         /// How long changes of presence are gathered before they are sent, in milliseconds. 0 sends each turn's at its end.
-        presence_delta_ms: u64 = 100, 0..=60_000;
+        live presence_delta_ms: u64 = 100, 0..=60_000;
         /// Longest presence value, in bytes. At most one payload.
-        presence_value_bytes_max: usize = 4_096, 1..=16_777_216;
+        live presence_value_bytes_max: usize = 4_096, 1..=16_777_216;
         /// Members of a room at a time.
-        members_max: usize = 100_000, 1..=10_000_000;
+        live members_max: usize = 100_000, 1..=10_000_000;
         /// Results that a room keeps per producer, to answer a resent publish.
-        op_results_max: usize = 128, 1..=65_536;
+        live op_results_max: usize = 128, 1..=65_536;
         /// How long a result is kept, in milliseconds.
-        op_window_ms: u64 = 300_000, 1..=86_400_000;
+        live op_window_ms: u64 = 300_000, 1..=86_400_000;
         /// Entries in one chunk of a recovery.
-        catch_up_entries_max: usize = 256, 1..=65_536;
+        live catch_up_entries_max: usize = 256, 1..=65_536;
         /// Bytes in one chunk of a recovery. At most what an outbox holds.
-        catch_up_bytes_max: usize = 65_536, 1_024..=16_777_216;
+        live catch_up_bytes_max: usize = 65_536, 1_024..=16_777_216;
     }
 }
 
@@ -255,7 +271,7 @@ section! {
     /// Which shard a new connection goes to.
     pub struct PlacementConfig {
         /// Connections by which the shard of a placement key may exceed the least loaded one before it is passed over.
-        imbalance_max: usize = 1_024, 0..=10_000_000;
+        live imbalance_max: usize = 1_024, 0..=10_000_000;
     }
 }
 
@@ -264,11 +280,11 @@ section! {
     pub struct ShardConfig {
         /// How long each kind of work (reading, mail, timers, rooms, catching up, fan-out, replies) may take in one turn before the
         /// others get theirs, in microseconds.
-        turn_budget_us: u64 = 2_000, 100..=1_000_000;
+        live turn_budget_us: u64 = 2_000, 100..=1_000_000;
         /// A turn that takes longer in all is counted and logged, in milliseconds.
-        turn_warning_ms: u64 = 50, 1..=60_000;
+        live turn_warning_ms: u64 = 50, 1..=60_000;
         /// Bytes that wait in a shard's mailbox. A room whose messages don't fit is fetched from its history instead.
-        mailbox_bytes_max: usize = 67_108_864, 65_536..=17_179_869_184;
+        restart mailbox_bytes_max: usize = 67_108_864, 65_536..=17_179_869_184;
     }
 }
 
@@ -277,13 +293,13 @@ section! {
     pub struct ShutdownConfig {
         /// How long new connections are still accepted after the signal, in milliseconds: balancers learn late that
         /// the server isn't ready any more. Not waited where there is no connection, or on a terminal.
-        drain_accept_ms: u64 = 5_000, 0..=600_000;
+        live drain_accept_ms: u64 = 5_000, 0..=600_000;
         /// Over how long the connections are then told to come back, in milliseconds, an equal share in each half
         /// second. All at once on a terminal.
-        spread_ms: u64 = 12_000, 0..=600_000;
+        live spread_ms: u64 = 12_000, 0..=600_000;
         /// How long after the signal the process ends at the latest, in milliseconds. Keep it below what a supervisor
         /// waits before it kills (30 s in Kubernetes).
-        limit_ms: u64 = 25_000, 0..=600_000;
+        live limit_ms: u64 = 25_000, 0..=600_000;
     }
 }
 
@@ -291,9 +307,9 @@ section! {
     /// Logs, on standard error.
     pub struct LogConfig {
         /// How a line looks.
-        format: LogFormat = LogFormat::Auto;
+        restart format: LogFormat = LogFormat::Auto;
         /// What is logged: a level, or levels per module such as "info,roomful_server::session=debug".
-        filter: LogFilter = LogFilter::info();
+        restart filter: LogFilter = LogFilter::info();
     }
 }
 

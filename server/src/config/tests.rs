@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::section::Field;
 use super::*;
 
 /// Sources with one file of this text, which disappears with them.
@@ -583,4 +584,68 @@ fn shards_default_to_the_cores() {
         ..config
     };
     assert_eq!(three.shard_count().get(), 3);
+}
+
+/// For each key, its name and this configuration with another value for it alone. A key that has one value only is left out.
+pub(crate) fn changed_keys(base: &Config) -> Vec<(String, Config)> {
+    let count = |config: &mut Config| {
+        let sections = config.sections().into_iter();
+        let counts = sections.map(|(name, section)| (name, section.fields().len()));
+        counts.collect::<Vec<_>>()
+    };
+    let mut changed = Vec::new();
+    for (index, (name, fields)) in count(&mut base.clone()).into_iter().enumerate() {
+        for field in 0..fields {
+            let mut config = base.clone();
+            let (_, section) = config.sections().swap_remove(index);
+            let key = change(&mut section.fields()[field]);
+            let prefix = if name.is_empty() {
+                String::new()
+            } else {
+                format!("{name}.")
+            };
+            changed.extend(key.map(|key| (format!("{prefix}{key}"), config)));
+        }
+    }
+    for field in 0..NamespaceConfig::default().fields().len() {
+        let mut config = base.clone();
+        let namespace = config.namespaces.get_mut("chat").unwrap();
+        let key = change(&mut namespace.fields()[field]);
+        changed.extend(key.map(|key| (format!("namespaces.chat.{key}"), config)));
+    }
+    changed
+}
+
+/// Sets a key to another value than it has, if there is one; gives its name.
+fn change(field: &mut Field<'_>) -> Option<&'static str> {
+    let before = field.setting.to_toml();
+    let numbers = [field.range.min.to_string(), field.range.max.to_string()];
+    let texts = [
+        "true",
+        "false",
+        "127.0.0.1:1",
+        "https://other.example",
+        "10.0.0.0/8",
+        "Forwarded",
+        "debug",
+        "json",
+        "other",
+        "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+        "[{ algorithm = \"HS256\", secret = \"another secret of more than 32 bytes, for a test\", id = \"k\" }]",
+    ];
+    for text in numbers.iter().map(String::as_str).chain(texts) {
+        let node = Node {
+            value: Value::Bare(text.to_owned()),
+            place: Place::Default,
+        };
+        let mut report = Report::default();
+        field
+            .setting
+            .set(field.name, field.range, &node, &mut report);
+        if report.problems.is_empty() && field.setting.to_toml() != before {
+            return Some(field.name);
+        }
+    }
+    // There is no other value, so it doesn't matter what a change would do.
+    None
 }

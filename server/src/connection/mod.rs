@@ -6,6 +6,8 @@
 pub mod outbox;
 mod rate;
 
+use std::sync::Arc;
+
 use roomful_protocol::codec::Encoding;
 use roomful_protocol::frame::{ClientFrame, Hello};
 use roomful_protocol::id::{MemberId, ProducerId, RequestId, RoomAlias, RoomId, SessionId};
@@ -89,6 +91,8 @@ pub struct Open {
     pub identity: Identity,
     /// Whether the user is the server's invention.
     pub anonymous: bool,
+    /// What `welcome` has told it.
+    pub terms: Arc<Terms>,
     /// Its session.
     pub session: SessionId,
     /// Which attachment of it.
@@ -103,6 +107,21 @@ pub struct Open {
     pub token_due_ms: Option<u64>,
     /// Whether the client has been told that its token expires soon.
     pub token_warned: bool,
+}
+
+/// What a connection may rely on for as long as it lives, whatever a reload changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// How often it pings, in milliseconds.
+    pub heartbeat_ms: u64,
+    /// Longest message, in bytes.
+    pub message_bytes_max: usize,
+    /// Longest payload, in bytes.
+    pub payload_bytes_max: usize,
+    /// Rooms that it may be in.
+    pub rooms_max: usize,
+    /// Requests that it may have with owners.
+    pub requests_max: u32,
 }
 
 /// A room that a connection is in.

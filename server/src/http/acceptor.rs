@@ -4,6 +4,7 @@
 //! one moment together; whatever else becomes a task of the control runtime. Trouble with accepting is counted and
 //! waited out. What a good handshake is, and what anything else is answered, is left to `connection`.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -84,6 +85,8 @@ struct Acceptor {
     tasks: Tasks,
     /// One permit for each socket that is turned away and may take its time to read so.
     partings: Arc<Semaphore>,
+    /// What tells each connection that is no WebSocket that it has to make room, the oldest first. Some have ended.
+    waiting: VecDeque<oneshot::Sender<()>>,
     /// What heads are looked at in.
     buffer: Vec<u8>,
     /// When to try again, after accepting has failed: nobody will tell when it is worth it.
@@ -125,6 +128,7 @@ impl Acceptor {
             server: Arc::new(server),
             tasks,
             partings: Arc::new(Semaphore::new(PARTINGS_MAX)),
+            waiting: VecDeque::new(),
             buffer: vec![0; HEAD_BYTES],
             retry_at: None,
         };
@@ -203,15 +207,22 @@ impl Acceptor {
     }
 
     /// Serves a connection that is no WebSocket yet, as a task.
-    fn serve(&self, mut newcomer: Newcomer) {
-        if let Err(refusal) = newcomer.ticket.wait() {
-            if let Welcomed::Refused(stream) = self.server.turn_away(newcomer.stream, refusal) {
-                self.see_off(stream);
+    fn serve(&mut self, mut newcomer: Newcomer) {
+        if newcomer.ticket.wait() {
+            // Whoever has ended already can't be told.
+            while let Some(oldest) = self.waiting.pop_front() {
+                if oldest.send(()).is_ok() {
+                    break;
+                }
             }
-            return;
         }
+        if self.waiting.len() == self.waiting.capacity() {
+            self.waiting.retain(|waiting| !waiting.is_closed());
+        }
+        let (evict, evicted) = oneshot::channel();
+        self.waiting.push_back(evict);
         let span = tracing::debug_span!("http", client = %newcomer.client);
-        let connection = Arc::clone(&self.server).serve(newcomer);
+        let connection = Arc::clone(&self.server).serve(newcomer, evicted);
         self.tasks.spawn("http_connection", span, connection);
     }
 

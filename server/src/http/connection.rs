@@ -20,6 +20,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt;
 
@@ -30,7 +31,7 @@ use super::secure::Secure;
 use super::upgrade::{Accepted, Checked, Door, Upgraded};
 use super::welcome::{Newcomer, no_header};
 use crate::admission::proxy::{self, Header};
-use crate::admission::{Admission, Ticket};
+use crate::admission::{Admission, Reason, Refusal, Ticket};
 use crate::metrics::{HandshakeRejection, Metrics};
 use crate::shutdown::Shutdown;
 use crate::tls::Records;
@@ -144,7 +145,11 @@ impl Server {
     }
 
     /// Serves a connection to its end.
-    pub(super) async fn serve(self: Arc<Self>, newcomer: Newcomer) {
+    pub(super) async fn serve(
+        self: Arc<Self>,
+        newcomer: Newcomer,
+        mut evicted: oneshot::Receiver<()>,
+    ) {
         let Newcomer {
             stream,
             mut seen,
@@ -159,7 +164,10 @@ impl Server {
             }
         };
         if header_due {
-            let read = self.read_header(&stream, seen).await;
+            let read = tokio::select! {
+                read = self.read_header(&stream, seen) => read,
+                Ok(()) = &mut evicted => Err(room_made()),
+            };
             let identified = read.and_then(|(header, rest)| {
                 client = header.client.unwrap_or(client);
                 ticket.identify(client)?;
@@ -174,10 +182,19 @@ impl Server {
         let socket = Rewound { stream, seen };
         let link = match &self.secure {
             None => Link::Plain(socket),
-            Some(secure) => match secure.begin(socket).await {
-                Some(stream) => Link::Tls(stream),
-                None => return,
-            },
+            Some(secure) => {
+                let begun = tokio::select! {
+                    begun = secure.begin(socket) => begun,
+                    Ok(()) = &mut evicted, if !evicted.is_terminated() => {
+                        self.metrics.handshake_rejected(HandshakeRejection::HttpConnections);
+                        None
+                    }
+                };
+                match begun {
+                    Some(stream) => Link::Tls(stream),
+                    None => return,
+                }
+            }
         };
         let context = Arc::new(PeerContext::new(client, ticket));
         let routes = Routes {
@@ -185,7 +202,7 @@ impl Server {
             context: Arc::clone(&context),
         };
         let mut connection = self.builder().serve_connection(TokioIo::new(link), routes);
-        let end = self.drive(&mut connection).await;
+        let end = self.drive(&mut connection, &mut evicted).await;
         // Takes the engine apart: its buffers, timers and routes end here, only the socket and what was read
         // ahead remain.
         let parts = connection.into_parts();
@@ -197,8 +214,14 @@ impl Server {
             }
             (End::Finished, None) => linger(link).await,
             (End::Failed(error), _) if error.is_timeout() && idle => linger(link).await,
-            (End::Failed(error), _) => self.give_up(link, &error).await,
+            (End::Failed(error), _) => self.give_up(link, &error, &unread).await,
             (End::TimedOut, _) => {}
+            (End::Evicted, _) => {
+                let mut link = link;
+                let answer = room_made().bytes(&self.metrics);
+                // At once or not at all: it has had its time, and its place is somebody else's.
+                timeout(EVICTION_MAX, link.write_all(&answer)).await.ok();
+            }
         }
     }
 
@@ -247,7 +270,8 @@ impl Server {
     /// Tells a socket that it may not come in, and sees to it that it gets to read so.
     async fn refuse_late(&self, mut stream: TcpStream, rejected: Rejected) {
         let answer = rejected.bytes(&self.metrics);
-        if stream.write_all(&answer).await.is_ok() {
+        // Under TLS nothing is said in the clear.
+        if self.secure.is_none() && stream.write_all(&answer).await.is_ok() {
             linger(stream).await;
         }
     }
@@ -270,7 +294,7 @@ impl Server {
     }
 
     /// Runs a connection until it ends, is told to end and does so, or is out of time.
-    async fn drive(&self, connection: &mut Connection) -> End {
+    async fn drive(&self, connection: &mut Connection, evicted: &mut oneshot::Receiver<()>) -> End {
         let mut deadline = pin!(sleep(self.limits.lifetime));
         let mut ending = false;
         loop {
@@ -278,11 +302,13 @@ impl Server {
                 result = poll_fn(|context| connection.poll_without_shutdown(context)) => Event::Ended(result),
                 () = self.shutdown.wait(), if !ending => Event::Shutdown,
                 () = &mut deadline => Event::Deadline,
+                Ok(()) = &mut *evicted, if !evicted.is_terminated() => Event::Evicted,
             };
             match event {
                 Event::Ended(Ok(())) => return End::Finished,
                 Event::Ended(Err(error)) => return End::Failed(error),
                 Event::Deadline if ending => return End::TimedOut,
+                Event::Evicted => return End::Evicted,
                 Event::Shutdown | Event::Deadline => {
                     ending = true;
                     Pin::new(&mut *connection).graceful_shutdown();
@@ -293,8 +319,13 @@ impl Server {
     }
 
     /// Counts what the engine refused, and sees to it that the peer gets to read why.
-    async fn give_up(&self, mut link: Link, error: &hyper::Error) {
-        let Some(reason) = rejection(error) else {
+    async fn give_up(&self, mut link: Link, error: &hyper::Error, unread: &[u8]) {
+        let is_http_2 = unread.starts_with(HTTP_2);
+        let reason = rejection(error).map(|reason| match reason {
+            HandshakeRejection::Malformed if is_http_2 => HandshakeRejection::HttpVersion,
+            reason => reason,
+        });
+        let Some(reason) = reason else {
             // The peer went away, or its socket broke: nothing was refused.
             tracing::debug!(%error, "the connection ended");
             return;
@@ -303,6 +334,8 @@ impl Server {
         // The other refusals were answered by the engine.
         let answer = if error.is_timeout() {
             REQUEST_TIMEOUT
+        } else if is_http_2 {
+            VERSION_NOT_SUPPORTED
         } else {
             b""
         };
@@ -319,6 +352,7 @@ enum Event {
     Ended(hyper::Result<()>),
     Shutdown,
     Deadline,
+    Evicted,
 }
 
 /// How a connection ended.
@@ -329,6 +363,8 @@ enum End {
     Failed(hyper::Error),
     /// It did not end when it should have.
     TimedOut,
+    /// It had to make room for another.
+    Evicted,
 }
 
 /// The routes, as the engine calls them.
@@ -366,6 +402,11 @@ async fn enter(stream: std::net::TcpStream) -> std::io::Result<TcpStream> {
     let stream = TcpStream::from_std(stream)?;
     stream.writable().await?;
     Ok(stream)
+}
+
+/// There are too many connections that are no WebSocket.
+fn room_made() -> Rejected {
+    Refusal::soon(Reason::HttpConnections).into()
 }
 
 /// What the engine refused, if it was the engine that ended the connection.
@@ -409,8 +450,17 @@ fn drop_some(
 const REQUEST_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
+/// What a client sends first that knows the server to speak HTTP/2 (RFC 9113 §3.4); the engine has no answer to it.
+const HTTP_2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+const VERSION_NOT_SUPPORTED: &[u8] =
+    b"HTTP/1.1 505 HTTP Version Not Supported\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+
 /// Time to finish the answer under way, once a connection has to end.
 const END_MAX: Duration = Duration::from_secs(2);
+
+/// Time to write an answer to a connection that has to make room.
+const EVICTION_MAX: Duration = Duration::from_millis(100);
 
 /// Time for a peer to read its answer and close: a round trip around the world and back.
 const LINGER_MAX: Duration = Duration::from_secs(1);

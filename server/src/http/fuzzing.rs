@@ -13,6 +13,7 @@ use super::welcome;
 use crate::admission::budget::Rate;
 use crate::admission::client::Trust;
 use crate::admission::{Admission, Limits, Reason, Refusal};
+use crate::current::Current;
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
 
@@ -52,7 +53,7 @@ impl Judge {
         Self(Door {
             upgrades: Arc::new(Nobody),
             admission: Admission::new(limits, Trust::none()),
-            origins,
+            origins: Current::new(origins),
             speech: Speech::Roomful,
             metrics: Metrics::new(Tasks::new(), 1),
             own: Own {

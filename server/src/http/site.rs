@@ -18,6 +18,7 @@ use super::pages;
 use super::secure::Tls;
 use super::upgrade::{self, Door, Speech, Upgrades};
 use crate::admission::Admission;
+use crate::current::Current;
 use crate::metrics::{HandshakeRejection, Metrics, TEXT_FORMAT};
 use crate::tasks::Tasks;
 
@@ -53,7 +54,7 @@ enum Face {
 /// What the handshake needs beyond [`Shared`].
 struct Doorway {
     upgrades: Arc<dyn Upgrades>,
-    origins: OriginRule,
+    origins: Current<OriginRule>,
 }
 
 /// What the admin listener serves beyond [`Shared`].
@@ -72,7 +73,7 @@ impl Site {
         shared: Shared,
         admission: Admission,
         upgrades: Arc<dyn Upgrades>,
-        origins: OriginRule,
+        origins: Current<OriginRule>,
     ) -> Self {
         Self {
             shared,
@@ -115,7 +116,7 @@ impl Site {
         shared: Shared,
         admission: Admission,
         upgrades: Arc<dyn Upgrades>,
-        origins: OriginRule,
+        origins: Current<OriginRule>,
     ) -> Self {
         Self {
             shared,
@@ -192,7 +193,7 @@ impl fmt::Debug for Face {
         match self {
             Self::Public(doorway) | Self::Plain(doorway) => f
                 .debug_struct("Doorway")
-                .field("origins", &doorway.origins)
+                .field("origins", &doorway.origins.get())
                 .finish_non_exhaustive(),
             Self::Admin(operations) => f.debug_tuple("Admin").field(operations).finish(),
         }

@@ -20,6 +20,7 @@ use tracing::Span;
 use super::*;
 use crate::admission::client::Trust;
 use crate::admission::{self, Admission, Refusal};
+use crate::current::Current;
 use crate::metrics::{HandshakeRejection as Reason, Metrics};
 use crate::shutdown::Shutdown;
 use crate::tasks::Tasks;
@@ -77,7 +78,7 @@ impl Running {
             shared.clone(),
             admission,
             taker,
-            OriginRule::Loopback { listed: Vec::new() },
+            Current::new(OriginRule::Loopback { listed: Vec::new() }),
         );
         let listener = listen("127.0.0.1:0".parse().unwrap(), 65_536).unwrap();
         let address = listener.local_addr().unwrap();
@@ -766,7 +767,9 @@ async fn metrics_are_for_the_operator() {
         let shared = shared(Limits::default());
         let admission = Admission::new(UNLIMITED, Trust::none());
         let site = match site {
-            Some(taker) => Site::public(shared, admission, taker, OriginRule::SameHost),
+            Some(taker) => {
+                Site::public(shared, admission, taker, Current::new(OriginRule::SameHost))
+            }
             None => Site::admin(
                 shared,
                 admission,
@@ -891,7 +894,7 @@ async fn slow_heads_are_refused() {
     assert_eq!(running.rejected(Reason::HeaderTimeout), 2);
 }
 
-/// One connection more than there may be is turned away and counted; one that ends makes place.
+/// One connection more than there may be is served, and the oldest has to go, told and counted; one that ends makes place.
 #[tokio::test]
 async fn connections_are_bounded() {
     let limits = admission::Limits {
@@ -899,17 +902,23 @@ async fn connections_are_bounded() {
         ..UNLIMITED
     };
     let running = Running::with_admission(Limits::default(), limits).await;
+    let live = |count| {
+        let tasks = running.shared.tasks.clone();
+        move || tasks.live().get("http_connection") == Some(&count)
+    };
+    let mut oldest = running.connect().await;
+    eventually("the first is in", live(1)).await;
     let first = running.connect().await;
-    let _second = running.connect().await;
-    eventually("both are in", || {
-        running.shared.tasks.live().get("http_connection") == Some(&2)
-    })
-    .await;
-    let answer = running.get("/healthz").await;
+    eventually("both are in", live(2)).await;
+    assert_eq!(running.rejected(Reason::HttpConnections), 0);
+    assert_eq!(status(&running.get("/healthz").await), 200);
+    let answer = read_to_end(&mut oldest).await;
     assert_eq!(status(&answer), 503);
     let wait: u64 = header(&answer, "retry-after").unwrap().parse().unwrap();
     assert!((5..=10).contains(&wait), "{answer}");
     assert_eq!(running.rejected(Reason::HttpConnections), 1);
+    let _second = running.connect().await;
+    eventually("there are two again", live(2)).await;
 
     drop(first);
     eventually("the first connection's end", || {

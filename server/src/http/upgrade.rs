@@ -24,6 +24,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use super::guard::Rejected;
 use super::origin::{OriginRule, Own};
 use crate::admission::{Admission, Refusal, Ticket};
+use crate::current::Current;
 use crate::metrics::{HandshakeRejection as Reason, Metrics};
 use crate::tls::Records;
 
@@ -136,7 +137,7 @@ pub(super) enum Speech {
 pub(super) struct Door {
     pub(super) upgrades: Arc<dyn Upgrades>,
     pub(super) admission: Admission,
-    pub(super) origins: OriginRule,
+    pub(super) origins: Current<OriginRule>,
     pub(super) speech: Speech,
     pub(super) metrics: Metrics,
     /// Where pages of this listener are from.
@@ -166,7 +167,7 @@ impl Door {
         is_handshake(request)?;
         let headers = request.headers();
         let key = sole_key(headers)?;
-        if !self.origins.allows(headers, self.own) {
+        if !self.origins.get().allows(headers, self.own) {
             return Err(Rejected::new(
                 Reason::Origin,
                 StatusCode::FORBIDDEN,

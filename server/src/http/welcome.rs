@@ -128,6 +128,10 @@ impl Server {
 
     fn refuse(&self, mut stream: TcpStream, rejected: Rejected) -> Welcomed {
         let answer = rejected.bytes(&self.metrics);
+        // Under TLS nothing is said in the clear, and a refusal is worth no TLS handshake.
+        if self.secure.is_some() {
+            return Welcomed::Gone;
+        }
         // A fresh socket takes a few hundred bytes, unless the peer is gone.
         match stream.write_all(&answer) {
             Ok(()) => Welcomed::Refused(stream),

@@ -87,6 +87,12 @@ impl Journal for MemoryJournal {
         self.logs.get(room).map_or(Offset(1), Log::first)
     }
 
+    fn set_bounds(&mut self, room: &RoomId, bounds: HistoryBounds) {
+        if let Some(log) = self.logs.get_mut(room) {
+            log.bounds = bounds;
+        }
+    }
+
     fn trim(&mut self, room: &RoomId, now_ms: u64) -> Option<u64> {
         let log = self.logs.get_mut(room)?;
         while log

@@ -26,6 +26,9 @@ pub trait Journal: fmt::Debug {
     /// Finds a room's log, or begins one with a new epoch.
     fn open(&mut self, room: &RoomId, bounds: HistoryBounds) -> Outcome<Opened>;
 
+    /// Keeps other bounds from the next append or [`Journal::trim`] on.
+    fn set_bounds(&mut self, room: &RoomId, bounds: HistoryBounds);
+
     /// Appends one entry behind `expected`, the offset of the last one.
     fn append(&mut self, room: &RoomId, expected: Offset, entry: &Entry) -> Outcome<()>;
 

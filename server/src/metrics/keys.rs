@@ -1,4 +1,4 @@
-//! What is counted of the keys that tokens are checked with.
+//! What is counted of the keys that tokens are checked with, and of reloads.
 
 use prometheus::{IntCounter, IntGauge, Registry};
 
@@ -20,6 +20,14 @@ labels! {
         /// The answer was no JWK Set, or had no key that can be used.
         Malformed = "malformed",
     }
+
+    /// What became of a SIGHUP.
+    Reloaded by "outcome" {
+        /// The configuration was read and counts.
+        Applied = "applied",
+        /// It has problems, and the one before stays.
+        Refused = "refused",
+    }
 }
 
 /// Written by the task that fetches.
@@ -30,6 +38,8 @@ pub(super) struct KeyMetrics {
     /// Of the last good answer.
     known: IntGauge,
     fetched_s: IntGauge,
+    /// One for each [`Reloaded`], by its index; written by the task that reloads.
+    reloads: Vec<IntCounter>,
 }
 
 impl KeyMetrics {
@@ -46,16 +56,26 @@ impl KeyMetrics {
             "roomful_jwks_fetched_timestamp_seconds",
             "When the last good answer of auth.jwks_url came, in seconds since 1970; 0 before the first.",
         );
+        let reloads = by_label::<Reloaded>(
+            "roomful_reloads_total",
+            "Times that the configuration was read again.",
+        );
         registry
             .register(Box::new(fetches.clone()))
             .and_then(|()| registry.register(Box::new(known.clone())))
             .and_then(|()| registry.register(Box::new(fetched_s.clone())))
+            .and_then(|()| registry.register(Box::new(reloads.clone())))
             .expect(WELL_FORMED);
         Self {
             fetches: resolved::<KeyFetch>(&fetches),
             known,
             fetched_s,
+            reloads: resolved::<Reloaded>(&reloads),
         }
+    }
+
+    pub(super) fn reloaded(&self, outcome: Reloaded) {
+        self.reloads[outcome.index()].inc();
     }
 
     pub(super) fn fetched(&self, outcome: KeyFetch) {

@@ -23,7 +23,7 @@ use roomful_protocol::websocket;
 
 pub use admin::AdminDenial;
 pub use cells::{By, Counter, Gauge, Label, Longest};
-pub use keys::KeyFetch;
+pub use keys::{KeyFetch, Reloaded};
 pub use tls::{TlsHandshake, TlsReload};
 
 use crate::auth::AuthError;
@@ -283,9 +283,10 @@ impl From<AuthError> for AuthFailure {
             AuthError::Missing => Self::Missing,
             AuthError::Busy => Self::Busy,
             AuthError::KeysUnavailable => Self::KeysUnavailable,
-            AuthError::TooLong | AuthError::Malformed | AuthError::CriticalHeader => {
-                Self::Malformed
-            }
+            AuthError::TooLong
+            | AuthError::Malformed
+            | AuthError::CriticalHeader
+            | AuthError::WrongType => Self::Malformed,
             AuthError::UnknownKey => Self::UnknownKey,
             AuthError::WrongAlgorithm => Self::Algorithm,
             AuthError::BadSignature => Self::Signature,
@@ -412,6 +413,11 @@ impl Metrics {
     /// Counts a request for keys.
     pub fn keys_fetched(&self, outcome: KeyFetch) {
         self.inner.keys.fetched(outcome);
+    }
+
+    /// Counts a reload of the configuration.
+    pub fn reloaded(&self, outcome: Reloaded) {
+        self.inner.keys.reloaded(outcome);
     }
 
     /// Notes the keys of a good answer.
@@ -717,6 +723,7 @@ mod tests {
         check::<AuthFailure>();
         check::<HandshakeRejection>();
         check::<KeyFetch>();
+        check::<Reloaded>();
         check::<TlsHandshake>();
         check::<TlsReload>();
         check::<ErrorCode>();

@@ -483,6 +483,16 @@ impl Room {
         }
     }
 
+    /// Goes by other bounds from now on, if they are others.
+    pub fn renew(&mut self, settings: Arc<RoomSettings>, journal: &mut dyn Journal) {
+        if Arc::ptr_eq(&self.settings, &settings) {
+            return;
+        }
+        self.operations.set_bounds(settings.operations);
+        journal.set_bounds(&self.id, settings.history);
+        self.settings = settings;
+    }
+
     /// Handles a timer.
     pub fn timer(&mut self, timer: RoomTimer, context: &mut Context<'_>) -> After {
         match timer {

@@ -121,6 +121,11 @@ impl Operations {
         }
     }
 
+    /// Takes other bounds; what is beyond them goes as members and operations come.
+    pub const fn set_bounds(&mut self, bounds: OperationBounds) {
+        self.bounds = bounds;
+    }
+
     /// A member comes with a producer and says which sequence it has never sent. Only a producer that is not
     /// known takes the floor from it.
     pub fn join(&mut self, key: &ProducerKey, next: Sequence, now_ms: u64) {

@@ -27,7 +27,7 @@ impl Shard {
         host: &mut dyn Host,
     ) -> Outcome {
         let membership = self.member(id, publish.room, Some(Verb::Publish))?;
-        check_payload(&publish.payload, self.settings.payload_bytes_max)?;
+        check_payload(&publish.payload, self.terms(id).payload_bytes_max)?;
         if publish
             .op
             .is_some_and(|op| Some(op.producer) != membership.producer)
@@ -53,7 +53,7 @@ impl Shard {
         host: &mut dyn Host,
     ) -> Outcome {
         let membership = self.member(id, signal.room, Some(Verb::Signal))?;
-        check_payload(&signal.payload, self.settings.payload_bytes_max)?;
+        check_payload(&signal.payload, self.terms(id).payload_bytes_max)?;
         let reply = self.origin(id, signal.request);
         let request = Request::Signal {
             member: membership.member,
@@ -89,7 +89,7 @@ impl Shard {
             },
             PresenceRequest::Set(value) => {
                 value.as_ref().map_or(Ok(()), |value| {
-                    check_payload(value, self.settings.payload_bytes_max)
+                    check_payload(value, self.terms(id).payload_bytes_max)
                 })?;
                 Request::SetPresence {
                     member: membership.member,

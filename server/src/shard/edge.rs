@@ -270,7 +270,7 @@ impl Shard {
 
     /// A request went to an owner; with too many out, the connection is not read until some are back.
     pub(super) fn sent(&mut self, id: ConnectionId, host: &mut dyn Host) {
-        let max = self.settings.requests_max;
+        let max = self.terms(id).requests_max;
         let Some(connection) = self.connection_mut(id) else {
             return;
         };
@@ -282,7 +282,7 @@ impl Shard {
     }
 
     pub(super) fn returned(&mut self, id: ConnectionId, host: &mut dyn Host) {
-        let max = self.settings.requests_max;
+        let max = self.terms(id).requests_max;
         let Some(connection) = self.connection_mut(id) else {
             return;
         };
@@ -320,7 +320,7 @@ impl Shard {
     }
 
     pub(super) fn heartbeat(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
-        let heartbeat_ms = self.settings.heartbeat_ms;
+        let heartbeat_ms = self.terms(id).heartbeat_ms;
         let Some(connection) = self.connection_mut(id) else {
             return;
         };

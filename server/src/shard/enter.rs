@@ -56,7 +56,7 @@ impl Shard {
             allowed(open, &name, Verb::Presence)?;
         }
         if let Some(value) = &join.presence {
-            check_payload(value, settings.payload_bytes_max)?;
+            check_payload(value, open.terms.payload_bytes_max)?;
         }
         if is_in {
             return Err(Refusal::new(
@@ -84,10 +84,10 @@ impl Shard {
                 "the request id is in use by another join",
             ));
         }
-        if open.memberships.len() + open.joining.len() >= settings.rooms_max {
+        if open.memberships.len() + open.joining.len() >= open.terms.rooms_max {
             let text = format!(
                 "this connection is in {} rooms, as many as it may be in",
-                settings.rooms_max
+                open.terms.rooms_max
             );
             return Err(Refusal::new(ErrorCode::TooManyRooms, text));
         }

@@ -5,6 +5,8 @@
 //! Checking a token is the host's business, what it grants that of `auth`, and who else holds the session
 //! that of `Sessions`.
 
+use std::sync::Arc;
+
 use roomful_protocol::error::{CloseCode, ErrorCode};
 use roomful_protocol::frame::{self, Hello, Refresh, Reply, TokenExpiring, Welcome};
 use roomful_protocol::id::{RequestId, SessionId, UserId};
@@ -144,6 +146,7 @@ impl Shard {
         let (session, attached) = self.attach(id, claims.map(|claims| claims.session), now, host);
         let open = Open {
             anonymous: self.settings.anonymous,
+            terms: Arc::clone(&self.terms),
             identity,
             session,
             attachment: attached.attachment,
@@ -195,21 +198,21 @@ impl Shard {
         resumed: bool,
         now: Now,
     ) -> Welcome {
-        let settings = &self.settings;
+        let terms = &open.terms;
         Welcome {
             request,
             session: open.session,
             resumed,
             user: open.identity.user.clone(),
             resume: self.resume_token(open, now),
-            heartbeat_ms: settings.heartbeat_ms,
+            heartbeat_ms: terms.heartbeat_ms,
             time_ms: now.unix_ms,
             expires_ms: open.identity.expires_ms,
             limits: Limits {
-                message_bytes_max: settings.message_bytes_max as u64,
-                payload_bytes_max: settings.payload_bytes_max as u64,
-                rooms_max: settings.rooms_max as u64,
-                requests_max: settings.requests_max.into(),
+                message_bytes_max: terms.message_bytes_max as u64,
+                payload_bytes_max: terms.payload_bytes_max as u64,
+                rooms_max: terms.rooms_max as u64,
+                requests_max: terms.requests_max.into(),
             },
         }
     }

@@ -42,7 +42,7 @@ use roomful_protocol::websocket::OpCode;
 
 use crate::auth::{AuthError, Identity};
 use crate::clock::Now;
-use crate::connection::{Connection, Outlet, Rates};
+use crate::connection::{Connection, Outlet, Rates, Terms};
 use crate::directory::Directory;
 use crate::journal::{Completion, Journal, Ticket};
 use crate::metrics::ShardCounters;
@@ -61,6 +61,8 @@ use wheel::Wheel;
 pub struct Shard {
     id: ShardId,
     settings: Arc<ShardSettings>,
+    /// Of connections that have not been welcomed yet.
+    terms: Arc<Terms>,
     directory: Directory,
     sessions: Sessions,
     journal: Box<dyn Journal>,
@@ -163,6 +165,8 @@ pub enum Input<'a> {
     Mail(Message),
     /// The journal has done something.
     Journal(Completion),
+    /// The configuration has been read again: what follows goes by this.
+    Settings(Arc<ShardSettings>),
     /// Time has passed.
     Tick,
     /// The server stops: everybody is told when to come back, and closed.
@@ -185,7 +189,11 @@ impl Input<'_> {
             | Self::Gone { connection }
             | Self::Writable { connection }
             | Self::Verified { connection, .. } => Some(*connection),
-            Self::Mail(_) | Self::Journal(_) | Self::Tick | Self::Drain { .. } => None,
+            Self::Mail(_)
+            | Self::Journal(_)
+            | Self::Settings(_)
+            | Self::Tick
+            | Self::Drain { .. } => None,
         }
     }
 }
@@ -290,6 +298,18 @@ pub struct ShardSettings {
 }
 
 impl ShardSettings {
+    /// What a connection that comes now is told.
+    #[must_use]
+    pub fn terms(&self) -> Arc<Terms> {
+        Arc::new(Terms {
+            heartbeat_ms: self.heartbeat_ms,
+            message_bytes_max: self.message_bytes_max,
+            payload_bytes_max: self.payload_bytes_max,
+            rooms_max: self.rooms_max,
+            requests_max: self.requests_max,
+        })
+    }
+
     /// Beyond this the log is not queued any more and the member goes to its own position: a quarter of the outbox.
     #[must_use]
     pub fn log_lane_bytes_max(&self) -> usize {
@@ -354,6 +374,7 @@ impl Shard {
     ) -> Self {
         Self {
             id,
+            terms: shared.settings.terms(),
             settings: shared.settings,
             directory: shared.directory,
             sessions: shared.sessions,
@@ -419,6 +440,10 @@ impl Shard {
             } => self.verified(connection, outcome, now, host),
             Input::Mail(message) => self.local.push_back(message),
             Input::Journal(completion) => self.journal_completed(completion, now, host),
+            Input::Settings(settings) => {
+                self.terms = settings.terms();
+                self.settings = settings;
+            }
             Input::Tick => self.tick(now, host),
             Input::Drain { spread_ms } => self.drain(spread_ms, now, host),
         }
@@ -494,6 +519,23 @@ impl Shard {
     pub fn is_open(&self, connection: ConnectionId) -> bool {
         self.connection(connection)
             .is_some_and(|connection| connection.open().is_some())
+    }
+
+    /// Longest message that a connection may send now, in bytes.
+    #[must_use]
+    pub fn message_bytes_max(&self, connection: ConnectionId) -> usize {
+        let bytes = self.terms(connection).message_bytes_max;
+        if self.is_open(connection) {
+            bytes
+        } else {
+            bytes.min(self.settings.hello_bytes_max)
+        }
+    }
+
+    /// What a connection was told, or will be.
+    fn terms(&self, id: ConnectionId) -> &Terms {
+        let open = self.connection(id).and_then(Connection::open);
+        open.map_or(&self.terms, |open| &open.terms)
     }
 
     fn tick(&mut self, now: Now, host: &mut dyn Host) {

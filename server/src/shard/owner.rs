@@ -23,6 +23,7 @@ impl Shard {
         let (to, room) = (join.to, join.room.clone());
         match self.room_for(&join.room, now, host) {
             Ok(alias) => {
+                self.renew_room(alias);
                 let request = Request::Join(Box::new(join));
                 self.request_room(alias, request, now, host);
             }
@@ -117,6 +118,7 @@ impl Shard {
         now: Now,
         host: &mut dyn Host,
     ) {
+        self.renew_room(alias);
         let after = self.with_room(alias, now, host, |room, context| room.timer(timer, context));
         if after == Some(After::Close) {
             self.close_room(alias);
@@ -200,6 +202,18 @@ impl Shard {
         self.rooms_by_id.insert(id.clone(), handle.alias);
         self.counters.rooms.set(self.rooms.len() as u64);
         Ok(handle.alias)
+    }
+
+    /// Gives a room the bounds of the latest configuration, where it has older ones. One of a namespace that is configured
+    /// no more goes on as it was.
+    fn renew_room(&mut self, alias: RoomAlias) {
+        let Some(room) = self.rooms.get(&alias) else {
+            return;
+        };
+        let settings = self.room_settings(room.id().name.namespace());
+        if let (Some(room), Ok(settings)) = (self.rooms.get_mut(&alias), settings) {
+            room.renew(settings, &mut *self.journal);
+        }
     }
 
     fn room_settings(&self, namespace: &str) -> Result<Arc<RoomSettings>, Refusal> {

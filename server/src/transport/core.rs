@@ -25,8 +25,8 @@ pub trait Core {
     /// Whether a connection may be read. One that may not is read again after [`Host::pause`] says so.
     fn is_reading(&self, connection: ConnectionId) -> bool;
 
-    /// Whether a connection may send messages of full length: it has said who it is.
-    fn is_open(&self, connection: ConnectionId) -> bool;
+    /// Longest message that a connection may send now, in bytes.
+    fn message_bytes_max(&self, connection: ConnectionId) -> usize;
 }
 
 impl Core for Shard {
@@ -51,7 +51,7 @@ impl Core for Shard {
         Self::is_reading(self, connection)
     }
 
-    fn is_open(&self, connection: ConnectionId) -> bool {
-        Self::is_open(self, connection)
+    fn message_bytes_max(&self, connection: ConnectionId) -> usize {
+        Self::message_bytes_max(self, connection)
     }
 }

@@ -129,6 +129,12 @@ impl ThreadHost {
         }
     }
 
+    /// Goes on with other settings.
+    pub(super) fn adopt(&mut self, settings: &TransportSettings) {
+        self.turn_budget = settings.turn_budget;
+        self.close_timeout_ms = settings.close_timeout_ms;
+    }
+
     /// The thread is awake, and a turn begins.
     pub(super) fn begin_turn(&mut self) {
         self.watch = Watch::new();

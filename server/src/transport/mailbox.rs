@@ -7,12 +7,13 @@
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mio::Waker;
 
-use super::Opened;
+use super::{Opened, TransportSettings};
 use crate::auth::{AuthError, Identity};
+use crate::shard::ShardSettings;
 use crate::shard::message::{ConnectionId, Message};
 
 /// What a thread is told by others.
@@ -24,6 +25,8 @@ pub(super) enum Letter {
     Opened(Box<Opened>),
     /// A token that the pool has checked.
     Verified(ConnectionId, Result<Identity, AuthError>),
+    /// Go on with other settings.
+    Reload(Arc<ShardSettings>, Box<TransportSettings>),
     /// Say goodbye to everybody.
     Drain {
         /// How long that may take, in milliseconds.
@@ -99,7 +102,7 @@ impl Letter {
     fn cost(&self) -> usize {
         let payload = match self {
             Self::Message(message) => message.payload_bytes(),
-            Self::Opened(_) | Self::Verified(..) | Self::Drain { .. } => 0,
+            Self::Opened(_) | Self::Verified(..) | Self::Reload(..) | Self::Drain { .. } => 0,
         };
         payload + LETTER_BYTES
     }

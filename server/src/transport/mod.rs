@@ -30,9 +30,11 @@ pub use self::core::Core;
 use crate::admission::{Reason, Refusal, Ticket};
 use crate::auth::Authenticator;
 use crate::clock::{Clock, Now};
+use crate::current::Current;
 use crate::directory::Directory;
 use crate::http::{Upgraded, Upgrades};
 use crate::metrics::ShardCounters;
+use crate::shard::ShardSettings;
 use crate::shard::message::{Message, Origin, ShardId};
 use crate::tls::Records;
 use calls::Calls;
@@ -52,8 +54,9 @@ struct Inner {
     directory: Directory,
     posts: Vec<Post>,
     calls: Calls,
+    /// Has more permits than there may be connections, since their number may change.
     places: Arc<Semaphore>,
-    settings: TransportSettings,
+    settings: Current<TransportSettings>,
     draining: AtomicBool,
 }
 
@@ -115,16 +118,12 @@ pub struct TransportSettings {
     pub mailbox_bytes_max: usize,
     /// By how many connections the shard of a placement key may exceed the least loaded one.
     pub imbalance_max: usize,
-    /// Longest message, in bytes.
-    pub message_bytes_max: usize,
     /// Most fragments of a message.
     pub fragments_max: u32,
     /// How long a message may take from its first byte to its last, in milliseconds.
     pub message_timeout_ms: u64,
     /// How long a connection that was closed may take to close too, in milliseconds.
     pub close_timeout_ms: u64,
-    /// Longest message before the session is open, in bytes.
-    pub hello_bytes_max: usize,
     /// Threads that check costly tokens.
     pub verifier_threads: NonZeroUsize,
     /// Tokens that may wait for them.
@@ -210,10 +209,8 @@ impl Shards {
             directory: parts.directory,
             posts,
             calls,
-            places: Arc::new(Semaphore::new(
-                settings.connections_max.min(Semaphore::MAX_PERMITS),
-            )),
-            settings,
+            places: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            settings: Current::new(settings),
             draining: AtomicBool::new(false),
         };
         Ok((
@@ -230,6 +227,17 @@ impl Shards {
         let spread_ms = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
         for post in &self.inner.posts {
             post.mailbox.push(Letter::Drain { spread_ms });
+            post.mailbox.wake();
+        }
+    }
+
+    /// Goes on with other settings, without a pause: each shard between two turns, whoever comes next at once. How much
+    /// a mailbox holds and who checks tokens stays.
+    pub fn reload(&self, shard: &Arc<ShardSettings>, transport: TransportSettings) {
+        self.inner.settings.set(transport);
+        for post in &self.inner.posts {
+            let letter = Letter::Reload(Arc::clone(shard), Box::new(transport));
+            post.mailbox.push(letter);
             post.mailbox.wake();
         }
     }
@@ -281,12 +289,13 @@ impl Shards {
         let least = (0..).zip(&loads).min_by_key(|(_, load)| **load);
         let (least, least_load) = least.map_or((0, 0), |(index, load)| (index, *load));
         let home = key.map(|key| self.inner.directory.shard_of(key));
+        let imbalance_max = self.inner.settings.get().imbalance_max;
         let close = |home: &ShardId| {
             let load = loads
                 .get(usize::from(home.0))
                 .copied()
                 .unwrap_or(usize::MAX);
-            load <= least_load.saturating_add(self.inner.settings.imbalance_max)
+            load <= least_load.saturating_add(imbalance_max)
         };
         home.filter(close).unwrap_or(ShardId(least))
     }
@@ -300,12 +309,18 @@ impl Upgrades for Shards {
                 retry_after: ELSEWHERE_AFTER,
             });
         }
-        Arc::clone(&self.inner.places)
-            .try_acquire_owned()
-            .map_err(|_| Refusal {
-                reason: Reason::Full,
-                retry_after: RETRY_AFTER,
-            })
+        let full = Refusal {
+            reason: Reason::Full,
+            retry_after: RETRY_AFTER,
+        };
+        let place = Arc::clone(&self.inner.places).try_acquire_owned();
+        let place = place.map_err(|_| full)?;
+        // Counted with the new one in, so that two who come at once don't both get the last place.
+        let taken = Semaphore::MAX_PERMITS - self.inner.places.available_permits();
+        if taken > self.inner.settings.get().connections_max {
+            return Err(full);
+        }
+        Ok(place)
     }
 
     fn hand_over(&self, upgraded: Vec<Upgraded>) {

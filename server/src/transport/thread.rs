@@ -311,6 +311,11 @@ impl<C: Core> Driver<C> {
                 connection,
                 outcome,
             }),
+            Letter::Reload(shard, transport) => {
+                self.settings = *transport;
+                self.host.adopt(&self.settings);
+                self.step(Input::Settings(shard));
+            }
             Letter::Drain { spread_ms } => self.step(Input::Drain { spread_ms }),
             Letter::Opened(opened) => {
                 let client = opened.client;
@@ -471,12 +476,8 @@ impl<C: Core> Driver<C> {
     }
 
     fn limits(&self, connection: ConnectionId) -> ReadLimits {
-        let mut bytes = self.settings.message_bytes_max;
-        if !self.core.is_open(connection) {
-            bytes = bytes.min(self.settings.hello_bytes_max);
-        }
         ReadLimits {
-            message_bytes_max: bytes,
+            message_bytes_max: self.core.message_bytes_max(connection),
             fragments_max: self.settings.fragments_max,
         }
     }

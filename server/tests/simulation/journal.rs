@@ -260,6 +260,12 @@ impl Journal for FaultyJournal {
         Outcome::Done(inner.opened(room))
     }
 
+    fn set_bounds(&mut self, room: &RoomId, bounds: HistoryBounds) {
+        if let Some(log) = self.0.lock().unwrap().logs.get_mut(room) {
+            log.bounds = bounds;
+        }
+    }
+
     fn append(&mut self, room: &RoomId, expected: Offset, entry: &Entry) -> Outcome<()> {
         let mut inner = self.0.lock().unwrap();
         let late = inner.faults.late;

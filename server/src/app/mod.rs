@@ -3,6 +3,8 @@
 //! The only place that knows all parts. Everything that can fail at the start fails here, before anybody is
 //! let in, with one line that says what to do.
 
+mod reload;
+
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -20,9 +22,11 @@ use crate::admission::{self, Admission, descriptors};
 use crate::auth::{Authenticator, Remote};
 use crate::clock::Clock;
 use crate::config::{
-    Config, DEFAULT_NAMESPACE, NamespaceConfig, Problems, ShutdownConfig, is_loopback,
+    Config, DEFAULT_NAMESPACE, HttpConfig, NamespaceConfig, Problems, ShutdownConfig, Sources,
+    is_loopback,
 };
 use crate::connection::{Rate, Rates};
+use crate::current::Current;
 use crate::directory::Directory;
 use crate::http::{
     self, Limits, Operations, Origin, OriginError, OriginRule, Readiness, Site, Tls,
@@ -42,6 +46,7 @@ use crate::shutdown::{Plan, Shutdown, Signal, Signals, is_on_terminal};
 use crate::tasks::Tasks;
 use crate::tls::{CertificateError, Certificates, Files};
 use crate::transport::{Parts, Shards, ThreadEnded, Threads, TransportSettings};
+use reload::{Hangups, Reload};
 
 /// Why the server did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -101,13 +106,13 @@ pub enum RunError {
 ///
 /// # Errors
 /// It can't start, or a part of it that it can't do without has ended.
-pub fn run(config: &Config) -> Result<(), RunError> {
+pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .enable_all()
         .build()
         .map_err(RunError::System)?;
-    let outcome = runtime.block_on(async { App::start(config).await?.serve().await });
+    let outcome = runtime.block_on(async { App::start(config, sources).await?.serve().await });
     // What is left is asked nothing any more.
     runtime.shutdown_background();
     outcome
@@ -125,17 +130,20 @@ struct App {
     tasks: Tasks,
     readiness: Readiness,
     authenticator: Option<Authenticator>,
-    origins: OriginRule,
+    origins: Current<OriginRule>,
     tls: Option<Tls>,
     admission: Admission,
-    end: ShutdownConfig,
+    limits: Limits,
+    end: Current<ShutdownConfig>,
+    shutdown: Shutdown,
+    reload: Reload,
 }
 
 impl App {
-    async fn start(config: &Config) -> Result<Self, RunError> {
+    async fn start(config: &Config, sources: Sources) -> Result<Self, RunError> {
         let clock = Clock::system();
         raise_descriptors();
-        let origins = origin_rule(config)?;
+        let origins = Current::new(origin_rule(config)?);
         let authenticator = authenticator(config, &clock)?;
         let tasks = Tasks::new();
         let metrics = Metrics::new(tasks.clone(), config.shard_count().get());
@@ -148,7 +156,7 @@ impl App {
         let resume_key = ResumeKey::open(&config.auth, data_dir)?;
         let admin_key = AdminKey::open(&config.admin, data_dir)?;
         let generation = Generation::begin(data_dir, clock.unix_ms())?;
-        let shared = shared(config, resume_key, &clock);
+        let shared = shared(config, resume_key.clone(), &clock);
         let revocations = shared.sessions.revocations().clone();
         let counters = metrics.shards().to_vec();
         let parts = Parts {
@@ -165,6 +173,23 @@ impl App {
             Shard::new(id, shared.clone(), journal, counters, now)
         };
         let (shards, threads) = Shards::start(parts, core).map_err(RunError::System)?;
+        let admission = Admission::new(admission_limits(config), trust(config));
+        let end = Current::new(config.shutdown.clone());
+        let shutdown = Shutdown::new();
+        let reload = Reload {
+            sources,
+            config: config.clone(),
+            resume_key,
+            authenticator: authenticator.clone(),
+            certificates: tls.as_ref().map(|tls| tls.certificates.clone()),
+            shards: shards.clone(),
+            admission: admission.clone(),
+            origins: origins.clone(),
+            end: end.clone(),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+            shutdown: shutdown.clone(),
+        };
         let back_end = Admin::new(admin::Parts {
             shards: shards.clone(),
             revocations,
@@ -189,20 +214,24 @@ impl App {
             authenticator,
             origins,
             tls,
-            admission: Admission::new(admission_limits(config), trust(config)),
-            end: config.shutdown.clone(),
+            limits: http_limits(&config.http),
+            admission,
+            end,
+            shutdown,
+            reload,
         })
     }
 
     /// Serves until a signal, then says goodbye within the limit. A second signal ends it at once.
     async fn serve(self) -> Result<(), RunError> {
         let mut signals = Signals::new().map_err(RunError::System)?;
-        let shutdown = Shutdown::new();
+        let hangups = Hangups::new().map_err(RunError::System)?;
+        let shutdown = self.shutdown;
         let site = http::Shared {
             metrics: self.metrics.clone(),
             readiness: self.readiness.clone(),
             tasks: self.tasks.clone(),
-            limits: Limits::default(),
+            limits: self.limits,
         };
         let mut public = Site::public(
             site.clone(),
@@ -233,6 +262,7 @@ impl App {
             span(),
             http::serve(self.admin, admin, shutdown.clone()),
         );
+        self.tasks.spawn("reload", span(), self.reload.run(hangups));
         match self.authenticator.as_ref().and_then(Authenticator::remote) {
             Some(keys) => {
                 self.readiness.waits_for_keys();
@@ -249,8 +279,9 @@ impl App {
             ended = watch(&self.threads) => return Err(ended.into()),
         }
         self.readiness.draining();
+        let end = self.end.get();
         tokio::select! {
-            () = goodbye(&self.shards, &self.tasks, &self.end, &shutdown) => {}
+            () = goodbye(&self.shards, &self.tasks, &end, &shutdown) => {}
             signal = signals.next() => return Err(RunError::Interrupted { signal }),
             ended = watch(&self.threads) => return Err(ended.into()),
         }
@@ -509,6 +540,15 @@ pub fn admission_limits(config: &Config) -> admission::Limits {
     }
 }
 
+fn http_limits(http: &HttpConfig) -> Limits {
+    Limits {
+        header_bytes_max: http.header_bytes_max,
+        header_lines_max: http.header_lines_max,
+        header_timeout: Duration::from_millis(http.header_timeout_ms),
+        lifetime: Duration::from_millis(http.lifetime_ms),
+    }
+}
+
 fn trust(config: &Config) -> Trust {
     Trust {
         networks: config.listen.trusted_proxies.clone(),
@@ -526,11 +566,9 @@ pub fn transport_settings(config: &Config) -> TransportSettings {
         turn_warning: Duration::from_millis(config.shard.turn_warning_ms),
         mailbox_bytes_max: config.shard.mailbox_bytes_max,
         imbalance_max: config.placement.imbalance_max,
-        message_bytes_max: config.connection.message_bytes_max,
         fragments_max: u32::try_from(config.connection.fragments_max).unwrap_or(u32::MAX),
         message_timeout_ms: config.connection.message_timeout_ms,
         close_timeout_ms: config.connection.close_timeout_ms,
-        hello_bytes_max: config.connection.hello_bytes_max,
         verifier_threads: NonZeroUsize::new(config.auth.pool_threads).unwrap_or(NonZeroUsize::MIN),
         verifier_queue_max: config.auth.pool_queue_max,
     }

@@ -1,0 +1,209 @@
+//! SIGHUP: the configuration counts anew, and nobody who is connected notices.
+#![expect(clippy::unwrap_used, reason = "a test reports by panicking")]
+
+use roomful_protocol::error::ErrorCode;
+use roomful_protocol::frame::{Error, Welcome};
+use roomful_protocol::payload::Payload;
+use roomful_tests::issuer::{Answer, Issuer};
+use roomful_tests::raw::{assert_error, join};
+use roomful_tests::tokens::{self, AUDIENCE, Signer, key_set};
+use roomful_tests::wait::{PATIENCE, until};
+use roomful_tests::{Connect, Healthy, Server};
+use serde_json::json;
+
+const OTHER_KEY: &str = "another-key-of-at-least-32-bytes-length";
+
+/// Under load, keys and limits change in both directions many times: no connection is lost, and no event is missing.
+#[tokio::test]
+async fn a_reload_under_load_loses_nothing() {
+    let server = Server::with_config(&keyed(tokens::KEY, "")).await;
+    let token = tokens::sign(&tokens::claims("ada"));
+    let healthy = Healthy::start_with(&Connect::to(&server), Some(&token)).await;
+    for round in 1..=10 {
+        let more = format!(
+            "[connection]\noutbox_messages_max = {}\nrooms_max = {}\n[namespaces.chat]\nhistory_entries_max = {}\n",
+            100 + round,
+            10 + round,
+            500 + round
+        );
+        reload(&server, &keyed(tokens::KEY, &more), "applied").await;
+    }
+    let closed = server
+        .metrics()
+        .await
+        .value("roomful_connections_closed_total");
+    assert_eq!(closed, 0.0);
+    healthy.check().await;
+}
+
+/// A key that is taken away verifies nothing more, and one that is added does; who is connected stays.
+#[tokio::test]
+async fn keys_change_without_a_restart() {
+    let server = Server::with_config(&keyed(tokens::KEY, "")).await;
+    let old = tokens::sign(&tokens::claims("ada"));
+    let new = tokens::sign_with(
+        jsonwebtoken::Algorithm::HS256,
+        OTHER_KEY,
+        &tokens::claims("ada"),
+    );
+    let mut connected = Connect::to(&server).open().await.unwrap();
+    connected.hello_with(Some(&old), None).await.unwrap();
+    let room = connected.join("chat:lobby").await.room;
+    assert_error(
+        &hello(&server, &new).await.unwrap_err(),
+        ErrorCode::InvalidToken,
+    );
+    reload(&server, &keyed(OTHER_KEY, ""), "applied").await;
+    assert!(hello(&server, &new).await.is_ok());
+    assert_error(
+        &hello(&server, &old).await.unwrap_err(),
+        ErrorCode::InvalidToken,
+    );
+    connected.publish(room, Payload::text("still here")).await;
+}
+
+/// The address of the keys may change too: the keys of the old one go with it, those of the new one are waited for.
+#[tokio::test]
+async fn the_address_of_the_keys_changes_without_a_restart() {
+    let signers = [Signer::ed25519("k", 1), Signer::ed25519("k", 2)];
+    let first = Issuer::start(Answer::Keys(key_set(&[&signers[0]]))).await;
+    let second = Issuer::start(Answer::Keys(key_set(&[&signers[1]]))).await;
+    let config = |issuer: &Issuer| {
+        format!(
+            "[auth]\naudience = \"{AUDIENCE}\"\njwks_url = \"{}\"\n",
+            issuer.url()
+        )
+    };
+    let server = Server::with_config(&config(&first)).await;
+    let [old, new] = signers.map(|signer| signer.sign(&tokens::claims("ada")));
+    until("the first keys are there", PATIENCE, async || {
+        hello(&server, &old).await.is_ok()
+    })
+    .await;
+    reload(&server, &config(&second), "applied").await;
+    assert!(hello(&server, &new).await.is_ok());
+    assert!(hello(&server, &old).await.is_err());
+    let asked = first.connections();
+    reload(&server, &config(&second), "applied").await;
+    assert!(
+        hello(&server, &new).await.is_ok(),
+        "the same address keeps its keys"
+    );
+    assert_eq!(first.connections(), asked);
+}
+
+/// What `welcome` told a connection holds for as long as it lives; who comes later is told the new bounds. Rates hold for all at once.
+#[tokio::test]
+async fn limits_change_and_promises_stay() {
+    let server =
+        Server::with_config("[connection]\npayload_bytes_max = 8000\nrooms_max = 2\n").await;
+    let mut before = Connect::to(&server).ready().await;
+    let room = before.join("chat:one").await.room;
+    reload(
+        &server,
+        "[connection]\npayload_bytes_max = 5000\nrooms_max = 1\njoins_per_s = 1\njoins_burst = 1\n[namespaces.chat]\nmembers_max = 1\n",
+        "applied",
+    )
+    .await;
+    let payload = "x".repeat(6_500);
+    before.publish(room, Payload::text(&payload)).await;
+    before.join("chat:two").await;
+    let refused = before.join_with(join("chat:three")).await.unwrap_err();
+    assert_error(&refused, ErrorCode::RateLimited);
+
+    let mut after = Connect::to(&server).open().await.unwrap();
+    let welcome = after.hello_with(None, None).await.unwrap();
+    assert_eq!(
+        (welcome.limits.payload_bytes_max, welcome.limits.rooms_max),
+        (5_000, 1)
+    );
+    // The room that was open has its new bound too.
+    assert_error(
+        &after.join_with(join("chat:one")).await.unwrap_err(),
+        ErrorCode::RoomFull,
+    );
+}
+
+/// Origins that browsers may come from are those of the latest configuration.
+#[tokio::test]
+async fn origins_change_without_a_restart() {
+    let with = |origin: &str| format!("[listen]\norigins = [\"{origin}\"]\n");
+    let server = Server::with_config(&with("https://one.example")).await;
+    let comes = async |origin: &str| {
+        let mut connect = Connect::to(&server);
+        connect.headers.push(("origin", origin.to_owned()));
+        connect.open().await.is_ok()
+    };
+    assert!(comes("https://one.example").await && !comes("https://two.example").await);
+    reload(&server, &with("https://two.example"), "applied").await;
+    assert!(comes("https://two.example").await && !comes("https://one.example").await);
+}
+
+/// A file with problems changes nothing, and all of them are logged, with their lines.
+#[tokio::test]
+async fn a_file_with_problems_changes_nothing() {
+    let server = Server::with_config(&keyed(tokens::KEY, "")).await;
+    let token = tokens::sign(&tokens::claims("ada"));
+    let wrong = "[auth]\nkeys = []\nleeway_s = \"soon\"\n[connection]\nrooms_max = 0\nbogus = 1\n";
+    reload(&server, wrong, "refused").await;
+    assert!(hello(&server, &token).await.is_ok());
+    let log = server.log().join("\n");
+    for problem in ["auth.leeway_s", "connection.rooms_max", "connection.bogus"] {
+        assert!(log.contains(problem), "{problem} is missing in\n{log}");
+    }
+    std::fs::remove_file(server.dir().join("roomful.toml")).unwrap();
+    // Without a file the defaults would count: a server without keys.
+    reload_as_it_is(&server, "applied").await;
+    assert!(hello(&server, &token).await.is_ok());
+    assert!(server.log().join("\n").contains("needs a restart"));
+}
+
+/// What can't change while the server runs is named, and the rest of the same file counts.
+#[tokio::test]
+async fn what_needs_a_restart_is_named() {
+    let server = Server::start().await;
+    let config = "shards = 7\n[session]\nretention_ms = 60000\n[log]\nformat = \"pretty\"\n[connection]\nrooms_max = 7\n";
+    reload(&server, config, "applied").await;
+    let mut client = Connect::to(&server).open().await.unwrap();
+    let welcome = client.hello_with(None, None).await.unwrap();
+    assert_eq!(welcome.limits.rooms_max, 7);
+    until("the keys are named", PATIENCE, async || {
+        let log = server.log();
+        ["session.retention_ms", "log.format"].iter().all(|key| {
+            log.iter()
+                .any(|line| line.contains(key) && line.contains("needs a restart"))
+        })
+    })
+    .await;
+}
+
+fn keyed(key: &str, more: &str) -> String {
+    let key = json!(key);
+    format!(
+        "[auth]\naudience = \"{AUDIENCE}\"\nkeys = [{{ algorithm = \"HS256\", secret = {key} }}]\n{more}"
+    )
+}
+
+/// Writes the file and sends SIGHUP, and waits until the outcome is counted.
+async fn reload(server: &Server, config: &str, outcome: &str) {
+    std::fs::write(server.dir().join("roomful.toml"), config).unwrap();
+    reload_as_it_is(server, outcome).await;
+}
+
+async fn reload_as_it_is(server: &Server, outcome: &str) {
+    let count = async || {
+        let metrics = server.metrics().await;
+        metrics.labelled("roomful_reloads_total", "outcome", outcome)
+    };
+    let before = count().await;
+    server.process().signal("HUP").await;
+    until(&format!("a reload is {outcome}"), PATIENCE, async || {
+        count().await > before
+    })
+    .await;
+}
+
+async fn hello(server: &Server, token: &str) -> Result<Welcome, Error> {
+    let mut client = Connect::to(server).open().await.unwrap();
+    client.hello_with(Some(token), None).await
+}
