@@ -26,6 +26,7 @@ use roomful_server::connection::{Rate, Rates};
 use roomful_server::directory::Directory;
 use roomful_server::journal::HistoryBounds;
 use roomful_server::journal::memory::MemoryJournal;
+use roomful_server::memory::Memory;
 use roomful_server::room::operations::OperationBounds;
 use roomful_server::room::{RoomSettings, kind};
 use roomful_server::session::index::Sessions;
@@ -387,6 +388,7 @@ fn shared(members: usize) -> Shared {
         directory: Directory::new(1, 100),
         sessions: Sessions::new(UNIX_MS - 60_000, 60_000),
         settings: Arc::new(settings),
+        memory: Memory::unlimited(1),
     }
 }
 

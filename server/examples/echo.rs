@@ -23,6 +23,7 @@ use roomful_server::current::Current;
 use roomful_server::directory::Directory;
 use roomful_server::http::{self, Limits, OriginRule, Readiness, Site};
 use roomful_server::logging;
+use roomful_server::memory::Memory;
 use roomful_server::metrics::Metrics;
 use roomful_server::shard::message::ConnectionId;
 use roomful_server::shard::{Host, Input};
@@ -76,6 +77,7 @@ async fn serve(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> 
         directory: Directory::new(shards, 0),
         counters: metrics.shards().to_vec(),
         authenticator: None,
+        memory: Memory::unlimited(usize::from(shards)),
         clock: Clock::system(),
         settings: arguments.transport(),
     };
@@ -186,7 +188,9 @@ impl Echo {
     fn close(&mut self, id: ConnectionId, close: Bytes, host: &mut dyn Host) {
         if let Some(connection) = self.remove(id) {
             let waiting = connection.outbox.into_iter();
-            let mut words: Vec<Bytes> = waiting.flat_map(Outbox::into_last_words).collect();
+            let mut words: Vec<Bytes> = waiting
+                .flat_map(|outbox| outbox.into_last_words(true))
+                .collect();
             words.push(close);
             host.finish(id, words);
         }
@@ -263,5 +267,10 @@ impl Core for Echo {
 
     fn message_bytes_max(&self, _connection: ConnectionId) -> usize {
         self.message_bytes_max
+    }
+
+    fn outbox_bytes(&self, _connection: ConnectionId) -> usize {
+        // Nothing is closed for want of memory here.
+        0
     }
 }

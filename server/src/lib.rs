@@ -4,7 +4,7 @@
 //! back), [`connection`] (one socket's state), [`room`] (what is ordered) over [`journal`] (where it is
 //! kept), [`shard`] (where all of these meet, without I/O), [`admission`] (who may come in), [`transport`] and [`http`]
 //! (the sockets, over [`tls`] where there is a certificate), [`admin`] (what a back end asks), [`app`]
-//! (the wiring). [`clock`], [`current`], [`directory`], [`wire`], [`metrics`], [`tasks`], [`shutdown`], [`logging`] and
+//! (the wiring). [`clock`], [`current`], [`directory`], [`wire`], [`metrics`], [`memory`], [`tasks`], [`shutdown`], [`logging`] and
 //! [`console`] serve them.
 
 pub mod config;
@@ -34,6 +34,7 @@ pub mod clock;
 pub mod console;
 pub mod current;
 pub mod logging;
+pub mod memory;
 pub mod metrics;
 pub mod shutdown;
 pub mod tasks;

@@ -87,6 +87,12 @@ impl Tasks {
         self.shared.counts().live.clone()
     }
 
+    /// How many tasks of a name are live.
+    #[must_use]
+    pub fn live_as(&self, name: &str) -> usize {
+        self.shared.counts().live.get(name).copied().unwrap_or(0)
+    }
+
     /// How many tasks have ended by a panic.
     #[must_use]
     pub fn panics(&self) -> u64 {

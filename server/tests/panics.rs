@@ -33,6 +33,7 @@ use roomful_server::connection::{Rate, Rates};
 use roomful_server::directory::Directory;
 use roomful_server::journal::memory::MemoryJournal;
 use roomful_server::journal::{HistoryBounds, Journal, Opened, Outcome, ReadPage, ReadQuery};
+use roomful_server::memory::Memory;
 use roomful_server::metrics::{PanicPlace, ShardCounters};
 use roomful_server::room::RoomSettings;
 use roomful_server::room::kind::{Decision, Proposal, Rejection, Relay, RoomKind};
@@ -594,5 +595,6 @@ fn shared() -> Shared {
         directory: Directory::new(1, 100),
         sessions: Sessions::new(UNIX_MS - 60_000, 60_000),
         settings: Arc::new(settings),
+        memory: Memory::unlimited(1),
     }
 }

@@ -29,7 +29,7 @@ usage: cargo xtask <command>
 
   test [--without TOOLS] [STAGE…]  set up what the tests need, then run them all, or the named stages alone
                                    TOOLS: browsers,node,python,deny,valgrind; what needs them is left out
-  chaos [--seconds N]              the test that cuts connections, N seconds (60) a round instead of a few
+  soak [--minutes N]               connections that come, go and are cut, for N minutes (20); prints and judges memory
   dist                             build target/dist/roomful, one static file
   fuzz [--seconds N] [--keep] [TARGET]
                                    libFuzzer on the targets of fuzz/, N seconds (600) in all; --keep adds to the corpus
@@ -55,8 +55,8 @@ fn command(arguments: &[String]) -> Result<ExitCode> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["test", rest @ ..] => return test::run(&context, &test::Selection::parse(rest)?),
-        ["chaos"] => chaos(&context, "60")?,
-        ["chaos", "--seconds", seconds] => chaos(&context, seconds)?,
+        ["soak"] => soak(&context, "20")?,
+        ["soak", "--minutes", minutes] => soak(&context, minutes)?,
         ["dist"] => {
             let path = dist::build(&context)?;
             console::say(&format!("{} needs no library", path.display()));
@@ -77,13 +77,13 @@ fn command(arguments: &[String]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn chaos(context: &Context, seconds: &str) -> Result<()> {
-    let seconds: u32 = seconds.parse().context("--seconds takes a whole number")?;
+fn soak(context: &Context, minutes: &str) -> Result<()> {
+    let minutes: u32 = minutes.parse().context("--minutes takes a whole number")?;
     run::line(context, "cargo build --workspace --bins --examples")?;
-    let line = "cargo test -p roomful-tests --test chaos -- --nocapture";
+    let line = "cargo test -p roomful-tests --test soak -- --nocapture";
     run::line_with(
         context,
         line,
-        &[("ROOMFUL_CHAOS_SECONDS", &seconds.to_string())],
+        &[("ROOMFUL_SOAK_MINUTES", &minutes.to_string())],
     )
 }

@@ -67,6 +67,8 @@ struct Inner {
 pub enum Reason {
     /// The server has as many connections as it may have.
     Full,
+    /// The memory is above its soft mark.
+    Memory,
     /// The server is about to end.
     Draining,
     /// The address has as many sockets as it may have.

@@ -33,6 +33,7 @@ use crate::http::{
 };
 use crate::journal::HistoryBounds;
 use crate::journal::memory::MemoryJournal;
+use crate::memory::{HTTP_CONNECTION_BYTES, Marks, Memory, budget_of_system};
 use crate::metrics::Metrics;
 use crate::room::operations::OperationBounds;
 use crate::room::{RoomSettings, kind};
@@ -156,13 +157,16 @@ impl App {
         let resume_key = ResumeKey::open(&config.auth, data_dir)?;
         let admin_key = AdminKey::open(&config.admin, data_dir)?;
         let generation = Generation::begin(data_dir, clock.unix_ms())?;
-        let shared = shared(config, resume_key.clone(), &clock);
+        let memory = Memory::new(marks(config), config.shard_count().get());
+        metrics.show_budget(memory.clone());
+        let shared = shared(config, resume_key.clone(), &clock, memory.clone());
         let revocations = shared.sessions.revocations().clone();
         let counters = metrics.shards().to_vec();
         let parts = Parts {
             directory: shared.directory.clone(),
             counters: counters.clone(),
             authenticator: authenticator.clone(),
+            memory,
             clock: clock.clone(),
             settings: transport_settings(config),
         };
@@ -173,6 +177,11 @@ impl App {
             Shard::new(id, shared.clone(), journal, counters, now)
         };
         let (shards, threads) = Shards::start(parts, core).map_err(RunError::System)?;
+        let (counters, live) = (metrics.shards().to_vec(), tasks.clone());
+        let http_connections = move || live.live_as("http_connection") as u64;
+        shards
+            .watch_memory(counters, http_connections)
+            .map_err(RunError::System)?;
         let admission = Admission::new(admission_limits(config), trust(config));
         let end = Current::new(config.shutdown.clone());
         let shutdown = Shutdown::new();
@@ -451,12 +460,32 @@ fn origin_rule(config: &Config) -> Result<OriginRule, RunError> {
     })
 }
 
-fn shared(config: &Config, resume_key: ResumeKey, clock: &Clock) -> Shared {
+/// What is no WebSocket yet gets an eighth of the memory at most.
+fn http_connections_max(config: &Config) -> usize {
+    let most = marks(config).budget / 8 / HTTP_CONNECTION_BYTES;
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    config.admission.http_connections_max.min(most.max(1))
+}
+
+fn marks(config: &Config) -> Marks {
+    let budget = match config.memory.budget_bytes as u64 {
+        0 => budget_of_system(),
+        bytes => bytes,
+    };
+    Marks::new(
+        budget,
+        config.memory.soft_percent,
+        config.memory.hard_percent,
+    )
+}
+
+fn shared(config: &Config, resume_key: ResumeKey, clock: &Clock, memory: Memory) -> Shared {
     let shards = u16::try_from(config.shard_count().get()).unwrap_or(u16::MAX);
     Shared {
         directory: Directory::new(shards, config.node.rooms_max as u64),
         sessions: Sessions::new(clock.unix_ms(), config.session.retention_ms),
         settings: Arc::new(shard_settings(config, resume_key)),
+        memory,
     }
 }
 
@@ -530,7 +559,7 @@ pub fn admission_limits(config: &Config) -> admission::Limits {
         connections_per_address_max: admission.connections_per_address_max,
         unauthenticated_per_address_max: admission.unauthenticated_per_address_max,
         limit_loopback: admission.limit_loopback,
-        http_connections_max: admission.http_connections_max,
+        http_connections_max: http_connections_max(config),
         unauthenticated_max: admission.unauthenticated_max,
         connects: admission::budget::Rate {
             per_s: admission.connects_per_s,

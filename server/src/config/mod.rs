@@ -31,8 +31,8 @@ pub use problem::{Place, Problem, Problems};
 pub use secret::{Secret, SecretKey};
 pub use sections::{
     AdminConfig, AdmissionConfig, AuthConfig, ConnectionConfig, HttpConfig, ListenConfig,
-    LogConfig, NamespaceConfig, NodeConfig, PlacementConfig, SessionConfig, ShardConfig,
-    ShutdownConfig,
+    LogConfig, MemoryConfig, NamespaceConfig, NodeConfig, PlacementConfig, SessionConfig,
+    ShardConfig, ShutdownConfig,
 };
 pub use source::{Flag, Sources};
 
@@ -65,6 +65,8 @@ pub struct Config {
     pub placement: PlacementConfig,
     /// `[shard]`
     pub shard: ShardConfig,
+    /// `[memory]`
+    pub memory: MemoryConfig,
     /// `[shutdown]`
     pub shutdown: ShutdownConfig,
     /// `[log]`
@@ -140,6 +142,7 @@ impl Config {
             .placement
             .renew(&newer.placement, "placement.", &mut kept);
         config.shard.renew(&newer.shard, "shard.", &mut kept);
+        config.memory.renew(&newer.memory, "memory.", &mut kept);
         config
             .shutdown
             .renew(&newer.shutdown, "shutdown.", &mut kept);
@@ -235,6 +238,7 @@ impl Config {
             ("session", &mut self.session),
             ("placement", &mut self.placement),
             ("shard", &mut self.shard),
+            ("memory", &mut self.memory),
             ("shutdown", &mut self.shutdown),
             ("log", &mut self.log),
         ]
@@ -329,6 +333,7 @@ impl Default for Config {
             session: SessionConfig::default(),
             placement: PlacementConfig::default(),
             shard: ShardConfig::default(),
+            memory: MemoryConfig::default(),
             shutdown: ShutdownConfig::default(),
             log: LogConfig::default(),
             namespaces: NAMESPACES

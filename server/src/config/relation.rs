@@ -31,6 +31,10 @@ pub(super) fn check(config: &Config) -> Vec<Wrong> {
     wrong.extend(admission(config));
     wrong.extend(auth(config));
     wrong.extend(shutdown(config));
+    wrong.extend(at_most(
+        Side("memory.soft_percent", config.memory.soft_percent),
+        Side("memory.hard_percent", config.memory.hard_percent),
+    ));
     config
         .namespaces
         .iter()

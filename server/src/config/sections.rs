@@ -289,6 +289,19 @@ section! {
 }
 
 section! {
+    /// One budget for everything that peers can make the process hold.
+    pub struct MemoryConfig {
+        /// Bytes that the process may hold. 0 takes three quarters of what its cgroup allows, or of the machine.
+        restart budget_bytes: usize = 0, 0..=1_099_511_627_776;
+        /// Percentage of the budget above which new connections get 503.
+        restart soft_percent: u64 = 80, 1..=100;
+        /// Percentage of the budget above which the heaviest connections are closed, to come back, and publishes that need
+        /// more memory are refused.
+        restart hard_percent: u64 = 90, 1..=100;
+    }
+}
+
+section! {
     /// The end of the process.
     pub struct ShutdownConfig {
         /// How long new connections are still accepted after the signal, in milliseconds: balancers learn late that

@@ -201,9 +201,12 @@ impl Outbox {
         }
     }
 
-    /// What a connection that ends still has to say: the message that is half out, and the control lane.
-    pub fn into_last_words(mut self) -> impl Iterator<Item = Bytes> {
-        self.sending.pop_front().into_iter().chain(self.control)
+    /// What a connection that ends still has to say: the message that is half out, and the control lane where
+    /// `replies_too`.
+    pub fn into_last_words(mut self, replies_too: bool) -> impl Iterator<Item = Bytes> {
+        let control = replies_too.then_some(self.control);
+        let control = control.into_iter().flatten();
+        self.sending.pop_front().into_iter().chain(control)
     }
 
     fn pop_log(&mut self) -> Option<Bytes> {

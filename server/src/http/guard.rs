@@ -30,6 +30,11 @@ impl From<Refusal> for Rejected {
 
         let (status, counted, text) = match reason {
             Reason::Full => (UNAVAILABLE, Counted::Full, "the server is full\n"),
+            Reason::Memory => (
+                UNAVAILABLE,
+                Counted::Memory,
+                "the server is short of memory\n",
+            ),
             Reason::Draining => (
                 UNAVAILABLE,
                 Counted::Draining,

@@ -7,7 +7,7 @@ use roomful_protocol::frame::{Direction, Durability, Entry};
 use roomful_protocol::id::{Epoch, Offset, RoomId};
 
 use super::{
-    ENTRY_OVERHEAD_BYTES, HistoryBounds, Journal, JournalError, Opened, Outcome, RECENT_MAX,
+    ENTRY_OVERHEAD_BYTES, Held, HistoryBounds, Journal, JournalError, Opened, Outcome, RECENT_MAX,
     ReadPage, ReadQuery,
 };
 
@@ -15,6 +15,8 @@ use super::{
 #[derive(Debug)]
 pub struct MemoryJournal {
     logs: HashMap<RoomId, Log>,
+    /// What all of them hold.
+    bytes: usize,
     /// The epoch of the next log. Starts above every epoch of earlier processes, so that a room's epochs only grow.
     next_epoch: Epoch,
 }
@@ -34,6 +36,7 @@ impl MemoryJournal {
     pub fn new(first_epoch: Epoch) -> Self {
         Self {
             logs: HashMap::new(),
+            bytes: 0,
             next_epoch: first_epoch,
         }
     }
@@ -69,7 +72,10 @@ impl Journal for MemoryJournal {
     fn append(&mut self, room: &RoomId, expected: Offset, entry: &Entry) -> Outcome<()> {
         match self.logs.get_mut(room) {
             Some(log) if log.head == expected && entry.offset == expected.next() => {
+                let before = log.held_bytes();
                 log.push(entry);
+                self.bytes += log.held_bytes();
+                self.bytes -= before;
                 Outcome::Done(())
             }
             _ => Outcome::Failed(JournalError::Conflict),
@@ -95,6 +101,7 @@ impl Journal for MemoryJournal {
 
     fn trim(&mut self, room: &RoomId, now_ms: u64) -> Option<u64> {
         let log = self.logs.get_mut(room)?;
+        let before = log.held_bytes();
         while log
             .entries
             .front()
@@ -102,13 +109,26 @@ impl Journal for MemoryJournal {
         {
             log.pop();
         }
+        self.bytes -= before - log.held_bytes();
         log.entries
             .front()
             .map(|entry| entry.time_ms + log.bounds.age_max_ms)
     }
 
     fn close(&mut self, room: &RoomId) {
-        self.logs.remove(room);
+        let log = self.logs.remove(room);
+        self.bytes -= log.map_or(0, |log| log.held_bytes());
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn held_by(&self, room: &RoomId) -> Held {
+        self.logs.get(room).map_or_else(Held::default, |log| Held {
+            bytes: log.held_bytes(),
+            is_full: log.is_full(),
+        })
     }
 }
 
@@ -129,6 +149,16 @@ impl Log {
         if let Some(entry) = self.entries.pop_front() {
             self.bytes -= cost(&entry);
         }
+    }
+
+    /// What it takes in memory, which is more than what it is charged.
+    fn held_bytes(&self) -> usize {
+        self.bytes + self.entries.len() * (ENTRY_BYTES - ENTRY_OVERHEAD_BYTES)
+    }
+
+    /// Whether another entry takes the place of older ones.
+    fn is_full(&self) -> bool {
+        self.entries.len() >= self.bounds.entries_max || self.bytes >= self.bounds.bytes_max / 8 * 7
     }
 
     fn first(&self) -> Offset {
@@ -189,6 +219,9 @@ impl Budget {
         fits
     }
 }
+
+/// What an entry takes in memory beside its payload, with the allocator's part.
+const ENTRY_BYTES: usize = 288;
 
 fn cost(entry: &Entry) -> usize {
     entry.payload.bytes.len() + ENTRY_OVERHEAD_BYTES

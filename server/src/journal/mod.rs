@@ -43,6 +43,25 @@ pub trait Journal: fmt::Debug {
 
     /// The room has no members and is not needed any more. A journal in memory forgets it; a durable one drops caches.
     fn close(&mut self, room: &RoomId);
+
+    /// What all logs take in memory, in bytes. A journal that keeps nothing there has nothing to say.
+    fn held_bytes(&self) -> usize {
+        0
+    }
+
+    /// What one room's log takes of it.
+    fn held_by(&self, _room: &RoomId) -> Held {
+        Held::default()
+    }
+}
+
+/// What a log takes in memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Bytes.
+    pub bytes: usize,
+    /// Whether it stays about as it is, because a new entry takes the place of old ones.
+    pub is_full: bool,
 }
 
 /// A result now, or a ticket for it.

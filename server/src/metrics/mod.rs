@@ -7,6 +7,7 @@
 //! dashboards.
 
 mod admin;
+mod budget;
 mod cells;
 mod keys;
 mod tls;
@@ -27,8 +28,10 @@ pub use keys::{KeyFetch, Reloaded};
 pub use tls::{TlsHandshake, TlsReload};
 
 use crate::auth::AuthError;
+use crate::memory::Memory;
 use crate::tasks::Tasks;
 use admin::AdminMetrics;
+use budget::Budget;
 use cells::Row;
 use keys::KeyMetrics;
 use tls::TlsMetrics;
@@ -90,6 +93,10 @@ shard_counters! {
     rooms: Gauge = "roomful_rooms", "Rooms that are open.";
     members: Gauge = "roomful_members", "Members of the rooms, those inside the presence grace included.";
     subscribers: Gauge = "roomful_subscribers", "Memberships of the connections that are open.";
+    input_bytes: Gauge = "roomful_input_bytes", "Bytes of messages that have not arrived whole, or may not be handled yet.";
+    log_bytes: Gauge = "roomful_log_bytes", "Bytes that the logs of rooms hold in memory.";
+    room_bytes: Gauge = "roomful_room_bytes", "Bytes that rooms hold beside their logs: members, presence values, results of operations, chunks of recoveries.";
+    memory_sheds: By<MemoryShed> = "roomful_memory_sheds_total", "Things that were let go of, or not taken in, for want of memory.";
     outbox_bytes: Gauge = "roomful_outbox_bytes", "Bytes that wait in the outboxes.";
     outbox_messages: Gauge = "roomful_outbox_messages", "Messages that wait in the outboxes.";
     messages_received: Counter = "roomful_messages_received_total", "Frames that clients sent.";
@@ -204,6 +211,42 @@ labels! {
         MessageTimeout = "message_timeout",
     }
 
+    /// What takes memory.
+    MemoryKind by "kind" {
+        /// The process before anybody came.
+        Process = "process",
+        /// Connections that are no WebSocket yet, or never.
+        Http = "http",
+        /// WebSocket connections.
+        Connections = "connections",
+        /// Sessions, those included that wait to be resumed.
+        Sessions = "sessions",
+        /// Messages that have not arrived whole.
+        Input = "input",
+        /// What waits to be written.
+        Outboxes = "outboxes",
+        /// Rooms, with members, presence values, results of operations and chunks of recoveries.
+        Rooms = "rooms",
+        /// The logs of rooms.
+        Logs = "logs",
+        /// What waits between shards.
+        Mailboxes = "mailboxes",
+    }
+
+    /// What was let go of, or not taken in, for want of memory.
+    MemoryShed by "what" {
+        /// A connection whose outbox was among the heaviest.
+        Outbox = "outbox",
+        /// A connection whose unfinished message was among the heaviest, or grew.
+        Input = "input",
+        /// A publish.
+        Publish = "publish",
+        /// A join.
+        Join = "join",
+        /// A presence value.
+        Presence = "presence",
+    }
+
     /// Why a connection got no WebSocket, or no answer to a request at all.
     HandshakeRejection by "reason" {
         /// What came is not HTTP.
@@ -248,6 +291,8 @@ labels! {
         Descriptors = "descriptors",
         /// The server has as many connections as it may have.
         Full = "full",
+        /// The memory is above its soft mark.
+        Memory = "memory",
         /// The server is about to end.
         Draining = "draining",
     }
@@ -355,6 +400,18 @@ impl Metrics {
         Self {
             inner: Arc::new(inner),
         }
+    }
+
+    /// Shows a memory budget too.
+    ///
+    /// # Panics
+    /// It shows one already.
+    pub fn show_budget(&self, memory: Memory) {
+        let budget = Budget::new(memory);
+        self.inner
+            .registry
+            .register(Box::new(budget))
+            .expect("there is one budget");
     }
 
     /// The shards' counters, by the shard's index.
@@ -517,7 +574,7 @@ impl Collector for Process {
                 RESIDENT_BYTES.0,
                 RESIDENT_BYTES.1,
                 MetricType::GAUGE,
-                gauge(system::resident_bytes()),
+                gauge(resident_bytes()),
             ),
             family(
                 OPEN_FILES.0,
@@ -543,11 +600,14 @@ const OPEN_FILES: (&str, &str) = (
     "Files and sockets that the process holds open.",
 );
 
+pub use system::resident_bytes;
+
 /// What the system knows about this process.
 #[cfg(target_os = "linux")]
 mod system {
-    /// Bytes of memory held.
-    pub(super) fn resident_bytes() -> Option<u64> {
+    /// Bytes of memory that the process holds; none where the system doesn't tell.
+    #[must_use]
+    pub fn resident_bytes() -> Option<u64> {
         let status = std::fs::read_to_string("/proc/self/status").ok()?;
         let line = status
             .lines()
@@ -566,7 +626,9 @@ mod system {
 /// What the system knows about this process: nothing that we read.
 #[cfg(not(target_os = "linux"))]
 mod system {
-    pub(super) fn resident_bytes() -> Option<u64> {
+    /// Bytes of memory that the process holds; none where the system doesn't tell.
+    #[must_use]
+    pub fn resident_bytes() -> Option<u64> {
         None
     }
 
@@ -734,7 +796,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn the_system_tells_memory_and_files() {
-        assert!(system::resident_bytes().unwrap() > 1 << 20);
+        assert!(resident_bytes().unwrap() > 1 << 20);
         assert!(system::open_files().unwrap() >= 3);
     }
 }

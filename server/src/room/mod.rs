@@ -27,8 +27,7 @@ use crate::clock::Now;
 use crate::journal::{CompletionResult, HistoryBounds, Journal, Outcome, Ticket};
 use crate::metrics::ShardCounters;
 use crate::shard::message::{
-    Answer, Attachment, Batch, Delta, Message, OpenRoom, Origin, Refusal, Request, ShardId,
-    Signals, Turn, Wire,
+    Attachment, Batch, Delta, Message, Origin, Refusal, Request, ShardId, Signals, Turn, Wire,
 };
 use kind::RoomKind;
 use operations::{OperationBounds, Operations, ProducerKey};
@@ -198,6 +197,8 @@ struct Log {
 #[derive(Debug)]
 struct KeptChunk {
     batch: Arc<Batch>,
+    /// What its entries take, in each of the formats in which they may be asked for.
+    bytes: usize,
     /// Where the room stood when it was read: a chunk that reached this far may be short of what has come since.
     head: Offset,
 }
@@ -262,6 +263,9 @@ struct PendingTurn {
     retry: bool,
 }
 
+/// An empty room: itself, its places in the shard's maps and the directory, and its log's.
+const ROOM_BYTES: usize = 2_048;
+
 /// How many entries stay beside the journal for readers near the head.
 const TAIL_MAX: usize = 64;
 
@@ -308,6 +312,14 @@ impl Room {
     #[must_use]
     pub fn occupancy(&self) -> u64 {
         self.members.occupancy()
+    }
+
+    /// About what it takes in memory, its log not included, in bytes.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        let chunks: usize = self.log.chunks.iter().map(|kept| kept.bytes).sum();
+        let held = self.members.held_bytes() + self.operations.held_bytes() + chunks;
+        (ROOM_BYTES + held) as u64
     }
 
     /// Opens the log; until the journal answers, requests wait.
@@ -584,14 +596,6 @@ impl Room {
                     .push((downstream.shard, Message::Turn(message.clone())));
             }
         }
-    }
-
-    fn describe(&self, to: Origin, context: &mut Context<'_>) {
-        let answer = Answer::Room(Some(OpenRoom {
-            head: self.head(),
-            occupancy: self.members.occupancy(),
-        }));
-        context.send(to.shard, Message::Answer { to, answer });
     }
 
     pub(super) fn head(&self) -> Position {

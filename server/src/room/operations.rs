@@ -51,6 +51,8 @@ pub struct Operations {
     /// Until then everything that ever took effect is known, so that what a join declares needs no trust; in
     /// milliseconds since 1970.
     complete_until_ms: u64,
+    /// Results of all producers.
+    results: usize,
     /// Keyed, so that nobody can make two payloads look the same.
     hasher: RandomState,
 }
@@ -116,6 +118,7 @@ impl Operations {
             bounds,
             producers: HashMap::new(),
             absent: BTreeSet::new(),
+            results: 0,
             complete_until_ms: 0,
             hasher: RandomState::new(),
         }
@@ -200,7 +203,7 @@ impl Operations {
     /// Takes an acceptance back: its append failed, so only the log knows whether it took effect.
     pub fn withdraw(&mut self, key: &ProducerKey, op: OpId) {
         if let Some(producer) = self.producers.get_mut(key) {
-            producer.results.remove(&op.sequence);
+            self.results -= usize::from(producer.results.remove(&op.sequence).is_some());
         }
     }
 
@@ -224,6 +227,7 @@ impl Operations {
         let Some(producer) = self.producers.get_mut(key) else {
             return;
         };
+        let before = producer.results.len();
         producer
             .results
             .insert(op.sequence, Known { digest, outcome });
@@ -232,6 +236,8 @@ impl Operations {
                 producer.floor = producer.floor.max(oldest);
             }
         }
+        self.results += producer.results.len();
+        self.results -= before;
     }
 
     /// Forgets producers that have been absent for longer than the window.
@@ -249,9 +255,16 @@ impl Operations {
             .map(|(since_ms, _)| since_ms + self.bounds.window_ms)
     }
 
+    /// About what it takes in memory, in bytes.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.producers.len() * PRODUCER_BYTES + self.results * RESULT_BYTES
+    }
+
     fn forget_oldest(&mut self) {
         if let Some((_, key)) = self.absent.pop_first() {
-            self.producers.remove(&key);
+            let forgotten = self.producers.remove(&key);
+            self.results -= forgotten.map_or(0, |producer| producer.results.len());
             self.complete_until_ms = 0;
         }
     }
@@ -260,6 +273,12 @@ impl Operations {
         self.hasher.hash_one(payload)
     }
 }
+
+/// A producer in its map, and in the order of the absent ones.
+const PRODUCER_BYTES: usize = 320;
+
+/// A result in its tree, whose nodes are a little more than half full.
+const RESULT_BYTES: usize = 112;
 
 #[cfg(test)]
 mod tests {

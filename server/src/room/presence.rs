@@ -18,6 +18,8 @@ use crate::shard::message::{Attachment, ConnectionId, ShardId};
 pub struct Members {
     by_number: BTreeMap<MemberId, Member>,
     by_session: HashMap<SessionId, MemberId>,
+    /// Bytes of all values.
+    value_bytes: usize,
     last_number: u64,
     revision: u64,
     /// Members whose change is in no delta yet.
@@ -60,6 +62,19 @@ pub struct Absence(u64);
 /// How many of those who left are remembered.
 const GONE_MAX: usize = 1024;
 
+/// A member in both maps, without its value.
+const MEMBER_BYTES: usize = 384;
+
+/// One who left.
+const GONE_BYTES: usize = 64;
+
+fn length(value: Option<&Payload>) -> usize {
+    value.map_or(0, |value| value.bytes.len() + VALUE_BYTES)
+}
+
+/// What the allocator and the shared buffer take for a value.
+const VALUE_BYTES: usize = 64;
+
 /// How many changes are told at once: thousands come and go in one moment, and a frame that tells of all of them would
 /// keep the shard, and each reader's socket, for long.
 const CHANGES_MAX: usize = 1024;
@@ -90,6 +105,12 @@ impl Members {
     #[must_use]
     pub fn occupancy(&self) -> u64 {
         self.by_number.len() as u64
+    }
+
+    /// About what they take in memory, in bytes.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.by_number.len() * MEMBER_BYTES + self.value_bytes + self.gone.len() * GONE_BYTES
     }
 
     /// The revision of the last delta.
@@ -147,6 +168,7 @@ impl Members {
         self.last_number += 1;
         let number = MemberId(self.last_number);
         let location = Some(location);
+        self.value_bytes += length(value.as_ref());
         let member = Member {
             session,
             attachment,
@@ -170,6 +192,8 @@ impl Members {
             .get_mut(&number)
             .filter(|member| member.value != value)
         {
+            self.value_bytes += length(value.as_ref());
+            self.value_bytes -= length(member.value.as_ref());
             member.value = value;
             self.changed.insert(number);
         }
@@ -178,6 +202,7 @@ impl Members {
     /// A member is gone for good.
     pub fn remove(&mut self, number: MemberId) -> Option<Member> {
         let member = self.by_number.remove(&number)?;
+        self.value_bytes -= length(member.value.as_ref());
         self.by_session.remove(&member.session);
         self.changed.remove(&number);
         self.gone.push_back((UNTOLD, number, member.user.clone()));

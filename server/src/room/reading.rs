@@ -15,9 +15,20 @@ use roomful_protocol::position::Position;
 
 use super::{Context, KeptChunk, Read, Room, RoomTimer};
 use crate::journal::{JournalError, Outcome, ReadPage, ReadQuery};
-use crate::shard::message::{Batch, Chunk, Message, Origin, Refusal, ShardId, Turn, Wire};
+use crate::shard::message::{
+    Answer, Batch, Chunk, Message, OpenRoom, Origin, Refusal, ShardId, Turn, Wire,
+};
 
 impl Room {
+    /// What there is of the room.
+    pub(super) fn describe(&self, to: Origin, context: &mut Context<'_>) {
+        let answer = Answer::Room(Some(OpenRoom {
+            head: self.head(),
+            occupancy: self.members.occupancy(),
+        }));
+        context.send(to.shard, Message::Answer { to, answer });
+    }
+
     /// A page beside a position, as far as entries have been sent to the hubs.
     pub(super) fn history(
         &mut self,
@@ -199,6 +210,7 @@ impl Room {
         }
         self.log.chunks.push_back(KeptChunk {
             batch: Arc::clone(&batch),
+            bytes: 2 * batch.payload_bytes() + batch.entries.len() * CHUNK_ENTRY_BYTES,
             head: self.log.distributed,
         });
         batch
@@ -257,6 +269,9 @@ impl Room {
 
 /// How long chunks are kept, in milliseconds: who comes back in one moment comes within seconds.
 const CHUNKS_MS: u64 = 1_000;
+
+/// What an entry takes in a chunk beside its payload: its place there, and the frame around it in two formats.
+const CHUNK_ENTRY_BYTES: usize = 192;
 
 /// Chunks that a room keeps: the steps of those who come back from far behind together.
 const CHUNKS_MAX: usize = 8;

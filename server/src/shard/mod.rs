@@ -11,6 +11,7 @@
 //! members), `catch_up` (members who are behind), `write` (one connection's bytes), `drain` (the end of all of
 //! them), `guard` (what becomes of a panic), [`hub`] and [`wheel`].
 
+mod afford;
 mod ask;
 mod catch_up;
 mod deliver;
@@ -45,6 +46,7 @@ use crate::clock::Now;
 use crate::connection::{Connection, Outlet, Rates, Terms};
 use crate::directory::Directory;
 use crate::journal::{Completion, Journal, Ticket};
+use crate::memory::Memory;
 use crate::metrics::ShardCounters;
 use crate::room::{Room, RoomSettings, RoomTimer};
 use crate::session::index::Sessions;
@@ -65,6 +67,7 @@ pub struct Shard {
     terms: Arc<Terms>,
     directory: Directory,
     sessions: Sessions,
+    memory: Memory,
     journal: Box<dyn Journal>,
     counters: Arc<ShardCounters>,
     /// By slot.
@@ -332,6 +335,8 @@ pub struct Shared {
     pub sessions: Sessions,
     /// The configuration.
     pub settings: Arc<ShardSettings>,
+    /// What may be held.
+    pub memory: Memory,
 }
 
 /// Whether a turn is finished.
@@ -378,6 +383,7 @@ impl Shard {
             settings: shared.settings,
             directory: shared.directory,
             sessions: shared.sessions,
+            memory: shared.memory,
             journal,
             counters,
             outlets: Vec::new(),
@@ -519,6 +525,15 @@ impl Shard {
     pub fn is_open(&self, connection: ConnectionId) -> bool {
         self.connection(connection)
             .is_some_and(|connection| connection.open().is_some())
+    }
+
+    /// Bytes that wait to be written to a connection.
+    #[must_use]
+    pub fn outbox_bytes(&self, connection: ConnectionId) -> usize {
+        let outbox = self
+            .outlet(connection)
+            .and_then(|outlet| outlet.outbox.as_ref());
+        outbox.map_or(0, |outbox| outbox.sizes().bytes)
     }
 
     /// Longest message that a connection may send now, in bytes.

@@ -21,10 +21,14 @@ impl Shard {
     /// Lets somebody into a room, which is opened if it is not.
     pub(super) fn join_room(&mut self, join: Join, now: Now, host: &mut dyn Host) {
         let (to, room) = (join.to, join.room.clone());
-        match self.room_for(&join.room, now, host) {
+        let request = Request::Join(Box::new(join));
+        // Before a room is opened for it.
+        if let Some(refused) = self.unaffordable(RoomAlias(0), &request) {
+            return self.send(to.shard, refused, host);
+        }
+        match self.room_for(&room, now, host) {
             Ok(alias) => {
                 self.renew_room(alias);
-                let request = Request::Join(Box::new(join));
                 self.request_room(alias, request, now, host);
             }
             Err(refusal) => {
@@ -73,7 +77,10 @@ impl Shard {
         now: Now,
         host: &mut dyn Host,
     ) {
-        if self.rooms.contains_key(&alias) {
+        if let Some(refused) = self.unaffordable(alias, &request) {
+            let to = Asked::of(&request).map_or(self.id, |asked| asked.to.shard);
+            self.send(to, refused, host);
+        } else if self.rooms.contains_key(&alias) {
             self.with_room(alias, now, host, |room, context| {
                 room.handle(request, context);
             });
@@ -137,7 +144,7 @@ impl Shard {
         let room = self.rooms.get_mut(&alias)?;
         let (mut out, mut timers, mut tickets) = (Vec::new(), Vec::new(), Vec::new());
         let id = self.id;
-        let members_before = room.occupancy();
+        let (members_before, bytes_before) = (room.occupancy(), room.held_bytes());
         let mut context = Context {
             journal: &mut *self.journal,
             now,
@@ -152,11 +159,16 @@ impl Shard {
         let gauge = &self.counters.members;
         let Some(outcome) = outcome else {
             gauge.sub(members_before);
+            self.counters.room_bytes.sub(bytes_before);
             let room = self.rooms.remove(&alias)?;
             self.room_broke(room, out, now, host);
             return None;
         };
         gauge.set(gauge.get() + room.occupancy() - members_before);
+        let gauge = &self.counters.room_bytes;
+        gauge.set(gauge.get() + room.held_bytes() - bytes_before);
+        let logs = self.journal.held_bytes();
+        self.counters.log_bytes.set(logs as u64);
         if room.is_dirty() {
             self.dirty_rooms.insert(alias);
         }
@@ -198,6 +210,7 @@ impl Shard {
             after_ms: Some(FULL_RETRY_MS),
         })?;
         let room = Room::new(id.clone(), handle.alias, settings);
+        self.counters.room_bytes.add(room.held_bytes());
         self.rooms.insert(handle.alias, room);
         self.rooms_by_id.insert(id.clone(), handle.alias);
         self.counters.rooms.set(self.rooms.len() as u64);
@@ -239,6 +252,7 @@ impl Shard {
 
     fn close_room(&mut self, alias: RoomAlias) {
         if let Some(room) = self.rooms.remove(&alias) {
+            self.counters.room_bytes.sub(room.held_bytes());
             self.strike_out(alias, room.id());
         }
     }

@@ -18,7 +18,7 @@ use super::{ConnectionTimer, Host, ITEMS_PER_LOOK, Shard, ShardSettings, Timer};
 use crate::clock::Now;
 use crate::connection::outbox::{Outbox, Sizes};
 use crate::connection::{Outlet, Phase};
-use crate::metrics::ShardCounters;
+use crate::metrics::{MemoryShed, ShardCounters};
 use crate::wire;
 
 impl Shard {
@@ -78,6 +78,13 @@ impl Shard {
             return;
         };
         match &outlet.outbox {
+            Some(outbox)
+                if outbox.sizes().bytes > OUTBOX_FREE_BYTES
+                    && self.memory.is_over(self.id, &self.counters) =>
+            {
+                self.counters.memory_sheds.of(MemoryShed::Outbox).add(1);
+                self.close(id, CloseCode::SlowConsumer, now, host);
+            }
             Some(outbox) if is_over(outbox.sizes(), &self.settings) => {
                 self.close(id, CloseCode::SlowConsumer, now, host);
             }
@@ -206,9 +213,11 @@ impl Shard {
         if let Some(outbox) = &half_out {
             track(&self.counters, outbox.sizes(), Sizes::default());
         }
+        // Whoever is closed for what waits must not go on holding it.
+        let replies_too = code != CloseCode::SlowConsumer;
         let waiting = half_out
             .into_iter()
-            .flat_map(|outbox| outbox.into_last_words());
+            .flat_map(|outbox| outbox.into_last_words(replies_too));
         let mut words: Vec<Bytes> = waiting.collect();
         if !staged.is_empty() {
             words.push(staged.into());
@@ -325,12 +334,21 @@ pub(super) fn write_now(
     if written == total {
         return Written::All;
     }
-    let parts = std::iter::once(Bytes::from(staged)).chain(parts.iter().copied().cloned());
-    let outbox = Outbox::with_rest(after(parts, written));
+    // Copied, so that what is out already, and the room that the buffer has grown to, are free again.
+    let waiting = Bytes::copy_from_slice(staged.get(written..).unwrap_or_default());
+    let written = written.saturating_sub(staged.len());
+    drop(staged);
+    let shared = after(parts.iter().copied().cloned(), written);
+    let outbox = Outbox::with_rest(some(waiting).chain(shared));
     track(counters, Sizes::default(), outbox.sizes());
     outlet.outbox = Some(Box::new(outbox));
     outlet.connection.progress_ms = now.monotonic_ms;
     Written::Blocked
+}
+
+/// Bytes, if there are any.
+fn some(bytes: Bytes) -> impl Iterator<Item = Bytes> {
+    std::iter::once(bytes).filter(|bytes| !bytes.is_empty())
 }
 
 /// What is left of a sequence of messages behind its first `written` bytes.
@@ -369,6 +387,9 @@ pub(super) fn track(counters: &ShardCounters, before: Sizes, after: Sizes) {
     counters.outbox_bytes.set(bytes);
     counters.outbox_messages.set(messages);
 }
+
+/// What a connection may have waiting without being closed for it when memory is short.
+const OUTBOX_FREE_BYTES: usize = 64 * 1024;
 
 /// Parts of a turn: log, presence, signals.
 const PARTS_MAX: usize = 3;

@@ -27,6 +27,9 @@ pub trait Core {
 
     /// Longest message that a connection may send now, in bytes.
     fn message_bytes_max(&self, connection: ConnectionId) -> usize;
+
+    /// Bytes that wait to be written to a connection, and would go with it.
+    fn outbox_bytes(&self, connection: ConnectionId) -> usize;
 }
 
 impl Core for Shard {
@@ -53,5 +56,9 @@ impl Core for Shard {
 
     fn message_bytes_max(&self, connection: ConnectionId) -> usize {
         Self::message_bytes_max(self, connection)
+    }
+
+    fn outbox_bytes(&self, connection: ConnectionId) -> usize {
+        Self::outbox_bytes(self, connection)
     }
 }

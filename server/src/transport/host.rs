@@ -32,6 +32,8 @@ pub(super) struct ThreadHost {
     verifier: Option<Verifier>,
     sockets: Slab<Socket>,
     next_generation: u32,
+    /// What all sockets hold of input that nobody has handled, in bytes.
+    pub(super) input_bytes: usize,
     turn_budget: Duration,
     /// How long a goodbye may take, until the peer has closed too (RFC 6455 §7.1.1 leaves it open).
     close_timeout_ms: u64,
@@ -119,6 +121,7 @@ impl ThreadHost {
             verifier,
             sockets: Slab::new(),
             next_generation: 0,
+            input_bytes: 0,
             turn_budget: settings.turn_budget,
             close_timeout_ms: settings.close_timeout_ms,
             watch: Watch::new(),
@@ -127,6 +130,11 @@ impl ThreadHost {
             again: VecDeque::new(),
             goodbyes: VecDeque::new(),
         }
+    }
+
+    /// Whose thread it is.
+    pub(super) fn id(&self) -> ShardId {
+        self.id
     }
 
     /// Goes on with other settings.
@@ -184,6 +192,30 @@ impl ThreadHost {
     pub(super) fn socket_mut(&mut self, connection: ConnectionId) -> Option<&mut Socket> {
         let socket = self.sockets.get_mut(connection.slot as usize)?;
         (socket.generation == connection.generation).then_some(socket)
+    }
+
+    /// The connections that the core has, each with the input that it holds.
+    pub(super) fn inputs(&self) -> impl Iterator<Item = (ConnectionId, usize)> {
+        let living = self
+            .sockets
+            .iter()
+            .filter(|(_, socket)| !socket.is_saying_goodbye());
+        living.filter_map(|(slot, socket)| {
+            let connection = ConnectionId {
+                slot: u32::try_from(slot).ok()?,
+                generation: socket.generation,
+            };
+            Some((connection, socket.input_bytes()))
+        })
+    }
+
+    /// Takes what a socket holds of input.
+    pub(super) fn take_unread(&mut self, connection: ConnectionId) -> Box<[u8]> {
+        let socket = self.socket_mut(connection);
+        let unread = socket.map(Socket::take_unread);
+        let unread = unread.unwrap_or_default();
+        self.input_bytes -= unread.len();
+        unread
     }
 
     /// Comes back to a socket in the next turn.
@@ -262,7 +294,9 @@ impl Host for ThreadHost {
     fn finish(&mut self, connection: ConnectionId, last_words: Vec<Bytes>) {
         let due_ms = self.clock.monotonic_ms() + self.close_timeout_ms;
         if let Some(socket) = self.socket_mut(connection) {
+            let input_bytes = socket.input_bytes();
             socket.say_goodbye(last_words);
+            self.input_bytes -= input_bytes;
             self.goodbyes.push_back((due_ms, connection));
             self.go_on(connection, &mut [0; 1024]);
         }

@@ -25,6 +25,11 @@ pub(super) enum Letter {
     Opened(Box<Opened>),
     /// A token that the pool has checked.
     Verified(ConnectionId, Result<Identity, AuthError>),
+    /// Close the heaviest connections.
+    Shed {
+        /// Until so many bytes are free again.
+        bytes: u64,
+    },
     /// Go on with other settings.
     Reload(Arc<ShardSettings>, Box<TransportSettings>),
     /// Say goodbye to everybody.
@@ -55,6 +60,11 @@ impl Mailbox {
             woken: AtomicBool::new(false),
             waker,
         }
+    }
+
+    /// Bytes that wait.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Whether there is room for what could be left out.
@@ -102,7 +112,11 @@ impl Letter {
     fn cost(&self) -> usize {
         let payload = match self {
             Self::Message(message) => message.payload_bytes(),
-            Self::Opened(_) | Self::Verified(..) | Self::Reload(..) | Self::Drain { .. } => 0,
+            Self::Opened(_)
+            | Self::Verified(..)
+            | Self::Shed { .. }
+            | Self::Reload(..)
+            | Self::Drain { .. } => 0,
         };
         payload + LETTER_BYTES
     }

@@ -217,6 +217,15 @@ impl Socket {
         self.over
     }
 
+    /// Bytes that have come and that nobody has handled.
+    pub(super) fn input_bytes(&self) -> usize {
+        let unread = match &self.rest {
+            Rest::Unread(bytes) => bytes.len(),
+            Rest::Goodbye(_) => 0,
+        };
+        self.reader.held_bytes() + unread
+    }
+
     /// Its session is open.
     pub(super) fn authenticated(&mut self) {
         self.place.ticket.authenticate();

@@ -7,6 +7,7 @@
 //! A panic while a connection is read ends that connection; the core has guards of its own, and any other panic ends
 //! the thread.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
+use roomful_protocol::error::CloseCode;
 use roomful_protocol::websocket::{ReadLimits, Reader, Role, Violation, WebSocketEvent};
 
 use super::calls::Calls;
@@ -28,7 +30,8 @@ use super::socket::{Heard, READS_MAX};
 use super::verifier::Verifier;
 use super::{Opened, Post, TransportSettings};
 use crate::clock::{Clock, Now};
-use crate::metrics::{PanicPlace, ShardCounters};
+use crate::memory::Memory;
+use crate::metrics::{MemoryShed, PanicPlace, ShardCounters};
 use crate::shard::message::{ConnectionId, ShardId};
 use crate::shard::wheel::Wheel;
 use crate::shard::{Host as _, Input, Phase};
@@ -43,6 +46,7 @@ pub(super) struct Thread {
     pub(super) posts: Vec<Post>,
     pub(super) calls: Calls,
     pub(super) verifier: Option<Verifier>,
+    pub(super) memory: Memory,
     pub(super) settings: TransportSettings,
 }
 
@@ -83,6 +87,7 @@ impl Thread {
             counters: self.counters,
             host,
             clock: self.clock,
+            memory: self.memory,
             settings: self.settings,
             buffer: vec![0; READ_BUFFER_BYTES],
             ended: VecDeque::new(),
@@ -102,6 +107,7 @@ struct Driver<C> {
     counters: Arc<ShardCounters>,
     host: ThreadHost,
     clock: Clock,
+    memory: Memory,
     settings: TransportSettings,
     /// What every connection is read into: an idle one owns no buffer.
     buffer: Vec<u8>,
@@ -136,6 +142,7 @@ impl<C: Core> Driver<C> {
             self.bury();
             self.keep_time();
             self.end_turn();
+            self.count_input();
         }
     }
 
@@ -311,6 +318,7 @@ impl<C: Core> Driver<C> {
                 connection,
                 outcome,
             }),
+            Letter::Shed { bytes } => self.shed(bytes),
             Letter::Reload(shard, transport) => {
                 self.settings = *transport;
                 self.host.adopt(&self.settings);
@@ -396,10 +404,7 @@ impl<C: Core> Driver<C> {
             if !self.core.is_reading(connection) {
                 return;
             }
-            let Some(socket) = self.host.socket_mut(connection) else {
-                return;
-            };
-            let mut unread = socket.take_unread();
+            let mut unread = self.host.take_unread(connection);
             if !unread.is_empty() {
                 self.received(connection, &mut unread);
                 if self.host.turn_is_spent() {
@@ -407,6 +412,9 @@ impl<C: Core> Driver<C> {
                 }
                 continue;
             }
+            let Some(socket) = self.host.socket_mut(connection) else {
+                return;
+            };
             match socket.read(buffer) {
                 Heard::Bytes(bytes) => self.received(connection, &mut buffer[..bytes]),
                 Heard::Nothing => return,
@@ -429,6 +437,7 @@ impl<C: Core> Driver<C> {
             return;
         };
         let mut reader = mem::replace(&mut socket.reader, Reader::new(Role::Server));
+        self.host.input_bytes -= reader.held_bytes();
         let now = self.clock.now();
         let mut input = bytes;
         for handled in 1_usize.. {
@@ -471,8 +480,50 @@ impl<C: Core> Driver<C> {
                 let due_ms = now.monotonic_ms + self.settings.message_timeout_ms;
                 self.deadlines.set(due_ms, connection);
             }
+            let held = socket.input_bytes();
+            self.host.input_bytes += held;
+            self.count_input();
+            if held > INPUT_FREE_BYTES && self.memory.is_over(self.host.id(), &self.counters) {
+                self.counters.memory_sheds.of(MemoryShed::Input).add(1);
+                self.step(Input::Close {
+                    connection,
+                    code: CloseCode::TryLater,
+                });
+            }
         }
         self.settle();
+    }
+
+    fn count_input(&self) {
+        let bytes = self.host.input_bytes as u64;
+        self.counters.input_bytes.set(bytes);
+    }
+
+    /// Closes the heaviest connections until so many bytes are free, or as many as one turn may.
+    fn shed(&mut self, mut bytes: u64) {
+        let mut heavy: Vec<_> = self
+            .host
+            .inputs()
+            .map(|(connection, input)| (self.core.outbox_bytes(connection), input, connection))
+            .filter(|(outbox, input, _)| outbox + input > INPUT_FREE_BYTES)
+            .collect();
+        heavy.sort_unstable_by_key(|(outbox, input, connection)| {
+            (Reverse(outbox + input), connection.slot)
+        });
+        for (outbox, input, connection) in heavy.into_iter().take(SHEDS_MAX) {
+            if bytes == 0 {
+                break;
+            }
+            bytes = bytes.saturating_sub((outbox + input) as u64);
+            // Whoever doesn't read may come back at once and catch up; whoever doesn't finish what it sends may not.
+            let (shed, code) = if outbox >= input {
+                (MemoryShed::Outbox, CloseCode::SlowConsumer)
+            } else {
+                (MemoryShed::Input, CloseCode::TryLater)
+            };
+            self.counters.memory_sheds.of(shed).add(1);
+            self.step(Input::Close { connection, code });
+        }
     }
 
     fn limits(&self, connection: ConnectionId) -> ReadLimits {
@@ -504,6 +555,11 @@ impl<C: Core> Driver<C> {
 /// One read's worth: a few messages of the longest kind, and many of the usual.
 const READ_BUFFER_BYTES: usize = 64 * 1024;
 
+/// What a connection may hold of a message without being closed for it: most messages, and any handshake.
+const INPUT_FREE_BYTES: usize = 4 * 1024;
+
+/// Connections that are closed in one turn to free memory.
+const SHEDS_MAX: usize = 256;
 /// A message takes a microsecond or a few; thousands of small ones fit into one read.
 const MESSAGES_PER_LOOK: usize = 32;
 

@@ -8,7 +8,7 @@ use roomful_server::metrics::ShardCounters;
 
 use crate::client::Client;
 use crate::journal::FaultyJournal;
-use crate::options::{OUTBOX_BYTES_MAX, OUTBOX_MESSAGES_MAX};
+use crate::options::{OUTBOX_BYTES_MAX, OUTBOX_MESSAGES_MAX, UNACKED_MAX};
 use crate::world::{World, room_id};
 
 impl World {
@@ -24,10 +24,17 @@ impl World {
             assert!(mail.len() <= max, "mailbox {way:?} has {}", mail.len());
         }
         drop(net);
+        // What one turn brings is written to a connection without an outbox whatever its size, and the rest then waits: at most everything that the
+        // clients may have under way, at some 450 bytes each.
+        let turn = self.clients.len() * UNACKED_MAX * 450;
         for counters in &self.counters {
             let connections = usize::try_from(counters.connections.get()).unwrap();
             for (name, gauge, max) in [
-                ("bytes", counters.outbox_bytes.get(), OUTBOX_BYTES_MAX),
+                (
+                    "bytes",
+                    counters.outbox_bytes.get(),
+                    OUTBOX_BYTES_MAX + turn,
+                ),
                 (
                     "messages",
                     counters.outbox_messages.get(),

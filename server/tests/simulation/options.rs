@@ -149,3 +149,5 @@ pub const HISTORY_AGE_MS: u64 = 3_600_000;
 pub const OUTBOX_BYTES_MAX: usize = 8_000;
 pub const OUTBOX_MESSAGES_MAX: usize = 200;
 pub const START_UNIX_MS: u64 = 1_800_000_000_000;
+/// Publishes that a client has under way.
+pub const UNACKED_MAX: usize = 20;

@@ -16,6 +16,7 @@ use roomful_protocol::websocket::{ReadLimits, Reader, Role, WebSocketEvent};
 use roomful_server::auth::{AuthError, Grants, Identity};
 use roomful_server::clock::Now;
 use roomful_server::directory::Directory;
+use roomful_server::memory::Memory;
 use roomful_server::metrics::ShardCounters;
 use roomful_server::session::index::Sessions;
 use roomful_server::shard::message::{ConnectionId, ShardId};
@@ -24,7 +25,7 @@ use roomful_server::shard::{Flush, Input, Shard, Shared};
 use crate::client::{Client, Noted, Stage, content};
 use crate::journal::FaultyJournal;
 use crate::net::{Downlink, Link, Net, SimHost, Up, Uplink};
-use crate::options::{GRACE_MS, HISTORY_AGE_MS, Options, RETENTION_MS, START_UNIX_MS};
+use crate::options::{GRACE_MS, HISTORY_AGE_MS, Options, RETENTION_MS, START_UNIX_MS, UNACKED_MAX};
 use crate::tally::Tally;
 
 /// Everything there is.
@@ -112,6 +113,7 @@ impl World {
             directory: Directory::new(shards, 100),
             sessions: Sessions::new(now.unix_ms, RETENTION_MS),
             settings: Arc::new(self.options.settings()),
+            memory: Memory::unlimited(usize::from(shards)),
         };
         let shards = (0..shards).map(|id| {
             let index = usize::from(id);
@@ -358,7 +360,7 @@ impl World {
 
     fn publish(&mut self, index: usize) {
         let client = &mut self.clients[index];
-        if client.stage == Stage::In && client.unacked.len() < 20 {
+        if client.stage == Stage::In && client.unacked.len() < UNACKED_MAX {
             let frame = client.publish();
             self.send_all(index, vec![frame]);
         }

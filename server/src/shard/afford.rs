@@ -1,0 +1,62 @@
+//! What a shard takes in when memory is short.
+//!
+//! Called with what would stay: a join, a presence value, a publish. All of it can be sent again later, so the answer
+//! is `overloaded` with a time, and nothing has changed. A room that holds little goes on publishing where the logs of
+//! others have filled their part, and so does one whose new entries take the place of old ones.
+
+use roomful_protocol::error::ErrorCode;
+use roomful_protocol::id::RoomAlias;
+
+use super::Shard;
+use super::message::{Message, Refusal, Request};
+use crate::metrics::MemoryShed;
+use crate::room::{Asked, Awaited};
+
+impl Shard {
+    /// The answer to a request that memory doesn't suffice for; none where it does.
+    pub(super) fn unaffordable(&self, alias: RoomAlias, request: &Request) -> Option<Message> {
+        let is_over = || self.memory.is_over(self.id, &self.counters);
+        let shed = match request {
+            Request::Join(_) if is_over() => MemoryShed::Join,
+            Request::SetPresence { value: Some(_), .. } if is_over() => MemoryShed::Presence,
+            Request::Publish { .. }
+                if self.memory.is_log_over(self.id, &self.counters) && self.takes_more(alias) =>
+            {
+                MemoryShed::Publish
+            }
+            _ => return None,
+        };
+        let Asked { to, awaited } = Asked::of(request)?;
+        self.counters.memory_sheds.of(shed).add(1);
+        let refusal = Refusal {
+            code: ErrorCode::Overloaded,
+            text: "the server is short of memory".to_owned(),
+            after_ms: Some(RETRY_MS),
+        };
+        Some(match awaited {
+            Awaited::Joined => Message::Joined {
+                to,
+                room: alias,
+                outcome: Err(refusal),
+            },
+            Awaited::Published | Awaited::Other => Message::Reply {
+                to,
+                outcome: Err(refusal),
+            },
+        })
+    }
+
+    /// Whether a room's log would grow, and holds more than a quarter of what a log of this shard holds on average.
+    /// So the whole stays within a quarter more than its part, whoever comes when.
+    fn takes_more(&self, alias: RoomAlias) -> bool {
+        let Some(room) = self.rooms.get(&alias) else {
+            return false;
+        };
+        let held = self.journal.held_by(room.id());
+        let average = self.journal.held_bytes() / self.rooms.len().max(1);
+        !held.is_full && held.bytes > average / 4
+    }
+}
+
+/// Memory comes back as connections end and history ages: seldom at once, often within seconds.
+const RETRY_MS: u64 = 2_000;

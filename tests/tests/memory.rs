@@ -1,0 +1,310 @@
+//! A small budget of memory, filled from one side after the other: what the process holds stays under its mark, and a healthy room goes on.
+#![expect(clippy::print_stdout, reason = "what was held is worth reading")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use roomful_protocol::error::{CloseCode, ErrorCode};
+use roomful_protocol::frame::{ClientFrame, Direction, History, Join, Publish};
+use roomful_protocol::payload::Payload;
+use roomful_tests::raw::{assert_error, join};
+use roomful_tests::wait::{PATIENCE, until};
+use roomful_tests::{Connect, Healthy, Metrics, RawClient, Server};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_tungstenite::tungstenite;
+
+/// Idle connections are let in up to the soft mark, and then no more until some have gone.
+#[tokio::test]
+async fn idle_connections_stop_at_the_soft_mark() {
+    let server = server(16).await;
+    let pressure = Pressure::on(&server).await;
+    let mut idle = Vec::new();
+    let refusal = loop {
+        match Connect::to(&server).open().await {
+            Ok(mut client) => {
+                client.hello().await;
+                idle.push(client);
+            }
+            Err(tungstenite::Error::Http(response)) => break response,
+            Err(error) => panic!("after {}: {error}", idle.len()),
+        }
+        assert!(idle.len() < 15_000, "nobody is turned away");
+    };
+    assert_eq!(refusal.status(), 503);
+    assert!(refusal.headers().contains_key("retry-after"));
+    let metrics = server.metrics().await;
+    assert!(metrics.labelled("roomful_handshakes_rejected_total", "reason", "memory") >= 1.0);
+    assert!(metrics.value("roomful_memory_level") >= 1.0);
+    pressure.check(&server).await;
+    drop(idle);
+    recovers(&server).await;
+}
+
+/// Requests whose head never ends hold a bounded part of the budget.
+#[tokio::test]
+async fn half_open_requests_hold_a_bounded_part() {
+    let server = server(64).await;
+    let pressure = Pressure::on(&server).await;
+    let head = format!(
+        "GET /v1/ws HTTP/1.1\r\nhost: {}\r\nx: {}",
+        server.address(),
+        "x".repeat(14_000)
+    );
+    let mut held = Vec::new();
+    for _ in 0..2_000 {
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        // Whoever finds no place is dropped, maybe before it has written.
+        drop(stream.write_all(head.as_bytes()).await);
+        held.push(stream);
+    }
+    // Nobody else finds a place for a request meanwhile.
+    drop(held);
+    recovers(&server).await;
+    pressure.check(&server).await;
+    let metrics = server.metrics().await;
+    assert!(
+        metrics.labelled(
+            "roomful_handshakes_rejected_total",
+            "reason",
+            "http_connections"
+        ) > 1_000.0
+    );
+}
+
+/// Readers that ask for pages and never read them are closed before they hold too much; they may resume.
+#[tokio::test]
+async fn stopped_readers_are_closed_heaviest_first() {
+    let server = server(64).await;
+    let mut publisher = RawClient::connect(&server).await;
+    let room = publisher.join("chat:pages").await.room;
+    for _ in 0..15 {
+        publisher
+            .publish(room, Payload::binary(vec![7; 60_000]))
+            .await;
+    }
+    let pressure = Pressure::on(&server).await;
+    let mut readers = Vec::new();
+    for _ in 0..100 {
+        let Ok(mut reader) = Connect::to(&server).receive_buffer(4_096).open().await else {
+            break;
+        };
+        reader.hello().await;
+        let Ok(joined) = reader.join_with(join("chat:pages")).await else {
+            break;
+        };
+        let room = joined.room;
+        for _ in 0..14 {
+            let request = reader.new_request();
+            let history = History {
+                request,
+                room,
+                from: None,
+                direction: Direction::Backward,
+                limit: 1,
+            };
+            let mut bytes = Vec::new();
+            let frame = ClientFrame::from(history);
+            reader.encoding().encode(&frame, &mut bytes);
+            drop(reader.try_send(tungstenite::Message::binary(bytes)).await);
+        }
+        readers.push(reader);
+    }
+    until("the heaviest are closed", PATIENCE, async || {
+        shed(&server.metrics().await, "outbox") > 0.0
+    })
+    .await;
+    pressure.check(&server).await;
+    let metrics = server.metrics().await;
+    let closed = metrics.labelled(
+        "roomful_connections_closed_total",
+        "code",
+        &code(CloseCode::SlowConsumer),
+    );
+    assert_eq!(closed, shed(&metrics, "outbox"));
+    drop(readers);
+    recovers(&server).await;
+}
+
+/// Messages that are begun and never ended are given up before they hold too much.
+#[tokio::test]
+async fn unfinished_messages_are_given_up() {
+    let server = server(64).await;
+    let pressure = Pressure::on(&server).await;
+    let mut begun = Vec::new();
+    for _ in 0..1_500 {
+        begun.push(RawClient::connect(&server).await);
+    }
+    for client in &begun {
+        // A masked binary fragment of 60,000 bytes, with nothing behind it.
+        let mut fragment = vec![0x02, 0xfe, 0xea, 0x60, 0, 0, 0, 0];
+        fragment.resize(60_000 + 8, 7);
+        drop(client.stream().try_write(&fragment));
+    }
+    until("some are given up", PATIENCE, async || {
+        shed(&server.metrics().await, "input") > 0.0
+    })
+    .await;
+    pressure.check(&server).await;
+    drop(begun);
+    recovers(&server).await;
+}
+
+/// The logs of many rooms get half of the budget; then a room that holds much is refused more, and one that holds little goes on.
+#[tokio::test]
+async fn logs_stop_at_their_part() {
+    let server = server(64).await;
+    let pressure = Pressure::on(&server).await;
+    let mut client = RawClient::connect(&server).await;
+    let mut refused = None;
+    for number in 0..100 {
+        let room = client.join(&format!("chat:log-{number}")).await.room;
+        for _ in 0..12 {
+            let payload = Payload::binary(vec![7; 60_000]);
+            let published = client
+                .ask(|request| Publish {
+                    request,
+                    room,
+                    op: None,
+                    payload,
+                })
+                .await;
+            refused = published.err().or(refused);
+        }
+    }
+    assert_error(&refused.unwrap(), ErrorCode::Overloaded);
+    let metrics = server.metrics().await;
+    assert!(shed(&metrics, "publish") > 0.0);
+    let logs = metrics.labelled("roomful_memory_bytes", "kind", "logs");
+    assert!(logs > 24.0 * MIB && logs < 41.0 * MIB, "{logs}");
+    let little = client.join("chat:little").await.room;
+    client.publish(little, Payload::text("goes on")).await;
+    pressure.check(&server).await;
+}
+
+/// Presence values are refused where there is no room for them, and the room goes on without.
+#[tokio::test]
+async fn presence_values_stop_at_the_hard_mark() {
+    let server = server(48).await;
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        clients.push(RawClient::connect(&server).await);
+    }
+    let pressure = Pressure::on(&server).await;
+    let mut refused = None;
+    for number in 0..120 {
+        for client in &mut clients {
+            let entered = client
+                .join_with(Join {
+                    presence: Some(Payload::binary(vec![7; 4_000])),
+                    ..join(&format!("chat:presence-{number}"))
+                })
+                .await;
+            refused = entered.err().or(refused);
+        }
+        if refused.is_some() {
+            break;
+        }
+    }
+    assert_error(&refused.unwrap(), ErrorCode::Overloaded);
+    assert!(shed(&server.metrics().await, "join") > 0.0);
+    pressure.check(&server).await;
+}
+
+/// Somebody is let in again as soon as there is room.
+async fn recovers(server: &Server) {
+    until("the level falls", PATIENCE, async || {
+        server.metrics().await.value("roomful_memory_level") == 0.0
+    })
+    .await;
+    RawClient::connect(server).await.close().await;
+}
+
+/// A server with a budget of so many MiB, and no limits of rate.
+async fn server(mebibytes: usize) -> Server {
+    let budget = mebibytes * 1024 * 1024;
+    Server::with_config(&format!(
+        "{}[memory]\nbudget_bytes = {budget}\n",
+        roomful_tests::server::UNLIMITED
+    ))
+    .await
+}
+
+/// A healthy room, and somebody who watches how much the process holds.
+struct Pressure {
+    healthy: Healthy,
+    watch: JoinSet<()>,
+    /// The most that it held so far, in bytes.
+    highest: Arc<AtomicU64>,
+}
+
+impl Pressure {
+    async fn on(server: &Server) -> Self {
+        let highest = Arc::new(AtomicU64::new(0));
+        let (seen, path) = (
+            highest.clone(),
+            format!("/proc/{}/status", server.process().id()),
+        );
+        let mut watch = JoinSet::new();
+        watch.spawn(async move {
+            while let Ok(status) = std::fs::read_to_string(&path) {
+                let kibibytes = status
+                    .lines()
+                    .find_map(|line| line.strip_prefix("VmRSS:"))
+                    .and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+                seen.fetch_max(kibibytes.unwrap_or(0) * 1024, Ordering::Relaxed);
+                sleep(Duration::from_millis(5)).await;
+            }
+        });
+        Self {
+            healthy: Healthy::start(server).await,
+            watch,
+            highest,
+        }
+    }
+
+    /// The process never held more than the hard mark and a tenth, and the healthy room noticed nothing.
+    async fn check(mut self, server: &Server) {
+        self.watch.abort_all();
+        let metrics = server.metrics().await;
+        let mark = metrics.labelled("roomful_memory_mark_bytes", "mark", "hard");
+        let highest = self.highest.load(Ordering::Relaxed) as f64;
+        let kinds = [
+            "process",
+            "http",
+            "connections",
+            "sessions",
+            "input",
+            "outboxes",
+            "rooms",
+            "logs",
+            "mailboxes",
+        ];
+        let held = kinds.map(|kind| {
+            let bytes = metrics.labelled("roomful_memory_bytes", "kind", kind);
+            format!("{kind} {:.1}", bytes / MIB)
+        });
+        println!(
+            "at most {:.1} MiB of {:.1}; now {}",
+            highest / MIB,
+            mark / MIB,
+            held.join(", ")
+        );
+        assert!(highest <= mark * 1.1, "{highest} of {mark}");
+        self.healthy.check().await;
+        assert_eq!(server.metrics().await.value("roomful_panics_total"), 0.0);
+    }
+}
+
+fn shed(metrics: &Metrics, what: &str) -> f64 {
+    metrics.labelled("roomful_memory_sheds_total", "what", what)
+}
+
+fn code(code: CloseCode) -> String {
+    code.code().to_string()
+}
+
+const MIB: f64 = 1024.0 * 1024.0;
