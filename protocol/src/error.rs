@@ -163,6 +163,8 @@ catalogue! {
     TokenExpired = 4410, "token_expired", Refresh;
     /// Nothing was heard for two heartbeats. Resume.
     HeartbeatTimeout = 4411, "heartbeat_timeout", Now;
+    /// Too many requests were refused as `rate_limited`, too many pings or pongs came, or the user has too many connections.
+    RateLimited = 4429, "rate_limited", After;
     /// Nothing could be written for too long, or control frames piled up. Resume.
     SlowConsumer = 4431, "slow_consumer", Now;
 }

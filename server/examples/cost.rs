@@ -31,6 +31,7 @@ use roomful_server::room::operations::OperationBounds;
 use roomful_server::room::{RoomSettings, kind};
 use roomful_server::session::index::Sessions;
 use roomful_server::session::token::ResumeKey;
+use roomful_server::session::users::{UserLimits, Users};
 use roomful_server::shard::message::{ConnectionId, Message, ShardId};
 use roomful_server::shard::{Flush, Host, Input, Shard, ShardSettings, Shared};
 
@@ -298,7 +299,7 @@ impl Host for Network {
         unreachable!("{connection:?} was closed, and nobody misbehaves")
     }
 
-    fn pause(&mut self, _: ConnectionId, _: bool) {}
+    fn read_again(&mut self, _: ConnectionId) {}
 
     fn verify(&mut self, _: ConnectionId, _: &str) {
         unreachable!("nobody has a token")
@@ -377,16 +378,30 @@ fn shared(members: usize) -> Shared {
             errors: any,
             messages: any,
             joins: any,
+            bytes: any,
+            pages: any,
+            control: any,
+            refusals: any,
         },
         outbox_bytes_max: 1 << 20,
         outbox_messages_max: 1_000,
         write_stall_ms: 10_000,
+        write_progress_bytes_min: 1,
+        user: UserLimits {
+            connections_max: u32::MAX,
+            memberships_max: u32::MAX,
+            messages: any,
+            bytes: any,
+            joins: any,
+            rooms: any,
+        },
         members_per_look: 64,
         waiting_turns_max: 64,
     };
     Shared {
         directory: Directory::new(1, 100),
         sessions: Sessions::new(UNIX_MS - 60_000, 60_000),
+        users: Users::default(),
         settings: Arc::new(settings),
         memory: Memory::unlimited(1),
     }

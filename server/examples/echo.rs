@@ -181,7 +181,7 @@ impl Echo {
             }
         }
         connection.outbox = None;
-        host.pause(id, false);
+        host.read_again(id);
     }
 
     /// Ends a connection with a close frame behind everything that waits.

@@ -12,7 +12,7 @@ use crate::process::{Ended, Process};
 use crate::wait::{PATIENCE, until};
 
 /// Limits that a test with a rate of its own must not meet: to be put before any other section.
-pub const UNLIMITED: &str = "[connection]\nmessages_per_s = 1000000\nmessages_burst = 1000000\njoins_per_s = 1000000\njoins_burst = 1000000\n";
+pub const UNLIMITED: &str = "[connection]\nmessages_per_s = 1000000\nmessages_burst = 1000000\njoins_per_s = 1000000\njoins_burst = 1000000\nbytes_per_s = 1000000000\nbytes_burst = 1000000000\npages_per_s = 1000000\npages_burst = 1000000\n";
 
 /// A running server. Dropping it kills it and removes its directory.
 #[derive(Debug)]

@@ -76,6 +76,7 @@ const CLOSES = {
   4409: { name: "replaced", retry: "never" },
   4410: { name: "token_expired", retry: "refresh" },
   4411: { name: "heartbeat_timeout", retry: "now" },
+  4429: { name: "rate_limited", retry: "after_ms" },
   4431: { name: "slow_consumer", retry: "now" },
 } as const satisfies Record<number, Row>;
 

@@ -41,6 +41,7 @@ use crate::session::DataFileError;
 use crate::session::generation::Generation;
 use crate::session::index::Sessions;
 use crate::session::token::{ResumeKey, ResumeKeyError};
+use crate::session::users::{UserLimits, Users};
 use crate::shard::message::ShardId;
 use crate::shard::{Shard, ShardSettings, Shared};
 use crate::shutdown::{Plan, Shutdown, Signal, Signals, is_on_terminal};
@@ -484,6 +485,7 @@ fn shared(config: &Config, resume_key: ResumeKey, clock: &Clock, memory: Memory)
     Shared {
         directory: Directory::new(shards, config.node.rooms_max as u64),
         sessions: Sessions::new(clock.unix_ms(), config.session.retention_ms),
+        users: Users::default(),
         settings: Arc::new(shard_settings(config, resume_key)),
         memory,
     }
@@ -518,10 +520,26 @@ fn shard_settings(config: &Config, resume_key: ResumeKey) -> ShardSettings {
             errors: Rate::per_minute(connection.errors_per_minute_max),
             messages: Rate::per_second(connection.messages_per_s, connection.messages_burst),
             joins: Rate::per_second(connection.joins_per_s, connection.joins_burst),
+            bytes: Rate::per_second(connection.bytes_per_s, connection.bytes_burst),
+            pages: Rate::per_second(connection.pages_per_s, connection.pages_burst),
+            control: Rate::per_second(
+                connection.control_frames_per_s,
+                connection.control_frames_burst,
+            ),
+            refusals: Rate::per_second(connection.refusals_per_s, connection.refusals_burst),
         },
         outbox_bytes_max: connection.outbox_bytes_max,
         outbox_messages_max: connection.outbox_messages_max,
         write_stall_ms: connection.write_stall_ms,
+        write_progress_bytes_min: connection.write_progress_bytes_min,
+        user: UserLimits {
+            connections_max: config.user.connections_max,
+            memberships_max: config.user.memberships_max,
+            messages: Rate::per_second(config.user.messages_per_s, config.user.messages_burst),
+            bytes: Rate::per_second(config.user.bytes_per_s, config.user.bytes_burst),
+            joins: Rate::per_second(config.user.joins_per_s, config.user.joins_burst),
+            rooms: Rate::per_minute(config.user.rooms_per_minute),
+        },
         members_per_look: MEMBERS_PER_LOOK,
         waiting_turns_max: WAITING_TURNS_MAX,
     }

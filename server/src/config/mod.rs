@@ -32,7 +32,7 @@ pub use secret::{Secret, SecretKey};
 pub use sections::{
     AdminConfig, AdmissionConfig, AuthConfig, ConnectionConfig, HttpConfig, ListenConfig,
     LogConfig, MemoryConfig, NamespaceConfig, NodeConfig, PlacementConfig, SessionConfig,
-    ShardConfig, ShutdownConfig,
+    ShardConfig, ShutdownConfig, UserConfig,
 };
 pub use source::{Flag, Sources};
 
@@ -61,6 +61,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// `[session]`
     pub session: SessionConfig,
+    /// `[user]`
+    pub user: UserConfig,
     /// `[placement]`
     pub placement: PlacementConfig,
     /// `[shard]`
@@ -142,7 +144,6 @@ impl Config {
             .placement
             .renew(&newer.placement, "placement.", &mut kept);
         config.shard.renew(&newer.shard, "shard.", &mut kept);
-        config.memory.renew(&newer.memory, "memory.", &mut kept);
         config
             .shutdown
             .renew(&newer.shutdown, "shutdown.", &mut kept);
@@ -236,6 +237,7 @@ impl Config {
             ("admission", &mut self.admission),
             ("http", &mut self.http),
             ("session", &mut self.session),
+            ("user", &mut self.user),
             ("placement", &mut self.placement),
             ("shard", &mut self.shard),
             ("memory", &mut self.memory),
@@ -331,6 +333,7 @@ impl Default for Config {
             admission: AdmissionConfig::default(),
             http: HttpConfig::default(),
             session: SessionConfig::default(),
+            user: UserConfig::default(),
             placement: PlacementConfig::default(),
             shard: ShardConfig::default(),
             memory: MemoryConfig::default(),

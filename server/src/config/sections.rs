@@ -186,6 +186,48 @@ section! {
         live joins_per_s: u64 = 50, 1..=1_000_000_000;
         /// Joins of a connection at once, before the average counts.
         live joins_burst: u64 = 200, 1..=1_000_000_000;
+        /// Bytes of a connection's messages per second, on average.
+        live bytes_per_s: u64 = 1_048_576, 1..=1_000_000_000_000;
+        /// Bytes at once, before the average counts. One message may go beyond it; what comes next then waits.
+        live bytes_burst: u64 = 4_194_304, 1..=4_000_000_000;
+        /// Pages of history and of members that a connection asks for per second, on average, and changes of what it watches.
+        live pages_per_s: u64 = 50, 1..=1_000_000_000;
+        /// Pages at once, before the average counts.
+        live pages_burst: u64 = 200, 1..=1_000_000_000;
+        /// Pings and pongs of a connection per second, on average; beyond it the connection is closed.
+        live control_frames_per_s: u64 = 10, 1..=1_000_000_000;
+        /// Pings and pongs at once, before the average counts.
+        live control_frames_burst: u64 = 50, 1..=1_000_000_000;
+        /// Requests of a connection that are refused as `rate_limited` per second, on average; beyond it the connection is closed.
+        live refusals_per_s: u64 = 10, 1..=1_000_000_000;
+        /// Refusals at once, before the average counts. More than a client that heeds them can have on their way.
+        live refusals_burst: u64 = 512, 1..=1_000_000_000;
+        /// Bytes that a connection has to take within `write_stall_ms`, where it doesn't take all that waits.
+        live write_progress_bytes_min: u32 = 4_096, 1..=16_777_216;
+    }
+}
+
+section! {
+    /// Bounds of one user, over all connections with tokens of that user. On an anonymous server nobody is counted here.
+    pub struct UserConfig {
+        /// Connections at a time.
+        live connections_max: u32 = 1_000, 1..=4_000_000_000;
+        /// Memberships of all of them at a time.
+        live memberships_max: u32 = 10_000, 1..=4_000_000_000;
+        /// Messages per second, on average.
+        live messages_per_s: u64 = 1_000, 1..=1_000_000_000;
+        /// Messages at once, before the average counts.
+        live messages_burst: u64 = 2_000, 1..=1_000_000_000;
+        /// Bytes of messages per second, on average.
+        live bytes_per_s: u64 = 10_485_760, 1..=1_000_000_000_000;
+        /// Bytes at once, before the average counts.
+        live bytes_burst: u64 = 41_943_040, 1..=4_000_000_000;
+        /// Joins per second, on average.
+        live joins_per_s: u64 = 500, 1..=1_000_000_000;
+        /// Joins at once, before the average counts.
+        live joins_burst: u64 = 2_000, 1..=1_000_000_000;
+        /// Rooms per minute that are opened because this user joins them.
+        live rooms_per_minute: u64 = 600, 1..=1_000_000_000;
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod outbox;
 mod rate;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use roomful_protocol::codec::Encoding;
@@ -13,6 +14,7 @@ use roomful_protocol::frame::{ClientFrame, Hello};
 use roomful_protocol::id::{MemberId, ProducerId, RequestId, RoomAlias, RoomId, SessionId};
 
 use crate::auth::Identity;
+use crate::session::users::Held;
 use crate::shard::message::{Attachment, ConnectionId};
 use outbox::Outbox;
 pub use rate::{Bucket, Rate};
@@ -49,18 +51,49 @@ pub struct Connection {
     pub pinged: bool,
     /// When something could be written last while there was an outbox.
     pub progress_ms: u64,
+    /// Bytes that were written since: fewer than a few thousand are no progress.
+    pub drained_bytes: u32,
     /// Whether a timer looks after that.
     pub stall_armed: bool,
     /// Requests that are with an owner.
     pub in_flight: u32,
-    /// Whether it is read no more until requests come back.
-    pub paused: bool,
+    /// Why it is read no more for now.
+    pub pauses: Pauses,
+    /// Frames of a message that was cut by a pause; they are handled before anything else.
+    pub backlog: Option<Box<VecDeque<ClientFrame>>>,
     /// How many bad frames it may still send.
     pub errors: Bucket,
     /// How many messages it may still send.
     pub messages: Bucket,
     /// How many joins it may still send.
     pub joins: Bucket,
+    /// How many bytes of messages it may still send.
+    pub bytes: Bucket,
+    /// How many pages it may still ask for.
+    pub pages: Bucket,
+    /// How many pings and pongs it may still send.
+    pub control: Bucket,
+    /// How often it may still be told to slow down.
+    pub refusals: Bucket,
+}
+
+/// Why a connection is read no more for now.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Pauses {
+    /// Until some of its requests come back from owners.
+    pub requests: bool,
+    /// Until its replies have left.
+    pub replies: bool,
+    /// Until the page that it has asked for comes.
+    pub page: bool,
+}
+
+impl Pauses {
+    /// Whether there is a reason.
+    #[must_use]
+    pub fn any(self) -> bool {
+        self.requests || self.replies || self.page
+    }
 }
 
 /// How far a connection has come.
@@ -91,6 +124,8 @@ pub struct Open {
     pub identity: Identity,
     /// Whether the user is the server's invention.
     pub anonymous: bool,
+    /// Its part in the share of its user; none for one whom the server has invented.
+    pub held: Option<Held>,
     /// What `welcome` has told it.
     pub terms: Arc<Terms>,
     /// Its session.
@@ -148,12 +183,18 @@ impl Connection {
             heard_ms: now_ms,
             pinged: false,
             progress_ms: now_ms,
+            drained_bytes: 0,
             stall_armed: false,
             in_flight: 0,
-            paused: false,
+            pauses: Pauses::default(),
+            backlog: None,
             errors: Bucket::full(rates.errors, now_ms),
             messages: Bucket::full(rates.messages, now_ms),
             joins: Bucket::full(rates.joins, now_ms),
+            bytes: Bucket::full(rates.bytes, now_ms),
+            pages: Bucket::full(rates.pages, now_ms),
+            control: Bucket::full(rates.control, now_ms),
+            refusals: Bucket::full(rates.refusals, now_ms),
         }
     }
 
@@ -184,12 +225,20 @@ impl Open {
             .find(|membership| membership.room == room)
     }
 
+    /// A membership, or the request for one, has ended.
+    pub fn give_membership(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.give_membership();
+        }
+    }
+
     /// Ends the membership in a room.
     pub fn remove(&mut self, room: RoomAlias) -> Option<Membership> {
         let index = self
             .memberships
             .iter()
             .position(|membership| membership.room == room)?;
+        self.give_membership();
         Some(self.memberships.swap_remove(index))
     }
 }
@@ -203,4 +252,12 @@ pub struct Rates {
     pub messages: Rate,
     /// Joins.
     pub joins: Rate,
+    /// Bytes of messages.
+    pub bytes: Rate,
+    /// Pages of history and of members, and changes of what is watched.
+    pub pages: Rate,
+    /// Pings and pongs.
+    pub control: Rate,
+    /// Refusals for want of any of these; beyond it the connection is closed.
+    pub refusals: Rate,
 }

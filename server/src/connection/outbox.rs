@@ -80,6 +80,12 @@ impl Outbox {
         self.log_bytes
     }
 
+    /// How much waits beside the log and signals, in bytes: replies above all.
+    #[must_use]
+    pub fn reply_bytes(&self) -> usize {
+        self.sizes.bytes - self.log_bytes - self.signal_bytes
+    }
+
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -33,6 +33,34 @@ impl Bucket {
     /// # Errors
     /// The bucket is empty; the error is how long to wait, in milliseconds.
     pub fn take(&mut self, rate: Rate, now_ms: u64) -> Result<(), u64> {
+        self.fill(rate, now_ms);
+        if self.tokens >= 1.0 {
+            self.tokens -= 1.0;
+            return Ok(());
+        }
+        Err(self.wait_ms(rate))
+    }
+
+    /// Takes many, if there is one: what is not there is owed, so that one large thing passes a small burst, and what
+    /// comes next waits for it.
+    ///
+    /// # Errors
+    /// The bucket is empty; the error is how long to wait, in milliseconds.
+    pub fn borrow(&mut self, count: usize, rate: Rate, now_ms: u64) -> Result<(), u64> {
+        self.fill(rate, now_ms);
+        if self.tokens < 1.0 {
+            return Err(self.wait_ms(rate));
+        }
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a rounding of a token in millions is no matter"
+        )]
+        let count = count as f32;
+        self.tokens -= count;
+        Ok(())
+    }
+
+    fn fill(&mut self, rate: Rate, now_ms: u64) {
         let now_ms = wrap(now_ms);
         #[expect(
             clippy::cast_precision_loss,
@@ -41,17 +69,17 @@ impl Bucket {
         let passed_s = now_ms.wrapping_sub(self.at_ms) as f32 / 1000.0;
         self.tokens = (self.tokens + passed_s * rate.per_s).min(rate.burst_f32());
         self.at_ms = now_ms;
-        if self.tokens >= 1.0 {
-            self.tokens -= 1.0;
-            return Ok(());
-        }
+    }
+
+    /// How long until there is one.
+    fn wait_ms(&self, rate: Rate) -> u64 {
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "positive, and saturates"
         )]
         let wait_ms = ((1.0 - self.tokens) / rate.per_s * 1000.0).ceil() as u64;
-        Err(wait_ms.max(1))
+        wait_ms.max(1)
     }
 
     /// Whether nothing is missing.
@@ -104,6 +132,18 @@ fn wrap(ms: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bucket_that_owes_gives_nothing_until_it_has_paid() {
+        let rate = Rate {
+            per_s: 10.0,
+            burst: 5,
+        };
+        let mut bucket = Bucket::full(rate, 0);
+        assert_eq!(bucket.borrow(15, rate, 0), Ok(()));
+        assert_eq!(bucket.borrow(1, rate, 1_000), Err(100));
+        assert_eq!(bucket.borrow(1, rate, 1_100), Ok(()));
+    }
 
     #[test]
     fn a_bucket_gives_its_burst_and_then_its_rate() {

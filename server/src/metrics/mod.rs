@@ -117,6 +117,7 @@ shard_counters! {
     journal_failures: Counter = "roomful_journal_failures_total", "Appends that the journal failed, or whose outcome is unknown.";
     mailbox_messages: Counter = "roomful_mailbox_messages_total", "Messages between shards.";
     mailbox_full: Counter = "roomful_mailbox_full_total", "Messages between shards that found the mailbox full.";
+    rate_limited: By<LimitedBy> = "roomful_rate_limited_total", "Frames and connections that were refused because there were too many, by the limit.";
     panics: By<PanicPlace> = "roomful_panics_total", "Panics, each of which ended one thing alone, by what that was.";
     turns: Counter = "roomful_turns_total", "Turns of the shards' loops.";
     turn_over_budget: Counter = "roomful_turn_over_budget_total", "Turns that were cut because their time was spent.";
@@ -151,6 +152,32 @@ macro_rules! labels {
 use labels;
 
 labels! {
+    /// Which limit was met.
+    LimitedBy by "limit" {
+        /// Messages of a connection.
+        Messages = "messages",
+        /// Bytes of a connection.
+        Bytes = "bytes",
+        /// Joins of a connection.
+        Joins = "joins",
+        /// Pages that a connection asks for, and changes of what it watches.
+        Pages = "pages",
+        /// Pings and pongs of a connection.
+        Control = "control",
+        /// Messages of a user.
+        UserMessages = "user_messages",
+        /// Bytes of a user.
+        UserBytes = "user_bytes",
+        /// Joins of a user.
+        UserJoins = "user_joins",
+        /// Memberships of a user.
+        UserMemberships = "user_memberships",
+        /// Connections of a user.
+        UserConnections = "user_connections",
+        /// Rooms that a user opens.
+        UserRooms = "user_rooms",
+    }
+
     /// What a panic happened in, and ended.
     PanicPlace by "where" {
         /// The handling of one connection.
@@ -781,6 +808,7 @@ mod tests {
                 assert_eq!(label.index(), place, "{}", label.text());
             }
         }
+        check::<LimitedBy>();
         check::<PanicPlace>();
         check::<AuthFailure>();
         check::<HandshakeRejection>();

@@ -5,6 +5,7 @@ pub mod index;
 pub mod kept_key;
 pub mod revocations;
 pub mod token;
+pub mod users;
 
 mod data_file;
 

@@ -110,7 +110,13 @@ impl Users {
     ///
     /// # Errors
     /// There is none left; the error is how long to wait, in milliseconds.
-    pub fn take_room(&self, tenant: &TenantId, user: &UserId, rate: Rate, now_ms: u64) -> Result<(), u64> {
+    pub fn take_room(
+        &self,
+        tenant: &TenantId,
+        user: &UserId,
+        rate: Rate,
+        now_ms: u64,
+    ) -> Result<(), u64> {
         let share = self.shares.get(&(tenant.clone(), user.clone()));
         let share = share.map(|share| Arc::clone(share.value()));
         share.map_or(Ok(()), |share| share.buckets().rooms.take(rate, now_ms))
@@ -143,7 +149,10 @@ impl Held {
     /// # Errors
     /// There are none left; the error is how long to wait, in milliseconds.
     pub fn take_bytes(&self, count: usize, limits: &UserLimits, now_ms: u64) -> Result<(), u64> {
-        self.share.buckets().bytes.borrow(count, limits.bytes, now_ms)
+        self.share
+            .buckets()
+            .bytes
+            .borrow(count, limits.bytes, now_ms)
     }
 
     /// Takes a join.
@@ -178,7 +187,9 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         let share = &self.share;
-        share.memberships.fetch_sub(self.memberships, Ordering::Relaxed);
+        share
+            .memberships
+            .fetch_sub(self.memberships, Ordering::Relaxed);
         self.users.shares.remove_if(&share.key, |_, share| {
             share.connections.fetch_sub(1, Ordering::Relaxed) == 1
         });

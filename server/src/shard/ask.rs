@@ -18,6 +18,8 @@ use super::edge::Outcome;
 use super::message::{Author, ConnectionId, Refusal, Request};
 use super::{Host, Shard};
 use crate::auth::Verb;
+use crate::clock::Now;
+use crate::metrics::LimitedBy;
 
 impl Shard {
     pub(super) fn ask_publish(
@@ -70,6 +72,7 @@ impl Shard {
         &mut self,
         id: ConnectionId,
         presence: Presence,
+        now: Now,
         host: &mut dyn Host,
     ) -> Outcome {
         let verb = match presence.what {
@@ -80,6 +83,9 @@ impl Shard {
             | PresenceRequest::Set(_) => Some(Verb::Presence),
         };
         let membership = self.member(id, presence.room, verb)?;
+        if !matches!(presence.what, PresenceRequest::Set(_)) {
+            self.take_page(id, now)?;
+        }
         let to = self.origin(id, Some(presence.request));
         let request = match presence.what {
             PresenceRequest::Get { after, limit } => Request::Members {
@@ -110,8 +116,29 @@ impl Shard {
                 return Ok(());
             }
         };
+        let is_page = matches!(request, Request::Members { .. });
         self.ask(id, presence.room, request, host);
+        if is_page {
+            self.await_page(id);
+        }
         Ok(())
+    }
+
+    /// Takes a page from what the connection may ask for; to begin to watch costs the owner one too.
+    fn take_page(&mut self, id: ConnectionId, now: Now) -> Outcome {
+        let rate = self.settings.rates.pages;
+        let taken = self.connection_mut(id).map_or(Ok(()), |connection| {
+            connection.pages.take(rate, now.monotonic_ms)
+        });
+        taken.map_err(|after_ms| self.limited(LimitedBy::Pages, after_ms))
+    }
+
+    /// A page is many times as long as its request, so a connection has one on its way at a time and is read again
+    /// when that has come.
+    fn await_page(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connection_mut(id) {
+            connection.pauses.page = true;
+        }
     }
 
     /// Changes what a member is sent. Whoever begins to watch is told the count first; names it reads page by page.
@@ -142,9 +169,11 @@ impl Shard {
         &mut self,
         id: ConnectionId,
         history: &History,
+        now: Now,
         host: &mut dyn Host,
     ) -> Outcome {
         self.member(id, history.room, Some(Verb::History))?;
+        self.take_page(id, now)?;
         let to = self.origin(id, Some(history.request));
         let limit = page_limit(history.limit)?;
         let request = Request::History {
@@ -154,6 +183,7 @@ impl Shard {
             limit,
         };
         self.ask(id, history.room, request, host);
+        self.await_page(id);
         Ok(())
     }
 }

@@ -5,6 +5,7 @@
 //! that has too many requests with owners, or is silent for too long, is dealt with here too; what leaves is
 //! written by `write`.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use roomful_protocol::codec::{DecodeError, DecodeErrorKind, Encoding};
@@ -15,10 +16,11 @@ use roomful_protocol::limits::BATCH_FRAMES_MAX;
 use roomful_protocol::websocket::OpCode;
 
 use super::message::{ConnectionId, Message, Origin, Refusal, Request};
-use super::{ConnectionTimer, Host, Shard, Timer};
+use super::{ConnectionTimer, Host, Shard, ShardSettings, Timer};
 use crate::auth::Verb;
 use crate::clock::Now;
 use crate::connection::{Connection, Membership, Open, Outlet, Phase};
+use crate::metrics::{Label as _, LimitedBy};
 use crate::wire;
 
 /// A request was refused: what its `error` says.
@@ -59,11 +61,30 @@ impl Shard {
         );
     }
 
+    /// The client lives. Noted once a second at most: a flood shall cost as little as possible.
     pub(super) fn heard(&mut self, id: ConnectionId, now: Now) {
-        if let Some(connection) = self.connection_mut(id) {
+        let pause_ms = HEARD_INTERVAL_MS.min(self.settings.heartbeat_ms / 4);
+        if let Some(connection) = self.connection_mut(id)
+            && now.monotonic_ms >= connection.heard_ms + pause_ms
+        {
             connection.heard_ms = now.monotonic_ms;
             connection.pinged = false;
         }
+    }
+
+    /// A ping or a pong came: whether it may be answered. One too many ends the connection, since no client needs more.
+    pub(super) fn take_control(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) -> bool {
+        self.heard(id, now);
+        let rate = self.settings.rates.control;
+        let Some(connection) = self.connection_mut(id) else {
+            return false;
+        };
+        let taken = connection.control.take(rate, now.monotonic_ms).is_ok();
+        if !taken {
+            self.counters.rate_limited.of(LimitedBy::Control).add(1);
+            self.close(id, CloseCode::RateLimited, now, host);
+        }
+        taken
     }
 
     /// A whole message came: a frame, or something that is none.
@@ -87,6 +108,7 @@ impl Shard {
             return;
         };
         let encoding = *encoding;
+        let limited = take_bytes(connection, payload.len(), &settings, now);
         if text != (encoding == Encoding::Json) {
             return self.close(id, CloseCode::UnsupportedData, now, host);
         }
@@ -98,7 +120,12 @@ impl Shard {
             }
         }
         match encoding.decode_client(payload) {
-            Ok(frame) => self.frame(id, frame, now, host),
+            Ok(frame) => match limited {
+                Ok(()) => self.frames(id, frame, now, host),
+                Err((limit, after_ms)) => {
+                    self.limit(id, frame.request(), limit, after_ms, now, host);
+                }
+            },
             Err(error) => self.bad_frame(id, error, now, host),
         }
     }
@@ -129,6 +156,81 @@ impl Shard {
         }
     }
 
+    /// Handles a frame, or those of a batch as far as the connection may go on: the rest waits.
+    fn frames(&mut self, id: ConnectionId, frame: ClientFrame, now: Now, host: &mut dyn Host) {
+        let ClientFrame::ClientBatch(batch) = frame else {
+            return self.frame(id, frame, now, host);
+        };
+        let Frames(frames) = batch.frames;
+        let mut frames = VecDeque::from(frames);
+        while let Some(frame) = frames.pop_front() {
+            self.frame(id, frame, now, host);
+            let Some(connection) = self.connection_mut(id) else {
+                return;
+            };
+            if connection.pauses.any() && !frames.is_empty() {
+                connection.backlog = Some(Box::new(frames));
+                return;
+            }
+        }
+    }
+
+    /// A reason not to read a connection is gone: what waits of its last message is handled, and then it is read again.
+    pub(super) fn go_on(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
+        while let Some(connection) = self.connection_mut(id) {
+            if connection.pauses.any() {
+                return;
+            }
+            let Some(backlog) = &mut connection.backlog else {
+                return host.read_again(id);
+            };
+            let frame = backlog.pop_front();
+            if backlog.is_empty() {
+                connection.backlog = None;
+            }
+            if let Some(frame) = frame {
+                self.frame(id, frame, now, host);
+            }
+        }
+    }
+
+    /// Refuses a frame for which a limit leaves no room. A sender that goes on regardless is closed.
+    fn limit(
+        &mut self,
+        id: ConnectionId,
+        request: Option<RequestId>,
+        limit: LimitedBy,
+        after_ms: u64,
+        now: Now,
+        host: &mut dyn Host,
+    ) {
+        let refusal = self.limited(limit, after_ms);
+        self.refuse(id, request, refusal);
+        self.spend_refusal(id, now, host);
+    }
+
+    /// Counts that a limit was met, and says so.
+    pub(super) fn limited(&self, limit: LimitedBy, after_ms: u64) -> Refusal {
+        self.counters.rate_limited.of(limit).add(1);
+        Refusal {
+            code: ErrorCode::RateLimited,
+            text: format!("too many {}; slow down", limit.text().replace('_', " ")),
+            after_ms: Some(after_ms),
+        }
+    }
+
+    /// Counts a refusal that a client which heeds it rarely gets; the last one that is allowed ends the connection.
+    fn spend_refusal(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
+        let rate = self.settings.rates.refusals;
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
+        if connection.refusals.take(rate, now.monotonic_ms).is_err() {
+            self.close(id, CloseCode::RateLimited, now, host);
+        }
+    }
+
+    /// Handles one frame.
     pub(super) fn frame(
         &mut self,
         id: ConnectionId,
@@ -136,27 +238,12 @@ impl Shard {
         now: Now,
         host: &mut dyn Host,
     ) {
-        if let ClientFrame::ClientBatch(batch) = frame {
-            let Frames(frames) = batch.frames;
-            return frames
-                .into_iter()
-                .for_each(|frame| self.frame(id, frame, now, host));
-        }
-        let (settings, request) = (Arc::clone(&self.settings), frame.request());
+        let settings = Arc::clone(&self.settings);
         let Some(connection) = self.connection_mut(id) else {
             return;
         };
-        if let Err(after_ms) = connection
-            .messages
-            .take(settings.rates.messages, now.monotonic_ms)
-        {
-            let text = "too many frames; slow down".to_owned();
-            let refusal = Refusal {
-                code: ErrorCode::RateLimited,
-                text,
-                after_ms: Some(after_ms),
-            };
-            return self.refuse(id, request, refusal);
+        if let Err((limit, after_ms)) = take_message(connection, &settings, now) {
+            return self.limit(id, frame.request(), limit, after_ms, now, host);
         }
         match (&mut connection.phase, frame) {
             (Phase::Hello { bytes }, ClientFrame::Hello(hello)) => {
@@ -192,8 +279,8 @@ impl Shard {
             ClientFrame::Leave(leave) => self.ask_leave(id, leave.request, leave.room, host),
             ClientFrame::Publish(publish) => self.ask_publish(id, publish, host),
             ClientFrame::Signal(signal) => self.ask_signal(id, signal, host),
-            ClientFrame::Presence(presence) => self.ask_presence(id, presence, host),
-            ClientFrame::History(history) => self.ask_history(id, &history, host),
+            ClientFrame::Presence(presence) => self.ask_presence(id, presence, now, host),
+            ClientFrame::History(history) => self.ask_history(id, &history, now, host),
             ClientFrame::Refresh(refresh) => self.ask_refresh(id, &refresh, host),
             ClientFrame::Ping(ping) => {
                 self.stage(
@@ -209,7 +296,11 @@ impl Shard {
             ClientFrame::ClientBatch(_) => Ok(()),
         };
         if let Err(refusal) = outcome {
+            let limited = refusal.code == ErrorCode::RateLimited;
             self.refuse(id, request, refusal);
+            if limited {
+                self.spend_refusal(id, now, host);
+            }
         }
     }
 
@@ -218,9 +309,9 @@ impl Shard {
         &mut self,
         to: Origin,
         outcome: Result<Reply, Refusal>,
+        now: Now,
         host: &mut dyn Host,
     ) {
-        self.returned(to.connection, host);
         match (outcome, to.request) {
             (Ok(reply), Some(request)) => {
                 self.stage(to.connection, &frame::Ok { request, reply }.into());
@@ -228,6 +319,7 @@ impl Shard {
             (Ok(_), None) => {}
             (Err(refusal), request) => self.refuse(to.connection, request, refusal),
         }
+        self.returned(to.connection, now, host);
     }
 
     pub(super) fn refuse(
@@ -260,36 +352,37 @@ impl Shard {
         request: Request,
         host: &mut dyn Host,
     ) {
-        if request.reply_to().is_some() {
-            self.sent(id, host);
-        }
         if let Some(home) = self.hubs.get(&room).map(|hub| hub.home) {
+            if request.reply_to().is_some() {
+                self.sent(id);
+            }
             self.send(home, Message::Request { room, request }, host);
         }
     }
 
     /// A request went to an owner; with too many out, the connection is not read until some are back.
-    pub(super) fn sent(&mut self, id: ConnectionId, host: &mut dyn Host) {
+    pub(super) fn sent(&mut self, id: ConnectionId) {
         let max = self.terms(id).requests_max;
         let Some(connection) = self.connection_mut(id) else {
             return;
         };
         connection.in_flight += 1;
-        if connection.in_flight >= max && !connection.paused {
-            connection.paused = true;
-            host.pause(id, true);
-        }
+        connection.pauses.requests |= connection.in_flight >= max;
     }
 
-    pub(super) fn returned(&mut self, id: ConnectionId, host: &mut dyn Host) {
+    pub(super) fn returned(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
         let max = self.terms(id).requests_max;
         let Some(connection) = self.connection_mut(id) else {
             return;
         };
         connection.in_flight = connection.in_flight.saturating_sub(1);
-        if connection.paused && connection.in_flight <= max / 2 {
-            connection.paused = false;
-            host.pause(id, false);
+        let pauses = &mut connection.pauses;
+        let few = pauses.requests && connection.in_flight <= max / 2;
+        let page = pauses.page && connection.in_flight == 0;
+        if few || page {
+            pauses.requests &= !few;
+            pauses.page &= !page;
+            self.go_on(id, now, host);
         }
     }
 
@@ -324,6 +417,10 @@ impl Shard {
         let Some(connection) = self.connection_mut(id) else {
             return;
         };
+        if connection.pauses.replies {
+            // It is not read, so it may well have said something.
+            connection.heard_ms = now.monotonic_ms;
+        }
         let silent_ms = now.monotonic_ms.saturating_sub(connection.heard_ms);
         if silent_ms >= 2 * heartbeat_ms {
             return self.close(id, CloseCode::HeartbeatTimeout, now, host);
@@ -343,6 +440,38 @@ impl Shard {
         }
     }
 }
+
+type Limited = Result<(), (LimitedBy, u64)>;
+
+/// Takes a message's bytes from what the connection and its user may send.
+fn take_bytes(
+    connection: &mut Connection,
+    bytes: usize,
+    settings: &ShardSettings,
+    now: Now,
+) -> Limited {
+    let now_ms = now.monotonic_ms;
+    let taken = connection.bytes.borrow(bytes, settings.rates.bytes, now_ms);
+    taken.map_err(|after_ms| (LimitedBy::Bytes, after_ms))?;
+    let held = connection.open().and_then(|open| open.held.as_ref());
+    held.map_or(Ok(()), |held| {
+        held.take_bytes(bytes, &settings.user, now_ms)
+    })
+    .map_err(|after_ms| (LimitedBy::UserBytes, after_ms))
+}
+
+/// Takes a message from what the connection and its user may send.
+fn take_message(connection: &mut Connection, settings: &ShardSettings, now: Now) -> Limited {
+    let now_ms = now.monotonic_ms;
+    let taken = connection.messages.take(settings.rates.messages, now_ms);
+    taken.map_err(|after_ms| (LimitedBy::Messages, after_ms))?;
+    let held = connection.open().and_then(|open| open.held.as_ref());
+    held.map_or(Ok(()), |held| held.take_message(&settings.user, now_ms))
+        .map_err(|after_ms| (LimitedBy::UserMessages, after_ms))
+}
+
+/// Least time between two notes that a client lives, in milliseconds.
+const HEARD_INTERVAL_MS: u64 = 1_000;
 
 pub(super) fn allowed(open: &Open, room: &RoomName, verb: Verb) -> Outcome {
     if open.identity.grants.allows(room, verb) {

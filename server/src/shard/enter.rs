@@ -21,6 +21,7 @@ use super::{Host, Shard};
 use crate::auth::Verb;
 use crate::clock::Now;
 use crate::connection::{Connection, Membership};
+use crate::metrics::LimitedBy;
 
 impl Shard {
     /// Checks a join and sends it to the room's home.
@@ -40,15 +41,19 @@ impl Shard {
         let Some(connection) = self.connection_mut(id) else {
             return Ok(());
         };
-        connection
+        let taken = connection
             .joins
             .take(settings.rates.joins, now.monotonic_ms)
-            .map_err(|after_ms| Refusal {
-                code: ErrorCode::RateLimited,
-                text: "too many joins; slow down".to_owned(),
-                after_ms: Some(after_ms),
-            })?;
-        let Some(open) = connection.open_mut() else {
+            .map_err(|after_ms| (LimitedBy::Joins, after_ms));
+        let held = connection.open().and_then(|open| open.held.as_ref());
+        let taken = taken.and_then(|()| {
+            held.map_or(Ok(()), |held| {
+                held.take_join(&settings.user, now.monotonic_ms)
+            })
+            .map_err(|after_ms| (LimitedBy::UserJoins, after_ms))
+        });
+        taken.map_err(|(limit, after_ms)| self.limited(limit, after_ms))?;
+        let Some(open) = self.connection_mut(id).and_then(Connection::open_mut) else {
             return Ok(());
         };
         allowed(open, &name, Verb::Join)?;
@@ -91,6 +96,16 @@ impl Shard {
             );
             return Err(Refusal::new(ErrorCode::TooManyRooms, text));
         }
+        if let Some(held) = &mut open.held
+            && !held.take_membership(&settings.user)
+        {
+            self.counters
+                .rate_limited
+                .of(LimitedBy::UserMemberships)
+                .add(1);
+            let text = "this user is in as many rooms, over all connections, as it may be in";
+            return Err(Refusal::new(ErrorCode::TooManyRooms, text));
+        }
         push_first_alone(&mut open.joining, (join.request, room.clone()));
         let producer = join.producer.as_ref().map(|producer| producer.producer);
         let message = Join {
@@ -109,7 +124,7 @@ impl Shard {
             },
             room,
         };
-        self.sent(id, host);
+        self.sent(id);
         let home = self.directory.home(&message.room);
         self.send(home, Message::Join(Box::new(message)), host);
         Ok(())
@@ -133,12 +148,12 @@ impl Shard {
         to: Origin,
         room: RoomAlias,
         outcome: Result<Box<Admitted>, Refusal>,
+        now: Now,
         host: &mut dyn Host,
     ) {
         let joining = to
             .request
             .filter(|request| self.end_joining(to.connection, *request));
-        self.returned(to.connection, host);
         match (outcome, joining) {
             (Ok(admitted), Some(request)) => {
                 self.subscribe(to.connection, request, room, *admitted, host);
@@ -153,8 +168,17 @@ impl Shard {
                 };
                 self.send(admitted.home, Message::Request { room, request }, host);
             }
-            (Err(refusal), _) => self.refuse(to.connection, to.request, refusal),
+            (Err(refusal), joining) => {
+                let open = self
+                    .connection_mut(to.connection)
+                    .and_then(Connection::open_mut);
+                if let (Some(open), Some(_)) = (open, joining) {
+                    open.give_membership();
+                }
+                self.refuse(to.connection, to.request, refusal);
+            }
         }
+        self.returned(to.connection, now, host);
     }
 
     /// Whether a join with this request id was on its way; it is no more.
@@ -260,7 +284,7 @@ impl Shard {
             .and_then(|open| open.remove(room));
         let membership = membership.ok_or_else(|| not_joined(room))?;
         self.forget_waiting(id, room);
-        self.sent(id, host);
+        self.sent(id);
         let leave = Request::Leave {
             member: membership.member,
             attachment: membership.attachment,

@@ -18,8 +18,10 @@ use super::{ConnectionTimer, Host, Shard, Timer};
 use crate::auth::{AuthError, Identity};
 use crate::clock::Now;
 use crate::connection::{Connection, Open, Phase};
+use crate::metrics::LimitedBy;
 use crate::session::index::Attached;
 use crate::session::token::ResumeClaims;
+use crate::session::users::{Held, TooManyConnections};
 
 impl Shard {
     /// The first frame. An anonymous server chooses the user itself; any other has the token checked first.
@@ -79,9 +81,11 @@ impl Shard {
             (Phase::Authenticating { hello, waiting, .. }, Ok(identity)) => {
                 let (hello, waiting) = (hello.clone(), std::mem::take(waiting));
                 self.open_session(id, &hello, identity, now, host);
-                waiting
-                    .into_iter()
-                    .for_each(|frame| self.frame(id, frame, now, host));
+                let Some(connection) = self.connection_mut(id) else {
+                    return;
+                };
+                connection.backlog = (!waiting.is_empty()).then(|| Box::new(waiting.into()));
+                self.go_on(id, now, host);
             }
             (Phase::Authenticating { hello, .. }, Err(error)) => {
                 let request = hello.request;
@@ -143,11 +147,19 @@ impl Shard {
             return self.close(id, CloseCode::Revoked, now, host);
         }
         host.authenticated(id);
+        let held = match self.hold(&identity, now) {
+            Ok(held) => held,
+            Err(refusal) => {
+                self.refuse(id, Some(hello.request), refusal);
+                return self.close(id, CloseCode::RateLimited, now, host);
+            }
+        };
         let (session, attached) = self.attach(id, claims.map(|claims| claims.session), now, host);
         let open = Open {
             anonymous: self.settings.anonymous,
             terms: Arc::clone(&self.terms),
             identity,
+            held,
             session,
             attachment: attached.attachment,
             memberships: Vec::new(),
@@ -163,6 +175,19 @@ impl Shard {
         connection.phase = Phase::Open(Box::new(open));
         self.stage(id, &welcome.into());
         self.watch_token(id, now, host);
+    }
+
+    /// The connection's part in the share of its user.
+    fn hold(&self, identity: &Identity, now: Now) -> Result<Option<Held>, Refusal> {
+        if self.settings.anonymous {
+            return Ok(None);
+        }
+        let (tenant, user) = (&identity.tenant, &identity.user);
+        let held = self
+            .users
+            .enter(tenant, user, &self.settings.user, now.monotonic_ms);
+        held.map(Some)
+            .map_err(|TooManyConnections| self.limited(LimitedBy::UserConnections, FULL_RETRY_MS))
     }
 
     /// Takes the session back, from another connection if that still holds it; else begins a new one.
@@ -376,3 +401,6 @@ fn revoked() -> Refusal {
     let text = "this user, session or token was revoked";
     Refusal::new(ErrorCode::Revoked, text)
 }
+
+/// When a user with as many connections as it may have should try again.
+const FULL_RETRY_MS: u64 = 5_000;

@@ -51,6 +51,7 @@ use crate::metrics::ShardCounters;
 use crate::room::{Room, RoomSettings, RoomTimer};
 use crate::session::index::Sessions;
 use crate::session::token::ResumeKey;
+use crate::session::users::{UserLimits, Users};
 use crate::wire;
 use catch_up::Catching;
 use guard::Suspect;
@@ -68,6 +69,7 @@ pub struct Shard {
     directory: Directory,
     sessions: Sessions,
     memory: Memory,
+    users: Users,
     journal: Box<dyn Journal>,
     counters: Arc<ShardCounters>,
     /// By slot.
@@ -214,8 +216,8 @@ pub trait Host {
     /// The connection has a session. A host that counts those without one has one less.
     fn authenticated(&mut self, _connection: ConnectionId) {}
 
-    /// Reads no more from a connection, or reads again.
-    fn pause(&mut self, connection: ConnectionId, paused: bool);
+    /// A connection that was not to be read may be read again; [`Shard::is_reading`] says which ones may.
+    fn read_again(&mut self, connection: ConnectionId);
 
     /// Checks a token; [`Input::Verified`] follows.
     fn verify(&mut self, connection: ConnectionId, token: &str);
@@ -294,6 +296,10 @@ pub struct ShardSettings {
     pub outbox_messages_max: usize,
     /// How long a connection may take no byte while some wait, in milliseconds.
     pub write_stall_ms: u64,
+    /// What it has to take in that time, in bytes, where it doesn't take all.
+    pub write_progress_bytes_min: u32,
+    /// What all connections of a user may do together.
+    pub user: UserLimits,
     /// Members that fan-out serves between two looks at the turn's time.
     pub members_per_look: usize,
     /// Turns of a room that may wait for a fan-out that is slower than the room; at least 2, since the first may be half handed on.
@@ -319,6 +325,12 @@ impl ShardSettings {
         self.outbox_bytes_max / 4
     }
 
+    /// Beyond this the connection is read no more until replies have left: a quarter of the outbox.
+    #[must_use]
+    pub fn reply_bytes_max(&self) -> usize {
+        self.outbox_bytes_max / 4
+    }
+
     /// Beyond this signals are dropped: an eighth of the outbox.
     #[must_use]
     pub fn signal_lane_bytes_max(&self) -> usize {
@@ -333,6 +345,8 @@ pub struct Shared {
     pub directory: Directory,
     /// The sessions.
     pub sessions: Sessions,
+    /// The users who are connected.
+    pub users: Users,
     /// The configuration.
     pub settings: Arc<ShardSettings>,
     /// What may be held.
@@ -384,6 +398,7 @@ impl Shard {
             directory: shared.directory,
             sessions: shared.sessions,
             memory: shared.memory,
+            users: shared.users,
             journal,
             counters,
             outlets: Vec::new(),
@@ -432,10 +447,13 @@ impl Shard {
                 connection,
                 payload,
             } => {
-                self.heard(connection, now);
-                self.stage_bytes(connection, &wire::control(OpCode::Pong, payload));
+                if self.take_control(connection, now, host) {
+                    self.stage_bytes(connection, &wire::control(OpCode::Pong, payload));
+                }
             }
-            Input::Pong { connection } => self.heard(connection, now),
+            Input::Pong { connection } => {
+                self.take_control(connection, now, host);
+            }
             Input::Closed { connection, code } => self.closed(connection, code, now, host),
             Input::Close { connection, code } => self.close(connection, code, now, host),
             Input::Gone { connection } => self.gone(connection, now, host),
@@ -517,7 +535,7 @@ impl Shard {
     #[must_use]
     pub fn is_reading(&self, connection: ConnectionId) -> bool {
         self.connection(connection)
-            .is_some_and(|connection| !connection.paused)
+            .is_some_and(|connection| !connection.pauses.any() && connection.backlog.is_none())
     }
 
     /// Whether a connection has said who it is.
@@ -622,8 +640,8 @@ impl Shard {
         match message {
             Message::Join(join) => self.join_room(*join, now, host),
             Message::Request { room, request } => self.request_room(room, request, now, host),
-            Message::Reply { to, outcome } => self.replied(to, outcome, host),
-            Message::Joined { to, room, outcome } => self.joined(to, room, outcome, host),
+            Message::Reply { to, outcome } => self.replied(to, outcome, now, host),
+            Message::Joined { to, room, outcome } => self.joined(to, room, outcome, now, host),
             Message::Turn(turn) => self.receive_turn(turn, host),
             Message::Chunk(chunk) => self.receive_chunk(chunk),
             Message::Direct { to, signal } => self.deliver_direct(to, &signal, now, host),

@@ -8,25 +8,30 @@
 use std::sync::Arc;
 
 use roomful_protocol::error::ErrorCode;
-use roomful_protocol::id::{RoomAlias, RoomId};
+use roomful_protocol::id::{RoomAlias, RoomId, UserId};
 
 use super::guard::survive;
 use super::message::{Answer, Call, Join, Message, Refusal, Request, ShardId};
 use super::{Host, Shard, Timer};
 use crate::clock::Now;
 use crate::journal::Completion;
+use crate::metrics::LimitedBy;
 use crate::room::{After, Asked, Awaited, Context, Room, RoomSettings, RoomTimer};
 
 impl Shard {
     /// Lets somebody into a room, which is opened if it is not.
     pub(super) fn join_room(&mut self, join: Join, now: Now, host: &mut dyn Host) {
         let (to, room) = (join.to, join.room.clone());
+        let opener = (!join.anonymous).then(|| join.user.clone());
         let request = Request::Join(Box::new(join));
         // Before a room is opened for it.
         if let Some(refused) = self.unaffordable(RoomAlias(0), &request) {
             return self.send(to.shard, refused, host);
         }
-        match self.room_for(&room, now, host) {
+        let alias = self
+            .may_open(&room, opener.as_ref(), now)
+            .and_then(|()| self.room_for(&room, now, host));
+        match alias {
             Ok(alias) => {
                 self.renew_room(alias);
                 self.request_room(alias, request, now, host);
@@ -41,6 +46,17 @@ impl Shard {
                 self.send(to.shard, joined, host);
             }
         }
+    }
+
+    /// Whether the room is open, or the user may open it. The server's inventions may: a new one costs nothing.
+    fn may_open(&self, room: &RoomId, user: Option<&UserId>, now: Now) -> Result<(), Refusal> {
+        let Some(user) = user.filter(|_| !self.rooms_by_id.contains_key(room)) else {
+            return Ok(());
+        };
+        let rate = self.settings.user.rooms;
+        self.users
+            .take_room(&room.tenant, user, rate, now.monotonic_ms)
+            .map_err(|after_ms| self.limited(LimitedBy::UserRooms, after_ms))
     }
 
     /// Hands the back end's request to its room. Only a publish opens a room: looking at one must not make it.

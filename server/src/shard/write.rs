@@ -24,6 +24,7 @@ use crate::wire;
 impl Shard {
     /// Puts a frame behind what the connection gets with its next write, at the latest at the end of the turn.
     pub(super) fn stage(&mut self, id: ConnectionId, frame: &ServerFrame) {
+        let reply_bytes_max = self.settings.reply_bytes_max();
         let Some(outlet) = self.outlet_mut(id) else {
             return;
         };
@@ -33,6 +34,7 @@ impl Shard {
         }
         let first = outlet.staged.is_empty();
         wire::message_into(outlet.encoding, frame, &mut outlet.staged);
+        outlet.connection.pauses.replies |= outlet.staged.len() > reply_bytes_max;
         if first {
             self.staged.push_back(id);
         }
@@ -41,16 +43,20 @@ impl Shard {
     /// As [`Shard::stage`], for a whole message.
     pub(super) fn stage_bytes(&mut self, id: ConnectionId, bytes: &Bytes) {
         let counters = Arc::clone(&self.counters);
+        let reply_bytes_max = self.settings.reply_bytes_max();
         let Some(outlet) = self.outlet_mut(id) else {
             return;
         };
+        let pauses = &mut outlet.connection.pauses;
         if let Some(outbox) = &mut outlet.outbox {
             let before = outbox.sizes();
             outbox.push_control(bytes.clone());
+            pauses.replies |= outbox.reply_bytes() > reply_bytes_max;
             track(&counters, before, outbox.sizes());
         } else {
             let first = outlet.staged.is_empty();
             outlet.staged.extend_from_slice(bytes);
+            pauses.replies |= outlet.staged.len() > reply_bytes_max;
             if !first {
                 return;
             }
@@ -91,6 +97,24 @@ impl Shard {
             Some(_) => {}
             None => self.write(id, &[], now, host),
         }
+        self.read_on(id, now, host);
+    }
+
+    /// Reads a connection again when most of its replies have left.
+    fn read_on(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
+        let few = self.settings.reply_bytes_max() / 2;
+        let Some(outlet) = self.outlet_mut(id) else {
+            return;
+        };
+        let waiting = outlet
+            .outbox
+            .as_ref()
+            .map_or(0, |outbox| outbox.reply_bytes());
+        let pauses = &mut outlet.connection.pauses;
+        if pauses.replies && waiting <= few && outlet.staged.len() <= few {
+            pauses.replies = false;
+            self.go_on(id, now, host);
+        }
     }
 
     /// Writes what is staged and then `parts`; what does not fit makes an outbox.
@@ -124,6 +148,7 @@ impl Shard {
 
     /// A socket takes bytes again: what waits goes out, and whoever stood still because of it goes on.
     pub(super) fn writable(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
+        let progress_bytes = self.settings.write_progress_bytes_min;
         let counters = Arc::clone(&self.counters);
         let Some(outlet) = self.outlet_mut(id) else {
             return;
@@ -135,13 +160,21 @@ impl Shard {
         let drained = drain(outbox, id, host);
         let after = outbox.sizes();
         track(&counters, before, after);
-        if after.bytes < before.bytes {
-            outlet.connection.progress_ms = now.monotonic_ms;
+        let connection = &mut outlet.connection;
+        let bytes = u32::try_from(before.bytes - after.bytes).unwrap_or(u32::MAX);
+        connection.drained_bytes = connection.drained_bytes.saturating_add(bytes);
+        if connection.drained_bytes >= progress_bytes {
+            connection.drained_bytes = 0;
+            connection.progress_ms = now.monotonic_ms;
         }
         if !drained {
-            return;
+            return self.read_on(id, now, host);
         }
         outlet.outbox = None;
+        self.read_on(id, now, host);
+        let Some(outlet) = self.outlet_mut(id) else {
+            return;
+        };
         let memberships: Vec<_> = outlet
             .connection
             .open()
@@ -152,7 +185,7 @@ impl Shard {
         }
     }
 
-    /// Closes a connection that has taken no byte for too long; looks again later where it has taken some.
+    /// Closes a connection that has taken next to nothing for too long; looks again later where it has taken some.
     pub(super) fn stalled(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
         let stall_ms = self.settings.write_stall_ms;
         let Some(Outlet {
@@ -343,6 +376,7 @@ pub(super) fn write_now(
     track(counters, Sizes::default(), outbox.sizes());
     outlet.outbox = Some(Box::new(outbox));
     outlet.connection.progress_ms = now.monotonic_ms;
+    outlet.connection.drained_bytes = 0;
     Written::Blocked
 }
 

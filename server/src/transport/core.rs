@@ -22,7 +22,7 @@ pub trait Core {
     /// Whether [`Core::flush`] would find nothing to do.
     fn is_idle(&self) -> bool;
 
-    /// Whether a connection may be read. One that may not is read again after [`Host::pause`] says so.
+    /// Whether a connection may be read. One that may not is read again after [`Host::read_again`] says so.
     fn is_reading(&self, connection: ConnectionId) -> bool;
 
     /// Longest message that a connection may send now, in bytes.

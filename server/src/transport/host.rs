@@ -308,11 +308,11 @@ impl Host for ThreadHost {
         }
     }
 
-    fn pause(&mut self, connection: ConnectionId, paused: bool) {
+    fn read_again(&mut self, connection: ConnectionId) {
         let waits = self
             .socket_mut(connection)
             .is_some_and(|socket| socket.has_input());
-        if waits && !paused {
+        if waits {
             self.look_again(connection);
         }
     }

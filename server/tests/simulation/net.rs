@@ -1,6 +1,6 @@
 //! What lies between the parts: mailboxes, the kernel's buffers, and the checking of tokens.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 
 use bytes::Bytes;
@@ -27,8 +27,6 @@ pub struct Net {
     pub uplinks: BTreeMap<Link, Uplink>,
     /// Connections that the shard has ended.
     pub finished: Vec<Link>,
-    /// Connections that are not read.
-    pub paused: BTreeSet<Link>,
     /// Tokens that are being checked.
     pub verifying: Vec<(Link, String)>,
     /// Until when what is known of a connection's user holds, in milliseconds since 1970.
@@ -129,21 +127,13 @@ impl Host for SimHost<'_> {
                 .for_each(|words| link.bytes.extend(words.iter().copied()));
             link.closed = true;
         }
-        self.net.paused.remove(&link);
         self.net.expiries.remove(&link);
         self.net.uplinks.remove(&link);
         self.net.finished.push(link);
     }
 
-    fn pause(&mut self, connection: ConnectionId, paused: bool) {
-        let link = (self.shard, connection);
-        let changed = if paused {
-            self.net.paused.insert(link)
-        } else {
-            self.net.paused.remove(&link)
-        };
-        assert!(changed, "paused or woken twice");
-    }
+    /// Who is read is asked when something of a connection may arrive.
+    fn read_again(&mut self, _: ConnectionId) {}
 
     fn verify(&mut self, connection: ConnectionId, token: &str) {
         let link = (self.shard, connection);

@@ -11,6 +11,7 @@ use roomful_server::journal::HistoryBounds;
 use roomful_server::room::operations::OperationBounds;
 use roomful_server::room::{RoomSettings, kind};
 use roomful_server::session::token::ResumeKey;
+use roomful_server::session::users::UserLimits;
 use roomful_server::shard::ShardSettings;
 
 use crate::journal::Faults;
@@ -128,10 +129,23 @@ impl Options {
                 errors: any,
                 messages,
                 joins: any,
+                bytes: any,
+                pages: any,
+                control: any,
+                refusals: any,
             },
             outbox_bytes_max: OUTBOX_BYTES_MAX,
             outbox_messages_max: OUTBOX_MESSAGES_MAX,
             write_stall_ms: 4_000,
+            write_progress_bytes_min: 1,
+            user: UserLimits {
+                connections_max: u32::MAX,
+                memberships_max: u32::MAX,
+                messages: any,
+                bytes: any,
+                joins: any,
+                rooms: any,
+            },
             members_per_look: 1,
             waiting_turns_max: self.waiting_turns_max,
         }

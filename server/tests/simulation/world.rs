@@ -19,6 +19,7 @@ use roomful_server::directory::Directory;
 use roomful_server::memory::Memory;
 use roomful_server::metrics::ShardCounters;
 use roomful_server::session::index::Sessions;
+use roomful_server::session::users::Users;
 use roomful_server::shard::message::{ConnectionId, ShardId};
 use roomful_server::shard::{Flush, Input, Shard, Shared};
 
@@ -112,6 +113,7 @@ impl World {
         let shared = Shared {
             directory: Directory::new(shards, 100),
             sessions: Sessions::new(now.unix_ms, RETENTION_MS),
+            users: Users::default(),
             settings: Arc::new(self.options.settings()),
             memory: Memory::unlimited(usize::from(shards)),
         };
@@ -573,6 +575,12 @@ impl World {
         }
     }
 
+    /// Whether a shard reads a connection; one that it has ended, or not opened yet, hears nothing of it.
+    fn reads(&self, (shard, connection): Link) -> bool {
+        let shard = self.shards[shard].as_ref();
+        shard.is_none_or(|shard| shard.is_reading(connection))
+    }
+
     /// Something that a client has sent arrives: of each connection in order, of different ones in any.
     fn deliver_uplink(&mut self) {
         let waiting: Vec<Link> = {
@@ -580,7 +588,7 @@ impl World {
             let with_more = net
                 .uplinks
                 .iter()
-                .filter(|(link, uplink)| !uplink.queue.is_empty() && !net.paused.contains(link));
+                .filter(|(link, uplink)| !uplink.queue.is_empty() && self.reads(**link));
             with_more.map(|(link, _)| *link).collect()
         };
         let Some(link) = self.pick(&waiting) else {

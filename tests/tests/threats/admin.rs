@@ -346,7 +346,7 @@ async fn a_revoked_token_id_is_refused() {
     refused(&server, &leaked, None).await;
     let refresh = ada.request(|request| Refresh {
         request,
-        token: Text::new(&*leaked).unwrap(),
+        token: Text::new(leaked.as_str()).unwrap(),
     });
     assert_error(&refresh.await.unwrap_err(), ErrorCode::Revoked);
     ada.join("chat:other").await;

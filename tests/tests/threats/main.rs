@@ -6,5 +6,7 @@ mod admission;
 mod attack;
 mod frames;
 mod handshake;
+mod messages;
+mod pressure;
 mod tls;
 mod tokens;
