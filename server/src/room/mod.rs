@@ -692,9 +692,6 @@ const FULL_RETRY_MS: u64 = 5_000;
 /// When to look again at a shard whose mailbox was full: a few turns later.
 const RETRY_MS: u64 = 5;
 
-/// When to ask a journal again that could not open a room.
-const REOPEN_MS: u64 = 1_000;
-
 const UNKNOWN_TEXT: &str =
     "the storage failed, so the outcome is unknown; send it again with the same op id";
 

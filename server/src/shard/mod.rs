@@ -12,7 +12,7 @@
 //! them), `guard` (what becomes of a panic), [`hub`] and [`wheel`].
 
 mod afford;
-mod ask;
+pub(crate) mod ask;
 mod catch_up;
 mod deliver;
 mod drain;
@@ -26,8 +26,6 @@ mod owner;
 mod revoke;
 pub mod wheel;
 mod write;
-
-pub use ask::{check_payload, page_limit};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
@@ -100,7 +98,6 @@ pub struct Shard {
     last_hub: RoomAlias,
     /// What is left to say, once the server stops.
     goodbyes: Option<drain::Goodbyes>,
-    /// Looks for the connections of those who are revoked.
     sweeps: VecDeque<revoke::Sweep>,
 }
 
@@ -654,8 +651,7 @@ impl Shard {
             Message::Evict(connection) => self.close(connection, CloseCode::Replaced, now, host),
             Message::Revoke(revoke) => self.begin_sweep(*revoke),
             Message::Call(call) => self.call_room(*call, now, host),
-            // It is for the control side, which is no shard.
-            Message::Answer { .. } => {}
+            Message::Answer { .. } => {} // For the control side, which is no shard.
         }
     }
 
