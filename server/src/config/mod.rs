@@ -143,7 +143,9 @@ impl Config {
         config
             .placement
             .renew(&newer.placement, "placement.", &mut kept);
+        config.user.renew(&newer.user, "user.", &mut kept);
         config.shard.renew(&newer.shard, "shard.", &mut kept);
+        config.memory.renew(&newer.memory, "memory.", &mut kept);
         config
             .shutdown
             .renew(&newer.shutdown, "shutdown.", &mut kept);
