@@ -99,6 +99,7 @@ shard_counters! {
     room_bytes: Gauge = "roomful_room_bytes", "Bytes that rooms hold beside their logs: members, presence values, results of operations, chunks of recoveries.";
     memory_sheds: By<MemoryShed> = "roomful_memory_sheds_total", "Things that were let go of, or not taken in, for want of memory.";
     outbox_bytes: Gauge = "roomful_outbox_bytes", "Bytes that wait in the outboxes.";
+    pages_awaited: Gauge = "roomful_pages_awaited", "Pages of history and of members that connections wait for.";
     outbox_messages: Gauge = "roomful_outbox_messages", "Messages that wait in the outboxes.";
     messages_received: Counter = "roomful_messages_received_total", "Frames that clients sent.";
     messages_rejected: Counter = "roomful_messages_rejected_total", "Frames that were answered with an error.";
@@ -273,6 +274,8 @@ labels! {
         Join = "join",
         /// A presence value.
         Presence = "presence",
+        /// A page of history or of members.
+        Page = "page",
     }
 
     /// Why a connection got no WebSocket, or no answer to a request at all.

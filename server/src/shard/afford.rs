@@ -1,6 +1,6 @@
 //! What a shard takes in when memory is short.
 //!
-//! Called with what would stay: a join, a presence value, a publish. All of it can be sent again later, so the answer
+//! Called with what would stay: a join, a presence value, a publish, a page that its connection is slow to take. All of it can be sent again later, so the answer
 //! is `overloaded` with a time, and nothing has changed. A room that holds little goes on publishing where the logs of
 //! others have filled their part, and so does one whose new entries take the place of old ones.
 
@@ -28,11 +28,7 @@ impl Shard {
         };
         let Asked { to, awaited } = Asked::of(request)?;
         self.counters.memory_sheds.of(shed).add(1);
-        let refusal = Refusal {
-            code: ErrorCode::Overloaded,
-            text: "the server is short of memory".to_owned(),
-            after_ms: Some(RETRY_MS),
-        };
+        let refusal = short();
         Some(match awaited {
             Awaited::Joined => Message::Joined {
                 to,
@@ -46,6 +42,18 @@ impl Shard {
         })
     }
 
+    /// Whether there is memory for a page, which waits here until its connection has taken it.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(super) fn afford_page(&self) -> Result<(), Refusal> {
+        if !self.memory.is_over(self.id, &self.counters) {
+            return Ok(());
+        }
+        self.counters.memory_sheds.of(MemoryShed::Page).add(1);
+        Err(short())
+    }
+
     /// Whether a room's log would grow, and holds more than a quarter of what a log of this shard holds on average.
     /// So the whole stays within a quarter more than its part, whoever comes when.
     fn takes_more(&self, alias: RoomAlias) -> bool {
@@ -55,6 +63,14 @@ impl Shard {
         let held = self.journal.held_by(room.id());
         let average = self.journal.held_bytes() / self.rooms.len().max(1);
         !held.is_full && held.bytes > average / 4
+    }
+}
+
+fn short() -> Refusal {
+    Refusal {
+        code: ErrorCode::Overloaded,
+        text: "the server is short of memory".to_owned(),
+        after_ms: Some(RETRY_MS),
     }
 }
 

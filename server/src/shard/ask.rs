@@ -126,6 +126,7 @@ impl Shard {
 
     /// Takes a page from what the connection may ask for; to begin to watch costs the owner one too.
     fn take_page(&mut self, id: ConnectionId, now: Now) -> Outcome {
+        self.afford_page()?;
         let rate = self.settings.rates.pages;
         let taken = self.connection_mut(id).map_or(Ok(()), |connection| {
             connection.pages.take(rate, now.monotonic_ms)
@@ -136,8 +137,11 @@ impl Shard {
     /// A page is many times as long as its request, so a connection has one on its way at a time and is read again
     /// when that has come.
     fn await_page(&mut self, id: ConnectionId) {
-        if let Some(connection) = self.connection_mut(id) {
-            connection.pauses.page = true;
+        let waits = self
+            .connection_mut(id)
+            .is_some_and(|connection| !std::mem::replace(&mut connection.pauses.page, true));
+        if waits {
+            self.counters.pages_awaited.add(1);
         }
     }
 

@@ -382,6 +382,9 @@ impl Shard {
         if few || page {
             pauses.requests &= !few;
             pauses.page &= !page;
+            if page {
+                self.counters.pages_awaited.sub(1);
+            }
             self.go_on(id, now, host);
         }
     }

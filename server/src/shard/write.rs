@@ -287,6 +287,9 @@ impl Shard {
         if let Some(outbox) = &outlet.outbox {
             track(&self.counters, outbox.sizes(), Sizes::default());
         }
+        if outlet.connection.pauses.page {
+            self.counters.pages_awaited.sub(1);
+        }
         self.counters.connections.sub(1);
         self.counters.connections_closed.of(code).add(1);
         let Phase::Open(open) = outlet.connection.phase else {

@@ -193,6 +193,27 @@ async fn endless_fragments_close_with_1008() {
     check("fragments", 1008, &[endless(b""), endless(b"x")]).await;
 }
 
+/// Pings by the million whose answers are never read: the connection is closed early, and what waits for it stays small.
+#[tokio::test]
+async fn a_ping_flood_that_is_not_read_takes_no_memory() {
+    let server = Server::start().await;
+    let attack = Attack::beside(&server, Healthy::start(&server).await).await;
+    let mut peer = session(&server).await;
+    let pings = frame(PING, &[7; 125]).repeat(1_000);
+    let before = resident(&server).await;
+    let mut most = before;
+    for _ in 0..1_000 {
+        // The server reads and drops for a while what comes behind its close; then the socket is gone.
+        if peer.try_send(&pings).await.is_err() {
+            break;
+        }
+        most = resident(&server).await.max(most);
+    }
+    assert!(most - before < MIB, "grew by {}", most - before);
+    let series = ("roomful_rate_limited_total", Some(("limit", "control")));
+    attack.moved(series, 1.0).await;
+}
+
 /// One close is answered, and nothing behind it is looked at (§1.4).
 #[tokio::test]
 async fn a_close_flood_gets_one_answer() {
