@@ -17,10 +17,10 @@ use super::failure::Failure;
 use super::{Admin, Namespace, Target, json, query, tenant};
 use crate::http::PeerContext;
 use crate::room::operations::BACK_END_SEQUENCE;
-use crate::shard::ask::{check_payload, page_limit};
 use crate::shard::message::{
     Answer, Author, Call, Message, Origin, Refusal, Request as RoomRequest,
 };
+use crate::shard::{check_payload, page_limit};
 
 /// Which tenant; all that some operations ask beside the path.
 #[derive(Deserialize)]

@@ -2,7 +2,7 @@
 //!
 //! A shard counts in its own [`ShardCounters`], which only its thread writes, so that counting on a message's
 //! path costs a load and a store; a scrape adds the shards up. What happens on other threads is counted
-//! in [`Metrics`] itself. A label's values are a fixed set in this file or in the protocol's catalogues:
+//! in [`Metrics`] itself. A label's values are a fixed set in this folder or in the protocol's catalogues:
 //! never a room, a user, or anything that a peer sent. What the numbers mean for an operator is left to the
 //! dashboards.
 
@@ -10,7 +10,7 @@ mod admin;
 mod budget;
 mod cells;
 mod keys;
-mod system;
+mod labels;
 mod tls;
 
 use std::collections::HashMap;
@@ -21,20 +21,22 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 use roomful_protocol::error::{CloseCode, ErrorCode};
-use roomful_protocol::websocket;
 
 pub use admin::AdminDenial;
 pub use cells::{By, Counter, Gauge, Label, Longest};
 pub use keys::{KeyFetch, Reloaded};
+pub use labels::{
+    AuthFailure, HandshakeRejection, LimitedBy, MemoryKind, MemoryShed, PanicPlace, Violation,
+};
 pub use tls::{TlsHandshake, TlsReload};
 
-use crate::auth::AuthError;
 use crate::memory::Memory;
 use crate::tasks::Tasks;
 use admin::AdminMetrics;
 use budget::Budget;
 use cells::Row;
 use keys::KeyMetrics;
+use labels::labels;
 use tls::TlsMetrics;
 
 /// The metrics of a process; a cheap handle.
@@ -125,256 +127,6 @@ shard_counters! {
     turn_over_budget: Counter = "roomful_turn_over_budget_total", "Turns that were cut because their time was spent.";
     turns_stalled: Counter = "roomful_turns_stalled_total", "Turns that took longer than shard.turn_warning_ms.";
     turn_longest_us: Longest = "roomful_turn_longest_us", "Microseconds that the longest turn since the start took.";
-}
-
-/// Declares an enum whose variants are a label's values.
-macro_rules! labels {
-    ($( $(#[$meta:meta])* $name:ident by $label:literal { $( $(#[$vmeta:meta])* $variant:ident = $text:literal, )* } )*) => {$(
-        $(#[$meta])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum $name { $( $(#[$vmeta])* $variant, )* }
-
-        impl Label for $name {
-            const NAME: &'static str = $label;
-
-            fn all() -> Vec<Self> {
-                vec![$( Self::$variant ),*]
-            }
-
-            fn index(self) -> usize {
-                self as usize
-            }
-
-            fn text(self) -> String {
-                match self { $( Self::$variant => $text, )* }.to_owned()
-            }
-        }
-    )*};
-}
-use labels;
-
-labels! {
-    /// Which limit was met.
-    LimitedBy by "limit" {
-        /// Messages of a connection.
-        Messages = "messages",
-        /// Bytes of a connection.
-        Bytes = "bytes",
-        /// Joins of a connection.
-        Joins = "joins",
-        /// Pages that a connection asks for, and changes of what it watches.
-        Pages = "pages",
-        /// Pings and pongs of a connection.
-        Control = "control",
-        /// Messages of a user.
-        UserMessages = "user_messages",
-        /// Bytes of a user.
-        UserBytes = "user_bytes",
-        /// Joins of a user.
-        UserJoins = "user_joins",
-        /// Memberships of a user.
-        UserMemberships = "user_memberships",
-        /// Connections of a user.
-        UserConnections = "user_connections",
-        /// Rooms that a user opens.
-        UserRooms = "user_rooms",
-    }
-
-    /// What a panic happened in, and ended.
-    PanicPlace by "where" {
-        /// The handling of one connection.
-        Connection = "connection",
-        /// The handing on of what one room sent.
-        Hub = "hub",
-        /// One room.
-        Room = "room",
-        /// A task of the control runtime. Counted by [`Tasks`].
-        Task = "task",
-        /// The handling of a socket that had just been accepted.
-        Acceptor = "acceptor",
-    }
-
-    /// Why a token was refused.
-    AuthFailure by "kind" {
-        /// There are keys, and `hello` brought no token.
-        Missing = "missing",
-        /// It is not a JWT.
-        Malformed = "malformed",
-        /// Its algorithm is not the key's.
-        Algorithm = "algorithm",
-        /// No key has its id.
-        UnknownKey = "unknown_key",
-        /// The signature is wrong.
-        Signature = "signature",
-        /// It has expired.
-        Expired = "expired",
-        /// It is not valid yet.
-        NotYetValid = "not_yet_valid",
-        /// It is for another audience.
-        Audience = "audience",
-        /// It is of another issuer.
-        Issuer = "issuer",
-        /// A claim is missing, or is not what it must be.
-        Claims = "claims",
-        /// It names another user or tenant than the connection's.
-        Mismatch = "mismatch",
-        /// It, its user, or the session that it came with was revoked.
-        Revoked = "revoked",
-        /// The queue of tokens to check was full.
-        Busy = "busy",
-        /// Its key is unknown, and no keys could be fetched.
-        KeysUnavailable = "keys_unavailable",
-    }
-
-    /// How a peer broke the WebSocket protocol.
-    Violation by "reason" {
-        /// A frame that RFC 6455 forbids.
-        Protocol = "protocol",
-        /// Text that is not UTF-8.
-        Utf8 = "utf8",
-        /// A message longer than the limit.
-        TooBig = "too_big",
-        /// A message in too many fragments.
-        Fragments = "fragments",
-        /// A message that was not complete in time.
-        MessageTimeout = "message_timeout",
-    }
-
-    /// What takes memory.
-    MemoryKind by "kind" {
-        /// The process before anybody came.
-        Process = "process",
-        /// Connections that are no WebSocket yet, or never.
-        Http = "http",
-        /// WebSocket connections.
-        Connections = "connections",
-        /// Sessions, those included that wait to be resumed.
-        Sessions = "sessions",
-        /// Messages that have not arrived whole.
-        Input = "input",
-        /// What waits to be written.
-        Outboxes = "outboxes",
-        /// Rooms, with members, presence values, results of operations and chunks of recoveries.
-        Rooms = "rooms",
-        /// The logs of rooms.
-        Logs = "logs",
-        /// What waits between shards.
-        Mailboxes = "mailboxes",
-    }
-
-    /// What was let go of, or not taken in, for want of memory.
-    MemoryShed by "what" {
-        /// A connection whose outbox was among the heaviest.
-        Outbox = "outbox",
-        /// A connection whose unfinished message was among the heaviest, or grew.
-        Input = "input",
-        /// A publish.
-        Publish = "publish",
-        /// A join.
-        Join = "join",
-        /// A presence value.
-        Presence = "presence",
-        /// A page of history or of members.
-        Page = "page",
-    }
-
-    /// Why a connection got no WebSocket, or no answer to a request at all.
-    HandshakeRejection by "reason" {
-        /// What came is not HTTP.
-        Malformed = "malformed",
-        /// The request's head has too many bytes or lines.
-        HeaderLimit = "header_limit",
-        /// The request's head did not arrive in time.
-        HeaderTimeout = "header_timeout",
-        /// The request's target is not a plain path, or is too long.
-        Target = "target",
-        /// `Host` is missing, doubled or malformed.
-        Host = "host",
-        /// The request has a body.
-        Body = "body",
-        /// The method is not GET.
-        Method = "method",
-        /// HTTP/1.0.
-        HttpVersion = "http_version",
-        /// No `Upgrade: websocket`, or no `Connection: upgrade`.
-        Upgrade = "upgrade",
-        /// Another version of the WebSocket protocol.
-        Version = "version",
-        /// The key is missing, doubled or malformed.
-        Key = "key",
-        /// No subprotocol that we speak.
-        Subprotocol = "subprotocol",
-        /// The page, or the host name it used, may not connect.
-        Origin = "origin",
-        /// A proxy that has to begin with a PROXY protocol header sent none in time, or something else.
-        ProxyHeader = "proxy_header",
-        /// Its address has as many sockets as it may have.
-        AddressConnections = "address_connections",
-        /// Its address has as many sockets without a session as it may have.
-        AddressUnauthenticated = "address_unauthenticated",
-        /// There are as many sockets without a WebSocket as there may be.
-        HttpConnections = "http_connections",
-        /// There are as many WebSockets without a session as there may be.
-        Unauthenticated = "unauthenticated",
-        /// There have been as many WebSockets in this moment as there may be.
-        Connects = "connects",
-        /// Nearly all of the process's file descriptors are in use.
-        Descriptors = "descriptors",
-        /// The server has as many connections as it may have.
-        Full = "full",
-        /// The memory is above its soft mark.
-        Memory = "memory",
-        /// The server is about to end.
-        Draining = "draining",
-    }
-}
-
-impl From<websocket::Violation> for Violation {
-    fn from(violation: websocket::Violation) -> Self {
-        use websocket::Violation as Broken;
-
-        match violation {
-            Broken::Unmasked
-            | Broken::Masked
-            | Broken::ReservedBits
-            | Broken::UnknownOpCode
-            | Broken::FragmentedControl
-            | Broken::LongControl
-            | Broken::StrayContinuation
-            | Broken::InterleavedMessage
-            | Broken::NonMinimalLength
-            | Broken::LengthOverflow
-            | Broken::BadClose => Self::Protocol,
-            Broken::NotUtf8 => Self::Utf8,
-            Broken::MessageTooBig => Self::TooBig,
-            Broken::TooManyFragments => Self::Fragments,
-            Broken::MessageTimeout => Self::MessageTimeout,
-        }
-    }
-}
-
-impl From<AuthError> for AuthFailure {
-    fn from(error: AuthError) -> Self {
-        match error {
-            AuthError::Missing => Self::Missing,
-            AuthError::Busy => Self::Busy,
-            AuthError::KeysUnavailable => Self::KeysUnavailable,
-            AuthError::TooLong
-            | AuthError::Malformed
-            | AuthError::CriticalHeader
-            | AuthError::WrongType => Self::Malformed,
-            AuthError::UnknownKey => Self::UnknownKey,
-            AuthError::WrongAlgorithm => Self::Algorithm,
-            AuthError::BadSignature => Self::Signature,
-            AuthError::Expired => Self::Expired,
-            AuthError::NotYetValid => Self::NotYetValid,
-            AuthError::WrongAudience => Self::Audience,
-            AuthError::WrongIssuer => Self::Issuer,
-            AuthError::MissingClaim(_) | AuthError::BadClaim(_) | AuthError::LifetimeTooLong => {
-                Self::Claims
-            }
-        }
-    }
 }
 
 impl Metrics {
@@ -633,6 +385,41 @@ const OPEN_FILES: (&str, &str) = (
 
 pub use system::resident_bytes;
 
+/// What the system knows about this process.
+#[cfg(target_os = "linux")]
+mod system {
+    /// Bytes of memory that the process holds; none where the system doesn't tell.
+    #[must_use]
+    pub fn resident_bytes() -> Option<u64> {
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kibibytes * 1024)
+    }
+
+    /// File descriptors, without the one that reads them.
+    pub(super) fn open_files() -> Option<u64> {
+        let entries = std::fs::read_dir("/proc/self/fd").ok()?.count();
+        Some(entries.saturating_sub(1) as u64)
+    }
+}
+
+/// What the system knows about this process: nothing that we read.
+#[cfg(not(target_os = "linux"))]
+mod system {
+    /// Bytes of memory that the process holds; none where the system doesn't tell.
+    #[must_use]
+    pub fn resident_bytes() -> Option<u64> {
+        None
+    }
+
+    pub(super) fn open_files() -> Option<u64> {
+        None
+    }
+}
+
 fn by_label<L: Label>(name: &str, help: &str) -> IntCounterVec {
     IntCounterVec::new(Opts::new(name, help), &[L::NAME]).expect(WELL_FORMED)
 }
@@ -694,4 +481,106 @@ fn label_pair(name: &str, value: &str) -> LabelPair {
 const WELL_FORMED: &str = "the names and labels of this file are well-formed and distinct";
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The shards' numbers are added up, by label where there is one, and gauges go down again.
+    #[test]
+    fn a_scrape_adds_the_shards_up() {
+        let metrics = Metrics::new(Tasks::new(), 2);
+        let [first, second] = metrics.shards() else {
+            panic!("two shards")
+        };
+        first.deliveries.add(3);
+        second.deliveries.add(4);
+        first.members.add(5);
+        second.members.add(2);
+        first.members.sub(5);
+        second.rooms.set(9);
+        first.connections_closed.of(None).add(1);
+        second
+            .connections_closed
+            .of(Some(CloseCode::Restart))
+            .add(2);
+        second.errors.of(ErrorCode::Internal).add(1);
+        first.auth_failures.of(AuthFailure::Mismatch).add(1);
+        metrics.handshake_rejected(HandshakeRejection::Draining);
+
+        let text = metrics.render();
+        for line in [
+            "roomful_deliveries_total 7",
+            "roomful_members 2",
+            "roomful_rooms 9",
+            "roomful_connections_closed_total{code=\"none\"} 1",
+            "roomful_connections_closed_total{code=\"1012\"} 2",
+            "roomful_errors_total{code=\"internal\"} 1",
+            "roomful_auth_failures_total{kind=\"mismatch\"} 1",
+            "roomful_handshakes_rejected_total{reason=\"draining\"} 1",
+            "roomful_handshakes_rejected_total{reason=\"malformed\"} 0",
+            "roomful_accept_errors_total 0",
+            "# TYPE roomful_members gauge",
+            "# TYPE roomful_deliveries_total counter",
+        ] {
+            assert!(
+                text.lines().any(|found| found == line),
+                "{line} is missing in:\n{text}"
+            );
+        }
+    }
+
+    /// Counters end in `_total` and gauges do not, every sample has its family's help and type, and no series
+    /// comes twice.
+    #[test]
+    fn the_exposition_follows_the_conventions() {
+        let tasks = Tasks::new();
+        let text = Metrics::new(tasks, 1).render();
+        let mut series = BTreeSet::new();
+        let mut family = String::new();
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').unwrap();
+                name.clone_into(&mut family);
+                assert_eq!(name.ends_with("_total"), kind == "counter", "{line}");
+            } else if !line.starts_with("# HELP ") {
+                let (name, value) = line.rsplit_once(' ').unwrap();
+                assert!(value.parse::<f64>().is_ok(), "{line}");
+                assert_eq!(name.split('{').next(), Some(family.as_str()), "{line}");
+                assert!(series.insert(name.to_owned()), "{line} comes twice");
+            }
+        }
+        assert!(
+            series.contains("roomful_build_info{version=\"0.1.0\"}"),
+            "{series:?}"
+        );
+    }
+
+    /// Every value of a label has a place of its own.
+    #[test]
+    fn labels_are_numbered_in_their_order() {
+        fn check<L: Label>() {
+            for (place, label) in L::all().into_iter().enumerate() {
+                assert_eq!(label.index(), place, "{}", label.text());
+            }
+        }
+        check::<LimitedBy>();
+        check::<PanicPlace>();
+        check::<AuthFailure>();
+        check::<HandshakeRejection>();
+        check::<KeyFetch>();
+        check::<Reloaded>();
+        check::<TlsHandshake>();
+        check::<TlsReload>();
+        check::<ErrorCode>();
+        check::<Option<CloseCode>>();
+    }
+
+    /// A process that runs holds memory and at least its three standard files.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_system_tells_memory_and_files() {
+        assert!(resident_bytes().unwrap() > 1 << 20);
+        assert!(system::open_files().unwrap() >= 3);
+    }
+}

@@ -8,6 +8,7 @@
 //! Read on in `membership` (who is here), `log` (what is ordered), `reading` (what is read again),
 //! [`operations`] (what took effect already), [`presence`] and [`kind`].
 
+mod asked;
 pub mod kind;
 mod log;
 mod membership;
@@ -29,6 +30,8 @@ use crate::metrics::ShardCounters;
 use crate::shard::message::{
     Attachment, Batch, Delta, Message, Origin, Refusal, Request, ShardId, Signals, Turn, Wire,
 };
+use asked::refuse;
+pub use asked::{Asked, Awaited};
 use kind::RoomKind;
 use operations::{OperationBounds, Operations, ProducerKey};
 use presence::{Absence, Members};
@@ -130,26 +133,6 @@ pub enum RoomTimer {
     Retry,
     /// Try to open the log again.
     Reopen,
-}
-
-/// A request that waits for its reply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Asked {
-    /// Where the reply goes.
-    pub to: Origin,
-    /// What would have to come.
-    pub awaited: Awaited,
-}
-
-/// Which reply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Awaited {
-    /// That of a join.
-    Joined,
-    /// That of a publish, whose outcome nobody else can tell.
-    Published,
-    /// Another.
-    Other,
 }
 
 /// What outlives a room that has panicked, so that nobody mistakes the next one for it.
@@ -623,28 +606,6 @@ impl Log {
     }
 }
 
-impl Asked {
-    /// The reply that a request waits for.
-    #[must_use]
-    pub fn of(request: &Request) -> Option<Self> {
-        let awaited = match request {
-            Request::Join(_) => Awaited::Joined,
-            Request::Publish { .. } => Awaited::Published,
-            Request::Leave { .. }
-            | Request::Detach { .. }
-            | Request::Signal { .. }
-            | Request::SetPresence { .. }
-            | Request::Describe { .. }
-            | Request::Members { .. }
-            | Request::History { .. }
-            | Request::Pull { .. }
-            | Request::PullPresence { .. } => Awaited::Other,
-        };
-        let to = request.reply_to()?;
-        Some(Self { to, awaited })
-    }
-}
-
 impl Context<'_> {
     fn send(&mut self, to: ShardId, message: Message) {
         self.out.push((to, message));
@@ -654,28 +615,6 @@ impl Context<'_> {
         if to.request.is_some() {
             self.out.push((to.shard, Message::Reply { to, outcome }));
         }
-    }
-}
-
-/// Answers a request of a room that could not be opened.
-fn refuse(request: &Request, room: RoomAlias, context: &mut Context<'_>) {
-    let text = "the room's storage can't be opened; try again";
-    let refusal = || Refusal {
-        code: ErrorCode::Overloaded,
-        text: text.to_owned(),
-        after_ms: Some(1000),
-    };
-    match (&request, request.reply_to()) {
-        (Request::Join(join), _) => {
-            let joined = Message::Joined {
-                to: join.to,
-                room,
-                outcome: Err(refusal()),
-            };
-            context.send(join.to.shard, joined);
-        }
-        (_, Some(to)) => context.reply(to, Err(refusal())),
-        (_, None) => {}
     }
 }
 

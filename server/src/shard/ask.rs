@@ -196,7 +196,7 @@ impl Shard {
 ///
 /// # Errors
 /// It is too long, or is not what its tag says.
-pub(crate) fn check_payload(payload: &Payload, bytes_max: usize) -> Result<(), Refusal> {
+pub fn check_payload(payload: &Payload, bytes_max: usize) -> Result<(), Refusal> {
     let bytes = payload.bytes.len();
     if bytes > bytes_max {
         let text = format!("the payload has {bytes} bytes; at most {bytes_max} are allowed");
@@ -211,7 +211,7 @@ pub(crate) fn check_payload(payload: &Payload, bytes_max: usize) -> Result<(), R
 ///
 /// # Errors
 /// None at all.
-pub(crate) fn page_limit(limit: u64) -> Result<usize, Refusal> {
+pub fn page_limit(limit: u64) -> Result<usize, Refusal> {
     match usize::try_from(limit) {
         Ok(0) | Err(_) => Err(Refusal::new(
             ErrorCode::BadValue,

@@ -171,7 +171,10 @@ impl Shard {
         let Some(hub) = self.hubs.get_mut(&room) else {
             return;
         };
-        let handed = hub.handed_revision();
+        let passed = hub
+            .get(index)
+            .zip(delta)
+            .is_some_and(|(member, delta)| hub.has_passed(member.place, delta.delta.revision));
         let waits = |member: &&mut Subscriber| member.missed_presence == NonZeroU64::new(since + 1);
         let Some(subscriber) = hub.get_mut(index).filter(waits) else {
             return;
@@ -185,9 +188,7 @@ impl Shard {
         let Some(outlet) = outlet.filter(|outlet| outlet.outbox.is_none()) else {
             return;
         };
-        // Deltas that were handed on meanwhile have passed it by.
-        let missed =
-            NonZeroU64::new(delta.delta.revision + 1).filter(|_| handed > delta.delta.revision);
+        let missed = NonZeroU64::new(delta.delta.revision + 1).filter(|_| passed);
         subscriber.missed_presence = missed.filter(|_| subscriber.watch != Watch::None);
         if subscriber.watch == Watch::None {
             return;

@@ -242,12 +242,20 @@ impl Hub {
         }
     }
 
-    /// The last revision of presence that some member may have been handed.
+    /// Whether a member at this place may have been passed by a delta after this revision: one that was handed on already, or one in a turn that is
+    /// not for it since it became live behind that.
     #[must_use]
-    pub fn handed_revision(&self) -> u64 {
-        let front = self.queue.front().filter(|_| self.cursor > 0);
-        let front = front.and_then(|turn| Some(turn.presence.as_ref()?.delta.revision));
-        front.unwrap_or(self.presence_revision)
+    pub fn has_passed(&self, place: Place, revision: u64) -> bool {
+        let waiting = (self.front..).zip(&self.queue);
+        let mut past = waiting.filter(|(number, _)| {
+            let begun = *number == self.front && self.cursor > 0;
+            begun || matches!(place, Place::Live(from) if from > *number)
+        });
+        let is_later = |turn: &Turn| {
+            let presence = turn.presence.as_ref();
+            turn.missed.is_some() || presence.is_some_and(|delta| delta.delta.revision > revision)
+        };
+        self.presence_revision > revision || past.any(|(_, turn)| is_later(turn))
     }
 
     /// Notes that a member waits for what changed since it missed a delta. The revision to ask for, unless somebody
