@@ -40,7 +40,7 @@ struct Share {
 pub struct Marks {
     /// The budget itself.
     pub budget: u64,
-    /// Nobody new from here on.
+    /// Nobody new from here on; rooms keep no chunks, and close soon after their last member has left.
     pub soft: u64,
     /// From here on the heaviest connections are closed, and what would stay is refused.
     pub hard: u64,

@@ -44,6 +44,43 @@ async fn idle_connections_stop_at_the_soft_mark() {
     recovers(&server).await;
 }
 
+/// A room that nobody is in keeps its history for an hour; above the soft mark, for as long as a session is kept.
+#[tokio::test]
+async fn empty_rooms_close_early_above_the_soft_mark() {
+    let graces = ["chat", "doc", "game", "auction", "default"]
+        .map(|name| format!("[namespaces.{name}]\npresence_grace_ms = 0\n"));
+    let server = Server::with_config(&format!(
+        "{}[memory]\nbudget_bytes = 16777216\n[session]\nretention_ms = 0\n{}",
+        roomful_tests::server::UNLIMITED,
+        graces.concat()
+    ))
+    .await;
+    let rooms = async || server.metrics().await.value("roomful_rooms");
+    let mut publisher = RawClient::connect(&server).await;
+    for number in 0..20 {
+        let room = publisher.join(&format!("chat:{number}")).await.room;
+        publisher
+            .publish(room, Payload::binary(vec![7; 50_000]))
+            .await;
+    }
+    publisher.close().await;
+    // Longer than a room waits before it looks for the first time.
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(rooms().await, 20.0);
+    let mut idle = Vec::new();
+    while let Ok(mut client) = Connect::to(&server).open().await {
+        client.hello().await;
+        idle.push(client);
+        assert!(idle.len() < 15_000, "nobody is turned away");
+    }
+    until("the empty rooms close", PATIENCE, async || {
+        rooms().await == 0.0
+    })
+    .await;
+    drop(idle);
+    recovers(&server).await;
+}
+
 /// Requests whose head never ends hold a bounded part of the budget.
 #[tokio::test]
 async fn half_open_requests_hold_a_bounded_part() {

@@ -296,8 +296,7 @@ impl Room {
         }
         self.empty_since_ms.get_or_insert(context.now.monotonic_ms);
         if !self.idle_armed {
-            self.idle_armed = true;
-            context.timers.push((self.idle_ms(), RoomTimer::Idle));
+            self.look_again_in(self.idle_ms(), context);
         }
     }
 
@@ -307,22 +306,32 @@ impl Room {
         self.watch_if_empty(context);
     }
 
-    /// Closes the room if nobody has come for long enough; else looks again.
+    /// Closes the room if nobody has come for long enough; else looks again. Where memory is short, the time of a session
+    /// is enough: whoever comes later is told by a reset.
     pub(super) fn close_if_idle(&mut self, context: &mut Context<'_>) -> After {
         let Some(since_ms) = self.empty_since_ms else {
             return After::Open;
         };
-        let left_ms = (since_ms + self.idle_ms()).saturating_sub(context.now.monotonic_ms);
+        let stays_ms = if context.is_short {
+            self.settings.empty_ms
+        } else {
+            self.idle_ms()
+        };
+        let left_ms = (since_ms + stays_ms).saturating_sub(context.now.monotonic_ms);
         let settled = matches!(self.log.state, LogState::Open);
         if left_ms == 0 && settled {
             context.journal.close(&self.id);
             return After::Close;
         }
-        self.idle_armed = true;
-        context
-            .timers
-            .push((left_ms.max(MAINTENANCE_MS), RoomTimer::Idle));
+        self.look_again_in(left_ms, context);
         After::Open
+    }
+
+    /// Looks whether the room is still empty when its time is over, and whether memory is short before that.
+    fn look_again_in(&mut self, left_ms: u64, context: &mut Context<'_>) {
+        self.idle_armed = true;
+        let delay_ms = left_ms.min(self.settings.empty_ms).max(MAINTENANCE_MS);
+        context.timers.push((delay_ms, RoomTimer::Idle));
     }
 
     /// How long an empty room stays.

@@ -114,6 +114,8 @@ pub struct Context<'a> {
     pub can_send: &'a dyn Fn(ShardId) -> bool,
     /// The shard's counters.
     pub counters: &'a ShardCounters,
+    /// Whether memory is short, so that what is kept for convenience goes.
+    pub is_short: bool,
 }
 
 /// What a room wants to be woken for.

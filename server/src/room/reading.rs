@@ -193,7 +193,7 @@ impl Room {
         Some(Arc::clone(&kept.batch))
     }
 
-    /// A chunk, kept for a while.
+    /// A chunk, kept for a while unless memory is short.
     fn keep_chunk(
         &mut self,
         after: Offset,
@@ -201,6 +201,9 @@ impl Room {
         context: &mut Context<'_>,
     ) -> Arc<Batch> {
         let batch = Arc::new(self.batch(after, entries));
+        if context.is_short {
+            return batch;
+        }
         if self.log.chunks.is_empty() {
             context.timers.push((CHUNKS_MS, RoomTimer::Chunks));
         }

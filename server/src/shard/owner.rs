@@ -15,6 +15,7 @@ use super::message::{Answer, Call, Join, Message, Refusal, Request, ShardId};
 use super::{Host, Shard, Timer};
 use crate::clock::Now;
 use crate::journal::Completion;
+use crate::memory::Level;
 use crate::metrics::LimitedBy;
 use crate::room::{After, Asked, Awaited, Context, Room, RoomSettings, RoomTimer};
 
@@ -170,6 +171,7 @@ impl Shard {
             tickets: &mut tickets,
             can_send: &|shard: ShardId| shard == id || host.can_send(shard),
             counters: &self.counters,
+            is_short: self.memory.level() > Level::Normal,
         };
         let outcome = survive(|| act(room, &mut context));
         let gauge = &self.counters.members;
