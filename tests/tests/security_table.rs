@@ -1,4 +1,4 @@
-//! Everything that `docs/security.md` names exists.
+//! Everything that `docs/security.md` and `docs/operations.md` name exists.
 #![expect(clippy::unwrap_used, reason = "a test reports by panicking")]
 
 use std::collections::BTreeSet;
@@ -63,6 +63,69 @@ async fn the_table_names_nothing_that_does_not_exist() {
         }
     }
     assert!(wrong.is_empty(), "docs/security.md:\n{}", wrong.join("\n"));
+}
+
+/// Each metric that an operator is told to look at is at `/metrics`, with its label, and each key is one of the configuration; `*` stands for any rest.
+#[tokio::test]
+async fn operations_names_nothing_that_does_not_exist() {
+    let server = Server::start().await;
+    let metrics = server.metrics().await;
+    let printed = Process::run(server.dir(), &["print-config"], &[]).await;
+    let keys = keys(&printed.output);
+    let sections: BTreeSet<&str> = keys
+        .iter()
+        .filter_map(|key| key.split_once('.').map(|(section, _)| section))
+        .collect();
+    let text = read(&repository().join("docs/operations.md"));
+    let (mut named, mut wrong) = (0, Vec::new());
+    for span in text.lines().flat_map(code) {
+        for series in span
+            .match_indices("roomful_")
+            .map(|(at, _)| series(&span[at..]))
+        {
+            named += 1;
+            if !metrics.has(series) {
+                wrong.push(series);
+            }
+        }
+        let is_key = span
+            .split_once('.')
+            .is_some_and(|(section, key)| sections.contains(section) && !key.contains(' '));
+        if is_key {
+            named += 1;
+            if !keys.iter().any(|key| matches(span, key)) {
+                wrong.push(span);
+            }
+        }
+    }
+    assert!(named > 30, "only {named} names");
+    assert!(wrong.is_empty(), "docs/operations.md: {wrong:?}");
+}
+
+/// The series that a text begins with: a name, and its labels.
+fn series(text: &str) -> &str {
+    let name = text
+        .find(|c: char| !(c.is_ascii_lowercase() || c == '_'))
+        .unwrap_or(text.len());
+    let labels = text[name..]
+        .starts_with('{')
+        .then(|| text.find('}').unwrap() + 1);
+    &text[..labels.unwrap_or(name)]
+}
+
+/// Whether a key is one of a pattern's, in which `*` stands for anything.
+fn matches(pattern: &str, key: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = key.strip_prefix(parts.next().unwrap_or_default()) else {
+        return false;
+    };
+    for part in parts {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.is_empty() || pattern.ends_with('*')
 }
 
 /// The tests in `threats/`, with their file.

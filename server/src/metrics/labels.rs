@@ -66,7 +66,7 @@ labels! {
         Hub = "hub",
         /// One room.
         Room = "room",
-        /// A task of the control runtime. Counted by [`Tasks`].
+        /// A task of the control runtime. Counted by [`crate::tasks::Tasks`].
         Task = "task",
         /// The handling of a socket that had just been accepted.
         Acceptor = "acceptor",

@@ -16,8 +16,8 @@ use roomful_protocol::position::Position;
 use super::kind::Proposal;
 use super::operations::{BACK_END_SEQUENCE, ProducerKey, Scope, Seen};
 use super::{
-    Context, Log, LogState, MAINTENANCE_MS, Pending, PendingState, REOPEN_MS, Read, Restores, Room,
-    RoomTimer, TAIL_MAX, UNKNOWN_TEXT, not_a_member, refuse,
+    Context, Log, LogState, MAINTENANCE_MS, Pending, PendingState, Read, Restores, Room, RoomTimer,
+    TAIL_MAX, UNKNOWN_TEXT, not_a_member, refuse,
 };
 use crate::clock::Now;
 use crate::journal::{JournalError, Opened, Outcome};
@@ -383,3 +383,6 @@ impl Room {
         }
     }
 }
+
+/// When to ask a journal again that could not open a room.
+const REOPEN_MS: u64 = 1_000;

@@ -28,8 +28,7 @@ use crate::clock::Now;
 use crate::journal::{CompletionResult, HistoryBounds, Journal, Outcome, Ticket};
 use crate::metrics::ShardCounters;
 use crate::shard::message::{
-    Answer, Attachment, Batch, Delta, Message, OpenRoom, Origin, Refusal, Request, ShardId,
-    Signals, Turn, Wire,
+    Attachment, Batch, Delta, Message, Origin, Refusal, Request, ShardId, Signals, Turn, Wire,
 };
 use asked::refuse;
 pub use asked::{Asked, Awaited};
@@ -582,14 +581,6 @@ impl Room {
         }
     }
 
-    fn describe(&self, to: Origin, context: &mut Context<'_>) {
-        let answer = Answer::Room(Some(OpenRoom {
-            head: self.head(),
-            occupancy: self.members.occupancy(),
-        }));
-        context.send(to.shard, Message::Answer { to, answer });
-    }
-
     pub(super) fn head(&self) -> Position {
         Position::new(self.log.epoch, self.log.distributed)
     }
@@ -639,9 +630,6 @@ const FULL_RETRY_MS: u64 = 5_000;
 
 /// When to look again at a shard whose mailbox was full: a few turns later.
 const RETRY_MS: u64 = 5;
-
-/// When to ask a journal again that could not open a room.
-const REOPEN_MS: u64 = 1_000;
 
 const UNKNOWN_TEXT: &str =
     "the storage failed, so the outcome is unknown; send it again with the same op id";

@@ -230,7 +230,7 @@ impl Members {
         !self.changed.is_empty() || self.gone_untold > 0
     }
 
-    /// What changed since the last delta, or the first [`CHANGES_MAX`] of it, and whether the count did. The next delta
+    /// What changed since the last delta, or the first `CHANGES_MAX` of it, and whether the count did. The next delta
     /// starts here.
     pub fn take_delta(&mut self, room: RoomAlias) -> (PresenceDelta, bool) {
         self.revision += 1;

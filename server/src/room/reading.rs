@@ -15,9 +15,20 @@ use roomful_protocol::position::Position;
 
 use super::{Context, KeptChunk, Read, Room, RoomTimer};
 use crate::journal::{JournalError, Outcome, ReadPage, ReadQuery};
-use crate::shard::message::{Batch, Chunk, Message, Origin, Refusal, ShardId, Turn, Wire};
+use crate::shard::message::{
+    Answer, Batch, Chunk, Message, OpenRoom, Origin, Refusal, ShardId, Turn, Wire,
+};
 
 impl Room {
+    /// What there is of the room.
+    pub(super) fn describe(&self, to: Origin, context: &mut Context<'_>) {
+        let answer = Answer::Room(Some(OpenRoom {
+            head: self.head(),
+            occupancy: self.members.occupancy(),
+        }));
+        context.send(to.shard, Message::Answer { to, answer });
+    }
+
     /// A page beside a position, as far as entries have been sent to the hubs.
     pub(super) fn history(
         &mut self,
