@@ -101,7 +101,8 @@ fn look(context: &Context, target: &str, seconds: u32, keep: bool) -> Result<()>
         fs::remove_dir_all(&smallest).ok();
         fs::create_dir_all(&smallest)?;
         let mut merge = program(context, target)?;
-        merge.args(["-merge=1", "-max_len=2048", "-verbosity=0"]);
+        merge.args(["-set_cover_merge=1", "-max_len=512", "-verbosity=0"]);
+        merge.args(["-use_counters=0", "-use_value_profile=0"]);
         let status = merge.args([&smallest, &corpus, &found]).status()?;
         ensure!(status.success(), "{target} cannot be made smaller");
         fs::remove_dir_all(&corpus)?;
