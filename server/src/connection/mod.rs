@@ -61,19 +61,26 @@ pub struct Connection {
     pub pauses: Pauses,
     /// Frames of a message that was cut by a pause; they are handled before anything else.
     pub backlog: Option<Box<VecDeque<ClientFrame>>>,
-    /// How many bad frames it may still send.
-    pub errors: Bucket,
     /// How many messages it may still send.
     pub messages: Bucket,
     /// How many joins it may still send.
     pub joins: Bucket,
     /// How many bytes of messages it may still send.
     pub bytes: Bucket,
-    /// How many pages it may still ask for.
+    /// What few connections ever do.
+    pub seldom: Option<Box<Seldom>>,
+}
+
+/// How often a connection may still do what few ever do.
+#[derive(Debug)]
+pub struct Seldom {
+    /// Bad frames.
+    pub errors: Bucket,
+    /// Pages.
     pub pages: Bucket,
-    /// How many pings and pongs it may still send.
+    /// Pings and pongs.
     pub control: Bucket,
-    /// How often it may still be told to slow down.
+    /// Refusals for going too fast.
     pub refusals: Bucket,
 }
 
@@ -109,12 +116,19 @@ pub enum Phase {
         /// Bytes received so far.
         bytes: usize,
         /// What it said.
-        hello: Box<Hello>,
-        /// What it sent after.
-        waiting: Vec<ClientFrame>,
+        said: Box<Said>,
     },
     /// It has a session.
     Open(Box<Open>),
+}
+
+/// What a connection said before its token was checked.
+#[derive(Debug)]
+pub struct Said {
+    /// Who it wants to be.
+    pub hello: Hello,
+    /// What it sent after.
+    pub waiting: Vec<ClientFrame>,
 }
 
 /// What an open connection has.
@@ -125,7 +139,7 @@ pub struct Open {
     /// Whether the user is the server's invention.
     pub anonymous: bool,
     /// Its part in the share of its user; none for one whom the server has invented.
-    pub held: Option<Held>,
+    pub held: Option<Box<Held>>,
     /// What `welcome` has told it.
     pub terms: Arc<Terms>,
     /// Its session.
@@ -188,14 +202,23 @@ impl Connection {
             in_flight: 0,
             pauses: Pauses::default(),
             backlog: None,
-            errors: Bucket::full(rates.errors, now_ms),
             messages: Bucket::full(rates.messages, now_ms),
             joins: Bucket::full(rates.joins, now_ms),
             bytes: Bucket::full(rates.bytes, now_ms),
-            pages: Bucket::full(rates.pages, now_ms),
-            control: Bucket::full(rates.control, now_ms),
-            refusals: Bucket::full(rates.refusals, now_ms),
+            seldom: None,
         }
+    }
+
+    /// How often it may still do what few ever do.
+    pub fn seldom(&mut self, rates: &Rates, now_ms: u64) -> &mut Seldom {
+        self.seldom.get_or_insert_with(|| {
+            Box::new(Seldom {
+                errors: Bucket::full(rates.errors, now_ms),
+                pages: Bucket::full(rates.pages, now_ms),
+                control: Bucket::full(rates.control, now_ms),
+                refusals: Bucket::full(rates.refusals, now_ms),
+            })
+        })
     }
 
     /// What it has once it is open.

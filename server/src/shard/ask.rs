@@ -127,9 +127,10 @@ impl Shard {
     /// Takes a page from what the connection may ask for; to begin to watch costs the owner one too.
     fn take_page(&mut self, id: ConnectionId, now: Now) -> Outcome {
         self.afford_page()?;
-        let rate = self.settings.rates.pages;
+        let rates = self.settings.rates;
         let taken = self.connection_mut(id).map_or(Ok(()), |connection| {
-            connection.pages.take(rate, now.monotonic_ms)
+            let seldom = connection.seldom(&rates, now.monotonic_ms);
+            seldom.pages.take(rates.pages, now.monotonic_ms)
         });
         taken.map_err(|after_ms| self.limited(LimitedBy::Pages, after_ms))
     }

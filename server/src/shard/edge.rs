@@ -75,11 +75,15 @@ impl Shard {
     /// A ping or a pong came: whether it may be answered. One too many ends the connection, since no client needs more.
     pub(super) fn take_control(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) -> bool {
         self.heard(id, now);
-        let rate = self.settings.rates.control;
+        let rates = self.settings.rates;
         let Some(connection) = self.connection_mut(id) else {
             return false;
         };
-        let taken = connection.control.take(rate, now.monotonic_ms).is_ok();
+        let taken = connection
+            .seldom(&rates, now.monotonic_ms)
+            .control
+            .take(rates.control, now.monotonic_ms)
+            .is_ok();
         if !taken {
             self.counters.rate_limited.of(LimitedBy::Control).add(1);
             self.close(id, CloseCode::RateLimited, now, host);
@@ -147,11 +151,16 @@ impl Shard {
 
     /// Counts an error that no well-made client makes; the last one that is allowed ends the connection.
     pub(super) fn spend_error(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
-        let rate = self.settings.rates.errors;
+        let rates = self.settings.rates;
         let Some(connection) = self.connection_mut(id) else {
             return;
         };
-        if connection.errors.take(rate, now.monotonic_ms).is_err() {
+        if connection
+            .seldom(&rates, now.monotonic_ms)
+            .errors
+            .take(rates.errors, now.monotonic_ms)
+            .is_err()
+        {
             self.close(id, CloseCode::PolicyViolation, now, host);
         }
     }
@@ -221,11 +230,16 @@ impl Shard {
 
     /// Counts a refusal that a client which heeds it rarely gets; the last one that is allowed ends the connection.
     fn spend_refusal(&mut self, id: ConnectionId, now: Now, host: &mut dyn Host) {
-        let rate = self.settings.rates.refusals;
+        let rates = self.settings.rates;
         let Some(connection) = self.connection_mut(id) else {
             return;
         };
-        if connection.refusals.take(rate, now.monotonic_ms).is_err() {
+        if connection
+            .seldom(&rates, now.monotonic_ms)
+            .refusals
+            .take(rates.refusals, now.monotonic_ms)
+            .is_err()
+        {
             self.close(id, CloseCode::RateLimited, now, host);
         }
     }
@@ -255,8 +269,10 @@ impl Shard {
                 self.refuse(id, frame.request(), refusal);
                 self.spend_error(id, now, host);
             }
-            (Phase::Authenticating { waiting, .. }, frame) if waiting.len() < BATCH_FRAMES_MAX => {
-                waiting.push(frame);
+            (Phase::Authenticating { said, .. }, frame)
+                if said.waiting.len() < BATCH_FRAMES_MAX =>
+            {
+                said.waiting.push(frame);
             }
             (Phase::Authenticating { .. }, _) => self.close(id, CloseCode::HelloTimeout, now, host),
             (Phase::Open(_), frame) => self.request(id, frame, now, host),

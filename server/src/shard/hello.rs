@@ -17,7 +17,7 @@ use super::message::{Attachment, ConnectionId, Message, Refusal};
 use super::{ConnectionTimer, Host, Shard, Timer};
 use crate::auth::{AuthError, Identity};
 use crate::clock::Now;
-use crate::connection::{Connection, Open, Phase};
+use crate::connection::{Connection, Open, Phase, Said};
 use crate::metrics::LimitedBy;
 use crate::session::index::Attached;
 use crate::session::token::ResumeClaims;
@@ -41,8 +41,10 @@ impl Shard {
         if let Some(connection) = self.connection_mut(id) {
             connection.phase = Phase::Authenticating {
                 bytes,
-                hello: Box::new(hello),
-                waiting: Vec::new(),
+                said: Box::new(Said {
+                    hello,
+                    waiting: Vec::new(),
+                }),
             };
         }
         match token {
@@ -78,8 +80,8 @@ impl Shard {
             return;
         };
         match (&mut connection.phase, outcome) {
-            (Phase::Authenticating { hello, waiting, .. }, Ok(identity)) => {
-                let (hello, waiting) = (hello.clone(), std::mem::take(waiting));
+            (Phase::Authenticating { said, .. }, Ok(identity)) => {
+                let (hello, waiting) = (said.hello.clone(), std::mem::take(&mut said.waiting));
                 self.open_session(id, &hello, identity, now, host);
                 let Some(connection) = self.connection_mut(id) else {
                     return;
@@ -87,8 +89,8 @@ impl Shard {
                 connection.backlog = (!waiting.is_empty()).then(|| Box::new(waiting.into()));
                 self.go_on(id, now, host);
             }
-            (Phase::Authenticating { hello, .. }, Err(error)) => {
-                let request = hello.request;
+            (Phase::Authenticating { said, .. }, Err(error)) => {
+                let request = said.hello.request;
                 self.counters.auth_failures.of(error.into()).add(1);
                 self.refuse(
                     id,
@@ -159,7 +161,7 @@ impl Shard {
             anonymous: self.settings.anonymous,
             terms: Arc::clone(&self.terms),
             identity,
-            held,
+            held: held.map(Box::new),
             session,
             attachment: attached.attachment,
             memberships: Vec::new(),
