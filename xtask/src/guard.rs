@@ -76,7 +76,7 @@ const BOUNDS: &[Bound] = &[
         1.0 / 32.0,
         1.0 / 32.0,
     ),
-    bound(Figure::IdleBytes, 1_650.0, 1_900.0),
+    bound(Figure::IdleBytes, 1_650.0, 1_950.0),
 ];
 
 /// Two rooms, so that what grows with the members can be told from what doesn't.
