@@ -401,10 +401,15 @@ impl World {
         }
     }
 
+    /// A client goes for good; half of them say something of themselves with the same breath.
     fn leave(&mut self, index: usize) {
         let client = &mut self.clients[index];
-        if client.stage == Stage::In && client.unacked.is_empty() && client.is_settled() {
-            let frames = client.leave().into_iter().collect();
+        if client.stage == Stage::In && client.unacked.is_empty() {
+            let mut frames = Vec::new();
+            if self.random.random() {
+                frames.push(client.set_presence());
+            }
+            frames.extend(client.leave());
             self.send_all(index, frames);
         }
     }
