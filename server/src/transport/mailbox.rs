@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::mem;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mio::Waker;
@@ -25,11 +25,6 @@ pub(super) enum Letter {
     Opened(Box<Opened>),
     /// A token that the pool has checked.
     Verified(ConnectionId, Result<Identity, AuthError>),
-    /// Close the heaviest connections.
-    Shed {
-        /// Until so many bytes are free again.
-        bytes: u64,
-    },
     /// Go on with other settings.
     Reload(Arc<ShardSettings>, Box<TransportSettings>),
     /// Say goodbye to everybody.
@@ -46,6 +41,8 @@ pub(super) struct Mailbox {
     letters: Mutex<VecDeque<Letter>>,
     bytes: AtomicUsize,
     bytes_max: usize,
+    /// How many bytes the thread should free; each sum replaces what the one before has asked for.
+    to_shed: AtomicU64,
     /// Whether the thread has been woken since it last took letters.
     woken: AtomicBool,
     waker: Waker,
@@ -57,6 +54,7 @@ impl Mailbox {
             letters: Mutex::new(VecDeque::new()),
             bytes: AtomicUsize::new(0),
             bytes_max,
+            to_shed: AtomicU64::new(0),
             woken: AtomicBool::new(false),
             waker,
         }
@@ -76,6 +74,24 @@ impl Mailbox {
     pub(super) fn push(&self, letter: Letter) {
         self.bytes.fetch_add(letter.cost(), Ordering::Relaxed);
         self.lock().push_back(letter);
+    }
+
+    /// Asks the thread to free so many bytes, or none any more. It replaces what was asked before, since that was of the
+    /// same bytes: a thread that was busy for a while must not free them once for each time that it was asked.
+    pub(super) fn ask_to_shed(&self, bytes: u64) {
+        self.to_shed.store(bytes, Ordering::SeqCst);
+        if bytes > 0 {
+            self.wake();
+        }
+    }
+
+    /// How many bytes the thread should free; it is asked once. To be looked at behind [`Mailbox::take`], so that a
+    /// request that found the thread woken already is not missed.
+    pub(super) fn take_to_shed(&self) -> u64 {
+        match self.to_shed.load(Ordering::SeqCst) {
+            0 => 0,
+            _ => self.to_shed.swap(0, Ordering::SeqCst),
+        }
     }
 
     /// Wakes the thread, which will find everything that was pushed before.
@@ -112,11 +128,7 @@ impl Letter {
     fn cost(&self) -> usize {
         let payload = match self {
             Self::Message(message) => message.payload_bytes(),
-            Self::Opened(_)
-            | Self::Verified(..)
-            | Self::Shed { .. }
-            | Self::Reload(..)
-            | Self::Drain { .. } => 0,
+            Self::Opened(_) | Self::Verified(..) | Self::Reload(..) | Self::Drain { .. } => 0,
         };
         payload + LETTER_BYTES
     }
@@ -151,5 +163,23 @@ mod tests {
         assert!(matches!(first, Letter::Drain { spread_ms: 1 }));
         assert!(matches!(second, Letter::Drain { spread_ms: 2 }));
         assert!(mailbox.has_room());
+    }
+
+    /// A thread that was busy while it was asked several times frees what the last sum found, once; and nothing where
+    /// the last one found that there is room again.
+    #[test]
+    fn the_last_request_to_shed_counts() {
+        let poll = Poll::new().unwrap();
+        let waker = Waker::new(poll.registry(), Token(7)).unwrap();
+        let mailbox = Mailbox::new(LETTER_BYTES, waker);
+        for bytes in [900, 1_000, 700] {
+            mailbox.ask_to_shed(bytes);
+        }
+        assert_eq!((mailbox.take_to_shed(), mailbox.take_to_shed()), (700, 0));
+        mailbox.ask_to_shed(900);
+        mailbox.ask_to_shed(0);
+        assert_eq!(mailbox.take_to_shed(), 0);
+        assert!(mailbox.take().is_empty());
+        assert_eq!(mailbox.bytes(), 0);
     }
 }

@@ -258,10 +258,7 @@ impl Shards {
             };
             let to_shed = shards.inner.memory.sum(&counters, elsewhere);
             for (post, bytes) in shards.inner.posts.iter().zip(to_shed) {
-                if bytes > 0 {
-                    post.mailbox.push(Letter::Shed { bytes });
-                    post.mailbox.wake();
-                }
+                post.mailbox.ask_to_shed(bytes);
             }
         };
         sum();

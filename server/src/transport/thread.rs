@@ -138,6 +138,10 @@ impl<C: Core> Driver<C> {
             self.read_sockets(&events);
             self.host.begin(Phase::Mail);
             self.read_mail(mailbox, &poll);
+            let to_shed = mailbox.take_to_shed();
+            if to_shed > 0 {
+                self.shed(to_shed);
+            }
             self.host.begin(Phase::Timers);
             self.bury();
             self.keep_time();
@@ -318,7 +322,6 @@ impl<C: Core> Driver<C> {
                 connection,
                 outcome,
             }),
-            Letter::Shed { bytes } => self.shed(bytes),
             Letter::Reload(shard, transport) => {
                 self.settings = *transport;
                 self.host.adopt(&self.settings);
