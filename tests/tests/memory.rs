@@ -8,6 +8,7 @@ use std::time::Duration;
 use roomful_protocol::error::{CloseCode, ErrorCode};
 use roomful_protocol::frame::{ClientFrame, Direction, History, Join, Publish};
 use roomful_protocol::payload::Payload;
+use roomful_tests::http::exchange;
 use roomful_tests::raw::{assert_error, join};
 use roomful_tests::wait::{PATIENCE, until};
 use roomful_tests::{Connect, Healthy, Metrics, RawClient, Server};
@@ -91,14 +92,17 @@ async fn half_open_requests_hold_a_bounded_part() {
         server.address(),
         "x".repeat(14_000)
     );
-    let mut held = Vec::new();
-    for _ in 0..2_000 {
+    let (mut held, mut most) = (Vec::new(), 0.0_f64);
+    for number in 0..2_000 {
         let mut stream = TcpStream::connect(server.address()).await.unwrap();
-        // Whoever finds no place is dropped, maybe before it has written.
+        // Whoever has to make room is dropped, maybe before it has written.
         drop(stream.write_all(head.as_bytes()).await);
         held.push(stream);
+        if number % 50 == 0 {
+            most = most.max(http_bytes(&server).await);
+        }
     }
-    // Nobody else finds a place for a request meanwhile.
+    assert_eighth(&server, most).await;
     drop(held);
     recovers(&server).await;
     pressure.check(&server).await;
@@ -110,6 +114,50 @@ async fn half_open_requests_hold_a_bounded_part() {
             "http_connections"
         ) > 1_000.0
     );
+}
+
+/// Sockets that have had their answer and don't close hold no more than that part either, and keep nobody out.
+#[tokio::test]
+async fn sockets_that_linger_hold_a_bounded_part() {
+    let server = server(64).await;
+    let pressure = Pressure::on(&server).await;
+    let request = format!(
+        "GET /nope HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+        server.address()
+    );
+    let (mut held, mut most) = (Vec::new(), 0.0_f64);
+    for number in 0..2_000 {
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        let answer = exchange(&mut stream, request.as_bytes()).await;
+        assert_eq!(answer.status, 404);
+        held.push(stream);
+        if number % 50 == 0 {
+            most = most.max(http_bytes(&server).await);
+            RawClient::connect(&server).await.close().await;
+        }
+    }
+    assert_eighth(&server, most).await;
+    drop(held);
+    recovers(&server).await;
+    pressure.check(&server).await;
+}
+
+/// What HTTP connections were charged at the last sum.
+async fn http_bytes(server: &Server) -> f64 {
+    let metrics = server.metrics().await;
+    metrics.labelled("roomful_memory_bytes", "kind", "http")
+}
+
+/// HTTP connections were never charged much more than an eighth of the budget, and then no more than that. Whoever had to make room may
+/// still be on its way out when the next one comes.
+async fn assert_eighth(server: &Server, most: f64) {
+    let eighth = 64.0 * MIB / 8.0;
+    println!("HTTP at most {:.1} MiB of {:.1}", most / MIB, eighth / MIB);
+    assert!(most <= eighth * 1.25, "{most} of {eighth}");
+    until("an eighth at most", PATIENCE, async || {
+        http_bytes(server).await <= eighth
+    })
+    .await;
 }
 
 /// Readers that ask for pages and never read them are closed before they hold too much; they may resume.

@@ -1,9 +1,12 @@
 //! SIGHUP: the configuration counts anew, and nobody who is connected notices.
 #![expect(clippy::unwrap_used, reason = "a test reports by panicking")]
 
+use std::net::Ipv4Addr;
+
 use roomful_protocol::error::ErrorCode;
 use roomful_protocol::frame::{Error, Welcome};
 use roomful_protocol::payload::Payload;
+use roomful_tests::http::{connect_from, exchange};
 use roomful_tests::issuer::{Answer, Issuer};
 use roomful_tests::raw::{assert_error, join};
 use roomful_tests::tokens::{self, AUDIENCE, Signer, key_set};
@@ -122,6 +125,35 @@ async fn limits_change_and_promises_stay() {
         &after.join_with(join("chat:one")).await.unwrap_err(),
         ErrorCode::RoomFull,
     );
+}
+
+/// Limits per address hold at the admin listener as at the public one, and a reload changes both.
+#[tokio::test]
+async fn limits_of_admission_change_at_both_listeners() {
+    let with = |most: u32| {
+        format!(
+            "[admission]\nlimit_loopback = true\nconnections_per_address_max = {most}\nunauthenticated_per_address_max = 2\n"
+        )
+    };
+    let server = Server::with_config(&with(8)).await;
+    let admin = server.admin_address().await;
+    let other = Ipv4Addr::new(127, 0, 0, 2);
+    let answers = async || {
+        let mut stream = connect_from(other, admin).await;
+        let request = format!("GET /healthz HTTP/1.1\r\nHost: {admin}\r\n\r\n");
+        let response = exchange(&mut stream, request.as_bytes()).await;
+        (response.status, stream)
+    };
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        held.push(answers().await);
+    }
+    assert_eq!(answers().await.0, 429);
+    reload(&server, &with(9), "applied").await;
+    held.push(answers().await);
+    let statuses: Vec<u16> = held.iter().map(|(status, _)| *status).collect();
+    assert_eq!(statuses, [200; 9]);
+    assert_eq!(answers().await.0, 429);
 }
 
 /// Origins that browsers may come from are those of the latest configuration.

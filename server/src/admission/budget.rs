@@ -21,7 +21,7 @@ pub struct Rate {
     pub burst: u32,
 }
 
-/// The budget of a node.
+/// The budget of a node, or of one address.
 #[derive(Debug)]
 pub struct Budget {
     rate: Rate,
@@ -72,6 +72,14 @@ impl Budget {
         }
         self.promised = slot;
         Err(wait)
+    }
+
+    /// Whether nothing is missing and nobody was told to come: it is as good as a new one.
+    #[must_use]
+    pub fn is_whole(&self, now: Instant) -> bool {
+        let fresh = now.saturating_duration_since(self.at).as_secs_f64();
+        let tokens = self.tokens + fresh * f64::from(self.rate.per_s);
+        tokens >= f64::from(self.rate.burst) && self.promised <= now
     }
 }
 

@@ -3,16 +3,18 @@
 //! Each listener asks it about every socket: when it is accepted, when it has to wait for the rest of its request,
 //! when its handshake is good, and when its session is open. What was let in holds a [`Ticket`], which counts it at its
 //! address and among those of its stage until the socket is closed. Everything is bounded: sockets of an address,
-//! sockets without a WebSocket, WebSockets without a session, and WebSockets per second. Who is refused is told when
-//! to come again. Answers, sockets and what is said over them are left to `http` and `transport`.
+//! sockets without a WebSocket, WebSockets without a session, and WebSockets per second, of all and of one address.
+//! Who is refused is told when to come again. Answers, sockets and what is said over them are left to `http` and
+//! `transport`.
 //!
 //! Read on in [`client`] (who is behind a proxy), [`proxy`] (the PROXY protocol), [`budget`] (the rate of
-//! handshakes), [`address`] (counts per address) and [`descriptors`].
+//! handshakes), [`paces`] (that of each address), [`address`] (counts per address) and [`descriptors`].
 
 pub mod address;
 pub mod budget;
 pub mod client;
 pub mod descriptors;
+pub mod paces;
 pub mod proxy;
 
 use std::net::IpAddr;
@@ -25,6 +27,7 @@ use tokio::time::Instant;
 use address::{Address, Addresses, Crowded};
 use budget::{Budget, Rate};
 use client::Trust;
+use paces::Paces;
 
 /// How many may come in.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -41,8 +44,23 @@ pub struct Limits {
     pub unauthenticated_max: usize,
     /// WebSockets that are let in, over time.
     pub connects: Rate,
+    /// Those of one address.
+    pub connects_per_address: Rate,
     /// Descriptors of the process that this listener leaves to others.
     pub descriptors_reserved: u64,
+}
+
+impl Limits {
+    /// The same for a listener that the public doesn't reach: down to the last descriptor, and nobody has a session
+    /// there, so that being without one is no reason to be refused.
+    #[must_use]
+    pub fn for_operators(self) -> Self {
+        Self {
+            unauthenticated_per_address_max: self.connections_per_address_max,
+            descriptors_reserved: 0,
+            ..self
+        }
+    }
 }
 
 /// What a listener asks; clones share their counts.
@@ -57,6 +75,7 @@ struct Inner {
     limits: RwLock<Limits>,
     trust: Trust,
     addresses: Addresses,
+    paces: Paces,
     http: AtomicUsize,
     unauthenticated: AtomicUsize,
     budget: Mutex<Budget>,
@@ -81,6 +100,8 @@ pub enum Reason {
     Unauthenticated,
     /// There have been as many WebSockets in this moment as there may be.
     Connects,
+    /// There have been as many of its address.
+    AddressConnects,
     /// The descriptors that are left are for others.
     Descriptors,
 }
@@ -103,22 +124,12 @@ impl Admission {
                 limits: RwLock::new(limits),
                 trust,
                 addresses: Addresses::default(),
+                paces: Paces::new(),
                 http: AtomicUsize::new(0),
                 unauthenticated: AtomicUsize::new(0),
                 budget: Mutex::new(Budget::new(limits.connects)),
             }),
         }
-    }
-
-    /// The same limits for a listener that the public doesn't reach: counted apart, down to the last descriptor, and
-    /// with no proxy in between.
-    #[must_use]
-    pub fn for_operators(&self) -> Self {
-        let limits = Limits {
-            descriptors_reserved: 0,
-            ..self.limits()
-        };
-        Self::new(limits, Trust::none())
     }
 
     /// Takes other limits for whoever comes from now on.
@@ -238,18 +249,20 @@ impl Ticket {
     /// # Errors
     /// There are too many without a session, or too many have just come.
     pub fn upgrade(&mut self, now: Instant) -> Result<(), Refusal> {
-        let unauthenticated = &self.admission.inner.unauthenticated;
-        if !take(unauthenticated, self.admission.limits().unauthenticated_max) {
+        let inner = &self.admission.inner;
+        let limits = self.admission.limits();
+        // First, and not given back: whoever knocks without end gets no further, and pushes nobody else's turn away.
+        if let Some(address) = self.address {
+            let outcome = inner.paces.take(address, limits.connects_per_address, now);
+            outcome.map_err(|wait| Refusal::at_turn(Reason::AddressConnects, wait))?;
+        }
+        if !take(&inner.unauthenticated, limits.unauthenticated_max) {
             return Err(Refusal::soon(Reason::Unauthenticated));
         }
         let outcome = self.admission.budget().take(now);
         if let Err(wait) = outcome {
-            unauthenticated.fetch_sub(1, Ordering::Relaxed);
-            // Those of one second come back over the next two, not all at its beginning.
-            return Err(Refusal {
-                reason: Reason::Connects,
-                retry_after: wait + random_up_to(Duration::from_secs(1)),
-            });
+            inner.unauthenticated.fetch_sub(1, Ordering::Relaxed);
+            return Err(Refusal::at_turn(Reason::Connects, wait));
         }
         self.move_to(Stage::WebSocket);
         Ok(())
@@ -297,6 +310,15 @@ impl Refusal {
             retry_after: RETRY_AFTER + random_up_to(RETRY_AFTER),
         }
     }
+
+    /// A refusal by a rate, which knows when there is a token. Those of one second come back over the next two, not all
+    /// at its beginning.
+    fn at_turn(reason: Reason, wait: Duration) -> Self {
+        Self {
+            reason,
+            retry_after: wait + random_up_to(Duration::from_secs(1)),
+        }
+    }
 }
 
 /// Takes one of so many places; whether there was one.
@@ -329,6 +351,10 @@ mod tests {
             http_connections_max: 2,
             unauthenticated_max: 2,
             connects: Rate {
+                per_s: 1_000,
+                burst: 1_000,
+            },
+            connects_per_address: Rate {
                 per_s: 1_000,
                 burst: 1_000,
             },
@@ -465,6 +491,63 @@ mod tests {
         assert_eq!(refusal.reason, Reason::Connects);
         assert!((1..=2).contains(&refusal.retry_after.as_millis().div_euclid(1_000)));
         assert_eq!(admission.inner.unauthenticated.load(Ordering::Relaxed), 1);
+    }
+
+    /// One address that knocks without end gets its part; the others find theirs, and so does whoever has no limits.
+    #[test]
+    fn no_address_spends_the_budget_of_all() {
+        let trust = Trust {
+            networks: vec!["10.0.0.0/8".parse().unwrap()],
+            ..Trust::none()
+        };
+        let limits = Limits {
+            connects: Rate {
+                per_s: 100,
+                burst: 100,
+            },
+            connects_per_address: Rate {
+                per_s: 1,
+                burst: 10,
+            },
+            ..limits()
+        };
+        let admission = Admission::new(limits, trust);
+        let now = Instant::now();
+        let knock = |from: &str| {
+            let mut ticket = admission.arrive(ip(from), None).unwrap();
+            ticket.upgrade(now)
+        };
+        for number in 0..1_000 {
+            let outcome = knock("192.0.2.1");
+            let expected = (number >= 10).then_some(Reason::AddressConnects);
+            assert_eq!(reason(outcome), expected, "{number}");
+            let waits = outcome.err().map(|refusal| refusal.retry_after);
+            assert!(waits.is_none_or(|wait| wait >= Duration::from_secs(1)));
+        }
+        assert_eq!(reason(knock("192.0.2.2")), None);
+        for _ in 0..50 {
+            assert_eq!(reason(knock("10.1.2.3")), None);
+        }
+        // Behind a proxy it is the client's rate.
+        let mut ticket = admission.arrive(ip("10.1.2.3"), None).unwrap();
+        ticket.identify(ip("192.0.2.1")).unwrap();
+        assert_eq!(reason(ticket.upgrade(now)), Some(Reason::AddressConnects));
+    }
+
+    /// Operators have no session, and are as many as an address may be; they get the last descriptor too.
+    #[test]
+    fn operators_need_no_session() {
+        let limits = Limits {
+            descriptors_reserved: u64::MAX,
+            ..limits()
+        };
+        let admission = admission(limits.for_operators());
+        let client = ip("192.0.2.1");
+        let _three = [0, 1, 2].map(|_| admission.arrive(client, Some(9)).unwrap());
+        assert_eq!(
+            reason(admission.arrive(client, Some(9))),
+            Some(Reason::AddressConnections)
+        );
     }
 
     /// New limits are those of whoever comes next.

@@ -3,12 +3,14 @@
 //! The only place that knows all parts. Everything that can fail at the start fails here, before anybody is
 //! let in, with one line that says what to do.
 
+mod listeners;
 mod reload;
 
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,6 +50,7 @@ use crate::shutdown::{Plan, Shutdown, Signal, Signals, is_on_terminal};
 use crate::tasks::Tasks;
 use crate::tls::{CertificateError, Certificates, Files};
 use crate::transport::{Parts, Shards, ThreadEnded, Threads, TransportSettings};
+use listeners::{deaf, listen};
 use reload::{Hangups, Reload};
 
 /// Why the server did not start, or ended by itself.
@@ -63,6 +66,15 @@ pub enum RunError {
         /// What to do.
         advice: String,
         /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A listener has ended; nobody comes in by it any more, so the process ends too.
+    #[error("the {listener} listener has ended")]
+    Deaf {
+        /// Which listener.
+        listener: &'static str,
+        /// Why.
         #[source]
         source: io::Error,
     },
@@ -134,7 +146,10 @@ struct App {
     authenticator: Option<Authenticator>,
     origins: Current<OriginRule>,
     tls: Option<Tls>,
+    /// Who may come in at the public listener.
     admission: Admission,
+    /// Who may come in at the admin listener, counted apart.
+    operators: Admission,
     limits: Limits,
     end: Current<ShutdownConfig>,
     shutdown: Shutdown,
@@ -183,7 +198,9 @@ impl App {
         shards
             .watch_memory(counters, http_connections)
             .map_err(RunError::System)?;
-        let admission = Admission::new(admission_limits(config), trust(config));
+        let limits = admission_limits(config);
+        let admission = Admission::new(limits, trust(config));
+        let operators = Admission::new(limits.for_operators(), Trust::none());
         let end = Current::new(config.shutdown.clone());
         let shutdown = Shutdown::new();
         let reload = Reload {
@@ -194,6 +211,7 @@ impl App {
             certificates: tls.as_ref().map(|tls| tls.certificates.clone()),
             shards: shards.clone(),
             admission: admission.clone(),
+            operators: operators.clone(),
             origins: origins.clone(),
             end: end.clone(),
             metrics: metrics.clone(),
@@ -226,6 +244,7 @@ impl App {
             tls,
             limits: http_limits(&config.http),
             admission,
+            operators,
             end,
             shutdown,
             reload,
@@ -249,7 +268,7 @@ impl App {
             Arc::new(self.shards.clone()),
             self.origins,
         );
-        let admin = Site::admin(site, self.admission.for_operators(), self.operations);
+        let admin = Site::admin(site, self.operators, self.operations);
         let span = tracing::Span::none;
         if let Some(tls) = self.tls {
             let watch = tls.certificates.clone().watch();
@@ -262,16 +281,12 @@ impl App {
             span(),
             until(self.back_end.watch(), shutdown.clone()),
         );
-        self.tasks.spawn(
-            "listener",
-            span(),
-            http::serve(self.public, public, shutdown.clone()),
-        );
-        self.tasks.spawn(
-            "listener",
-            span(),
-            http::serve(self.admin, admin, shutdown.clone()),
-        );
+        let public = http::serve(self.public, public, shutdown.clone());
+        let admin = http::serve(self.admin, admin, shutdown.clone());
+        let mut deaf = pin!(deaf([
+            ("public", self.tasks.spawn("listener", span(), public)),
+            ("admin", self.tasks.spawn("listener", span(), admin)),
+        ]));
         self.tasks.spawn("reload", span(), self.reload.run(hangups));
         match self.authenticator.as_ref().and_then(Authenticator::remote) {
             Some(keys) => {
@@ -287,6 +302,7 @@ impl App {
         tokio::select! {
             signal = signals.next() => tracing::info!(%signal, "stopping"),
             ended = watch(&self.threads) => return Err(ended.into()),
+            error = &mut deaf => return Err(error),
         }
         self.readiness.draining();
         let end = self.end.get();
@@ -294,6 +310,7 @@ impl App {
             () = goodbye(&self.shards, &self.tasks, &end, &shutdown) => {}
             signal = signals.next() => return Err(RunError::Interrupted { signal }),
             ended = watch(&self.threads) => return Err(ended.into()),
+            error = &mut deaf => return Err(error),
         }
         tracing::info!("stopped");
         Ok(())
@@ -312,51 +329,6 @@ async fn until(running: impl Future<Output = ()>, shutdown: Shutdown) {
         () = running => {}
         () = shutdown.wait() => {}
     }
-}
-
-/// Listens, once nobody else does any more.
-async fn listen(
-    listener: &'static str,
-    address: SocketAddr,
-    unsent_bytes_max: u32,
-    patience: Instant,
-) -> Result<TcpListener, RunError> {
-    let outcome = loop {
-        match http::listen(address, unsent_bytes_max) {
-            Err(error) if is_taken(&error) && Instant::now() < patience => {
-                sleep(LISTEN_INTERVAL).await;
-            }
-            outcome => break outcome,
-        }
-    };
-    outcome.map_err(|source| {
-        let flag = if listener == "public" {
-            "--listen"
-        } else {
-            "--admin-listen"
-        };
-        let advice = match source.kind() {
-            io::ErrorKind::AddrInUse => {
-                format!(
-                    "another process has it; end that one, or choose another address with {flag}"
-                )
-            }
-            io::ErrorKind::PermissionDenied => {
-                format!("it needs privileges; choose a port above 1023 with {flag}")
-            }
-            _ => format!("choose another address with {flag}"),
-        };
-        RunError::Listen {
-            listener,
-            address,
-            advice,
-            source,
-        }
-    })
-}
-
-fn is_taken(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::AddrInUse
 }
 
 /// Each connection takes a descriptor, and the usual soft limit is made for programs of another kind.
@@ -434,7 +406,6 @@ fn tls(config: &Config, clock: &Clock, metrics: &Metrics) -> Result<Option<Tls>,
     Ok(Some(Tls {
         certificates: Certificates::open(files, clock.clone(), metrics.clone())?,
         handshake_timeout: Duration::from_millis(listen.tls_handshake_timeout_ms),
-        handshakes_max: listen.tls_handshakes_max,
     }))
 }
 
@@ -461,11 +432,17 @@ fn origin_rule(config: &Config) -> Result<OriginRule, RunError> {
     })
 }
 
-/// What is no WebSocket yet gets an eighth of the memory at most.
+/// What is no WebSocket yet gets an eighth of the memory at most. With TLS each of them may be in its handshake, so
+/// they are no more than handshakes may be: where the oldest goes, silence keeps no newcomer out.
 fn http_connections_max(config: &Config) -> usize {
     let most = marks(config).budget / 8 / HTTP_CONNECTION_BYTES;
     let most = usize::try_from(most).unwrap_or(usize::MAX);
-    config.admission.http_connections_max.min(most.max(1))
+    let handshakes = match config.listen.tls_certificate_file {
+        Some(_) => config.listen.tls_handshakes_max,
+        None => usize::MAX,
+    };
+    let configured = config.admission.http_connections_max.min(handshakes);
+    configured.min(most.max(1))
 }
 
 fn marks(config: &Config) -> Marks {
@@ -573,6 +550,8 @@ fn room_settings(namespace: &NamespaceConfig, config: &Config) -> RoomSettings {
 #[must_use]
 pub fn admission_limits(config: &Config) -> admission::Limits {
     let admission = &config.admission;
+    // However small the budget of all is made, one address can't spend it.
+    let of_all = |one: u32, all: u32| one.min(all / 4).max(1);
     admission::Limits {
         connections_per_address_max: admission.connections_per_address_max,
         unauthenticated_per_address_max: admission.unauthenticated_per_address_max,
@@ -582,6 +561,16 @@ pub fn admission_limits(config: &Config) -> admission::Limits {
         connects: admission::budget::Rate {
             per_s: admission.connects_per_s,
             burst: admission.connects_burst,
+        },
+        connects_per_address: admission::budget::Rate {
+            per_s: of_all(
+                admission.connects_per_address_per_s,
+                admission.connects_per_s,
+            ),
+            burst: of_all(
+                admission.connects_per_address_burst,
+                admission.connects_burst,
+            ),
         },
         descriptors_reserved: admission.descriptors_reserved,
     }
@@ -660,7 +649,5 @@ const MEMBERS_PER_LOOK: usize = 64;
 const WAITING_TURNS_MAX: usize = 64;
 
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
-
-const LISTEN_INTERVAL: Duration = Duration::from_millis(50);
 
 const GOODBYE_INTERVAL: Duration = Duration::from_millis(10);

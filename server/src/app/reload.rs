@@ -45,6 +45,7 @@ pub(super) struct Reload {
     pub(super) certificates: Option<Certificates>,
     pub(super) shards: Shards,
     pub(super) admission: Admission,
+    pub(super) operators: Admission,
     pub(super) origins: Current<OriginRule>,
     pub(super) end: Current<ShutdownConfig>,
     pub(super) metrics: Metrics,
@@ -103,6 +104,7 @@ impl Reload {
         }
         self.shards.reload(&live.shard, live.transport);
         self.admission.set_limits(live.admission);
+        self.operators.set_limits(live.admission.for_operators());
         self.origins.set(live.origins);
         self.end.set(live.end);
         self.config = config;

@@ -126,10 +126,21 @@ fn connection(config: &Config) -> Vec<Wrong> {
 
 fn admission(config: &Config) -> Vec<Wrong> {
     let admission = &config.admission;
-    at_most(
+    let mut wrong = at_most(
         Side("admission.connects_per_s", admission.connects_per_s),
         Side("admission.connects_burst", admission.connects_burst),
-    )
+    );
+    wrong.extend(at_most(
+        Side(
+            "admission.connects_per_address_per_s",
+            admission.connects_per_address_per_s,
+        ),
+        Side(
+            "admission.connects_per_address_burst",
+            admission.connects_per_address_burst,
+        ),
+    ));
+    wrong
 }
 
 fn auth(config: &Config) -> Vec<Wrong> {

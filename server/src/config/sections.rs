@@ -52,7 +52,8 @@ section! {
         restart tls_key_file: Option<PathBuf> = None;
         /// How long a TLS handshake may take, in milliseconds.
         restart tls_handshake_timeout_ms: u64 = 5_000, 10..=600_000;
-        /// TLS handshakes at a time; one more is dropped at once.
+        /// TLS handshakes at a time; with one more the oldest is dropped. With TLS no more connections may be no WebSocket
+        /// than this, whatever `admission.http_connections_max` is.
         restart tls_handshakes_max: usize = 4_096, 1..=1_000_000;
         /// Networks, such as `10.0.0.0/8`, or single addresses, of proxies that are believed about whom they speak for. Nobody
         /// else is. A trusted proxy has no limit per address itself; those behind it have theirs.
@@ -249,6 +250,15 @@ section! {
         live connects_per_s: u32 = 10_000, 1..=1_000_000;
         /// WebSockets let in at once, before the average counts. At least one second's worth.
         live connects_burst: u32 = 20_000, 1..=10_000_000;
+        /// WebSockets of one address let in per second, on average; more get 429 and are told when it is their turn. It counts
+        /// as a quarter of `connects_per_s` at most, so that nobody alone spends what is for all. A hundredth of that by
+        /// default: everybody of an office behind one address may come back every ten seconds, and who only knocks gets
+        /// little. Where all come through a balancer that isn't in `listen.trusted_proxies`, this is for all of them.
+        live connects_per_address_per_s: u32 = 100, 1..=1_000_000;
+        /// WebSockets of one address let in at once, before the average counts. At least one second's worth, and as a quarter
+        /// of `connects_burst` at most. By default as many as an address may have connections: all of them may be lost in
+        /// one moment, and come back in the next.
+        live connects_per_address_burst: u32 = 1_024, 1..=10_000_000;
         /// File descriptors that the public listener leaves to others: the admin listener, the shards and the disk.
         live descriptors_reserved: u64 = 64, 0..=65_536;
     }

@@ -191,7 +191,9 @@ impl Acceptor {
                 Err(_) => self.server.metrics.acceptor_panicked(),
             }
         }
-        self.server.hand_over(upgraded);
+        if catch_unwind(AssertUnwindSafe(|| self.server.hand_over(upgraded))).is_err() {
+            self.server.metrics.acceptor_panicked();
+        }
         count
     }
 

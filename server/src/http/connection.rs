@@ -1,7 +1,8 @@
 //! One HTTP connection, from its acceptance to its end or its hand-over.
 //!
-//! Whoever is not answered at once (see `welcome`) is driven by the HTTP engine, but never closed by it: whoever the socket goes to afterwards gets
-//! it whole, be it the WebSocket side or the lingering close that lets a refusal reach the peer.
+//! Whoever is not answered at once (see `welcome`) is driven by the HTTP engine, but never closed by it: whoever the
+//! socket goes to afterwards gets it whole, be it the WebSocket side or the lingering close that lets an answer reach
+//! the peer. It is counted, and may be told to make room, for as long as the socket is open.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -32,7 +33,7 @@ use super::upgrade::{Accepted, Checked, Door, Upgraded};
 use super::welcome::{Newcomer, no_header};
 use crate::admission::proxy::{self, Header};
 use crate::admission::{Admission, Reason, Refusal, Ticket};
-use crate::metrics::{HandshakeRejection, Metrics};
+use crate::metrics::{HandshakeRejection, Metrics, TlsHandshake};
 use crate::shutdown::Shutdown;
 use crate::tls::Records;
 
@@ -124,11 +125,12 @@ impl PeerContext {
         Ok(response)
     }
 
-    /// The handshake that was accepted, if one was.
+    /// The handshake that was accepted, if one was, and what the connection came in with. Without one that stays
+    /// here, so that the socket is counted for as long as it is open.
     fn take(&self) -> Option<(Accepted, Ticket)> {
         let mut guest = self.guest();
-        let ticket = guest.ticket.take();
-        guest.accepted.take().zip(ticket)
+        let accepted = guest.accepted.take()?;
+        Some((accepted, guest.ticket.take()?))
     }
 
     fn guest(&self) -> MutexGuard<'_, Guest> {
@@ -175,7 +177,7 @@ impl Server {
             });
             seen = match identified {
                 Ok(rest) => rest,
-                Err(rejected) => return self.refuse_late(stream, rejected).await,
+                Err(rejected) => return self.refuse_late(stream, rejected, evicted).await,
             };
         }
         tracing::Span::current().record("client", tracing::field::display(client));
@@ -187,6 +189,7 @@ impl Server {
                     begun = secure.begin(socket) => begun,
                     Ok(()) = &mut evicted, if !evicted.is_terminated() => {
                         self.metrics.handshake_rejected(HandshakeRejection::HttpConnections);
+                        self.metrics.tls_handshake(TlsHandshake::Busy);
                         None
                     }
                 };
@@ -212,9 +215,13 @@ impl Server {
             (End::Finished, Some((accepted, ticket))) => {
                 self.let_go(link, |stream| accepted.upgraded(stream, &unread, ticket));
             }
-            (End::Finished, None) => linger(link).await,
-            (End::Failed(error), _) if error.is_timeout() && idle => linger(link).await,
-            (End::Failed(error), _) => self.give_up(link, &error, &unread).await,
+            (End::Finished, None) => part(link, b"", evicted).await,
+            (End::Failed(error), _) if error.is_timeout() && idle => part(link, b"", evicted).await,
+            (End::Failed(error), _) => {
+                if let Some(answer) = self.last_words(&error, &unread) {
+                    part(link, answer, evicted).await;
+                }
+            }
             (End::TimedOut, _) => {}
             (End::Evicted, _) => {
                 let mut link = link;
@@ -268,18 +275,23 @@ impl Server {
     }
 
     /// Tells a socket that it may not come in, and sees to it that it gets to read so.
-    async fn refuse_late(&self, mut stream: TcpStream, rejected: Rejected) {
+    async fn refuse_late(
+        &self,
+        stream: TcpStream,
+        rejected: Rejected,
+        evicted: oneshot::Receiver<()>,
+    ) {
         let answer = rejected.bytes(&self.metrics);
         // Under TLS nothing is said in the clear.
-        if self.secure.is_none() && stream.write_all(&answer).await.is_ok() {
-            linger(stream).await;
+        if self.secure.is_none() {
+            part(stream, &answer, evicted).await;
         }
     }
 
     /// Waits until a socket that was turned away has read so, within a limit.
     pub(super) async fn see_off(self: Arc<Self>, stream: std::net::TcpStream) {
         if let Ok(stream) = enter(stream).await {
-            linger(stream).await;
+            linger(stream, b"").await;
         }
     }
 
@@ -318,30 +330,27 @@ impl Server {
         }
     }
 
-    /// Counts what the engine refused, and sees to it that the peer gets to read why.
-    async fn give_up(&self, mut link: Link, error: &hyper::Error, unread: &[u8]) {
+    /// Counts what the engine refused; what is still to be said of it. None where the peer has gone.
+    fn last_words(&self, error: &hyper::Error, unread: &[u8]) -> Option<&'static [u8]> {
         let is_http_2 = unread.starts_with(HTTP_2);
         let reason = rejection(error).map(|reason| match reason {
             HandshakeRejection::Malformed if is_http_2 => HandshakeRejection::HttpVersion,
             reason => reason,
         });
         let Some(reason) = reason else {
-            // The peer went away, or its socket broke: nothing was refused.
+            // Its socket broke: nothing was refused.
             tracing::debug!(%error, "the connection ended");
-            return;
+            return None;
         };
         self.metrics.handshake_rejected(reason);
         // The other refusals were answered by the engine.
-        let answer = if error.is_timeout() {
+        Some(if error.is_timeout() {
             REQUEST_TIMEOUT
         } else if is_http_2 {
             VERSION_NOT_SUPPORTED
         } else {
             b""
-        };
-        if link.write_all(answer).await.is_ok() {
-            linger(link).await;
-        }
+        })
     }
 }
 
@@ -422,10 +431,23 @@ fn rejection(error: &hyper::Error) -> Option<HandshakeRejection> {
     }
 }
 
-/// Closes so that the last answer arrives. A socket that is closed with bytes unread is reset, and a reset
-/// may overtake the answer; so the peer's bytes are read until it closes too, within a limit.
-pub(super) async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+/// Lingers, unless the place is needed for somebody else: whoever has had its answer has nothing to lose.
+async fn part(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    answer: &[u8],
+    mut evicted: oneshot::Receiver<()>,
+) {
+    tokio::select! {
+        () = linger(stream, answer) => {}
+        Ok(()) = &mut evicted, if !evicted.is_terminated() => {}
+    }
+}
+
+/// Writes the last answer and closes so that it arrives. A socket that is closed with bytes unread is reset, and a
+/// reset may overtake the answer; so the peer's bytes are read until it closes too, within a limit.
+pub(super) async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &[u8]) {
     let closing = async {
+        stream.write_all(answer).await?;
         stream.shutdown().await?;
         while poll_fn(|context| drop_some(&mut stream, context)).await? > 0 {}
         Ok::<_, std::io::Error>(())

@@ -48,6 +48,7 @@ impl Judge {
             http_connections_max: 1,
             unauthenticated_max: 1,
             connects: Rate { per_s: 1, burst: 1 },
+            connects_per_address: Rate { per_s: 1, burst: 1 },
             descriptors_reserved: 0,
         };
         Self(Door {

@@ -65,6 +65,11 @@ impl From<Refusal> for Rejected {
                 Counted::Connects,
                 "too many connections at once\n",
             ),
+            Reason::AddressConnects => (
+                StatusCode::TOO_MANY_REQUESTS,
+                Counted::AddressConnects,
+                "too many connections at once from this address\n",
+            ),
             Reason::Descriptors => (
                 UNAVAILABLE,
                 Counted::Descriptors,

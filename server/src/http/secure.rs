@@ -1,13 +1,12 @@
 //! The TLS handshake of a new connection, on the control runtime.
 //!
-//! It has a deadline, and only so many are under way at a time: a handshake costs more than anything else that a
-//! stranger may ask for. Every way in which one can end is counted. What follows it is left to `connection`.
+//! It has a deadline, and every way in which one can end is counted. How many are under way at a time is bounded like
+//! all that is no WebSocket yet, by `admission`: the oldest has to go, and `connection` counts that. What follows a
+//! handshake is left to `connection` too.
 
 use std::io;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt as _;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -25,15 +24,12 @@ pub struct Tls {
     pub certificates: Certificates,
     /// How long a handshake may take.
     pub handshake_timeout: Duration,
-    /// Handshakes at a time; one more is dropped at once, since a queue of them would be filled by whoever says nothing.
-    pub handshakes_max: usize,
 }
 
 /// Where the connections of one listener begin to speak TLS.
 #[derive(Debug)]
 pub(super) struct Secure {
     tls: Tls,
-    handshakes: Semaphore,
     metrics: Metrics,
     shutdown: Shutdown,
 }
@@ -47,10 +43,8 @@ struct Refused {
 
 impl Secure {
     pub(super) fn new(tls: Tls, metrics: Metrics, shutdown: Shutdown) -> Self {
-        let handshakes = Semaphore::new(tls.handshakes_max.min(Semaphore::MAX_PERMITS));
         Self {
             tls,
-            handshakes,
             metrics,
             shutdown,
         }
@@ -70,21 +64,16 @@ impl Secure {
             }
             Err(Refused { outcome, socket }) => {
                 self.metrics.tls_handshake(outcome);
-                if let Some((mut socket, answer)) = socket
-                    && socket.write_all(answer).await.is_ok()
-                {
-                    linger(socket).await;
+                if let Some((socket, answer)) = socket {
+                    linger(socket, answer).await;
                 }
                 None
             }
         }
     }
 
-    /// A place, and then the handshake within its time; the place is free again whatever comes of it.
+    /// The handshake within its time.
     async fn shake(&self, socket: Rewound) -> Result<TlsStream<Rewound>, Refused> {
-        let Ok(_place) = self.handshakes.try_acquire() else {
-            return Err(Refused::silently(Outcome::Busy));
-        };
         let shaken = timeout(self.tls.handshake_timeout, self.negotiate(socket));
         tokio::select! {
             shaken = shaken => shaken.unwrap_or_else(|_late| Err(Refused::silently(Outcome::Timeout))),

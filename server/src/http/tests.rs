@@ -216,6 +216,10 @@ const UNLIMITED: admission::Limits = admission::Limits {
         per_s: 1_000,
         burst: 1_000,
     },
+    connects_per_address: admission::budget::Rate {
+        per_s: 1_000,
+        burst: 1_000,
+    },
     descriptors_reserved: 0,
 };
 
@@ -926,6 +930,50 @@ async fn connections_are_bounded() {
     })
     .await;
     assert_eq!(status(&running.get("/healthz").await), 200);
+}
+
+/// Who has had its last answer and doesn't close is one of those that are bounded until it is closed, and goes without
+/// a further word where its place is needed.
+#[tokio::test]
+async fn connections_that_linger_are_bounded_too() {
+    let limits = admission::Limits {
+        http_connections_max: 2,
+        ..UNLIMITED
+    };
+    let running = Running::with_admission(Limits::default(), limits).await;
+    let request = format!(
+        "GET /nope HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+        running.address
+    );
+    let (mut lingering, mut most) = (Vec::new(), 0);
+    for _ in 0..100 {
+        let mut stream = running.connect().await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        // To its end, so that nothing but lingering is left.
+        assert_eq!(status(&read_to_end(&mut stream).await), 404);
+        lingering.push(stream);
+        most = most.max(running.shared.tasks.live()["http_connection"]);
+    }
+    // One more than there may be is on its way out; on a busy machine a few are.
+    assert!(most <= 10, "{most} at a time");
+    assert_eq!(running.rejected(Reason::HttpConnections), 0);
+}
+
+/// A panic while sockets are handed over is counted, and the listener goes on.
+#[tokio::test]
+async fn a_panic_at_the_hand_over_leaves_the_listener() {
+    let mut running = Running::start(Limits::default()).await;
+    let (_, closed) = mpsc::channel(1);
+    running.upgraded = closed;
+    let handshake = running.handshake();
+    let answer = running.exchange(&handshake).await;
+    assert_eq!(status(&answer), 101);
+    assert_eq!(status(&running.get("/healthz").await), 200);
+    let panics = "roomful_panics_total{where=\"acceptor\"} 1";
+    eventually("the panic is counted", || {
+        running.shared.metrics.render().contains(panics)
+    })
+    .await;
 }
 
 /// A client that asks for much and reads nothing is dropped at the end of its time.

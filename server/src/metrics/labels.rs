@@ -196,6 +196,8 @@ labels! {
         Unauthenticated = "unauthenticated",
         /// There have been as many WebSockets in this moment as there may be.
         Connects = "connects",
+        /// There have been as many of its address.
+        AddressConnects = "address_connects",
         /// Nearly all of the process's file descriptors are in use.
         Descriptors = "descriptors",
         /// The server has as many connections as it may have.

@@ -25,7 +25,7 @@ labels! {
         Gone = "gone",
         /// It took too long.
         Timeout = "timeout",
-        /// There were as many as there may be at a time.
+        /// It had to make room for a newer one: there were more than there may be at a time.
         Busy = "busy",
     }
 

@@ -1,6 +1,7 @@
 //! Attacks with connections: too many, too fast, too slow, and with another's name.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use roomful_tests::http::{self, Response, connect_from, exchange, handshake};
@@ -32,6 +33,10 @@ async fn attempt(server: &Server, source: Ipv4Addr) -> Response {
     exchange(&mut stream, handshake(server.address()).as_bytes()).await
 }
 
+fn from(server: &Server, source: Ipv4Addr) -> Connect {
+    Connect::to(server).source(source)
+}
+
 /// The whole seconds after which to come again.
 fn wait_of(response: &Response) -> u64 {
     let wait = response.header("retry-after").expect("a wait is told");
@@ -51,7 +56,7 @@ async fn an_address_has_its_connections_and_no_more() {
     let config = "[admission]\nlimit_loopback = true\nconnections_per_address_max = 12\n";
     let server = Server::with_config(config).await;
     let attack = Attack::beside(&server, Healthy::start(&server).await).await;
-    let from = |source| Connect::to(&server).source(source);
+    let from = |source| from(&server, source);
     let mut held = Vec::new();
     for _ in 0..12 {
         held.push(from(ATTACKER).ready().await);
@@ -76,7 +81,7 @@ async fn an_address_has_its_sockets_without_a_session_and_no_more() {
     let config = "[admission]\nlimit_loopback = true\nunauthenticated_per_address_max = 8\n";
     let server = Server::with_config(config).await;
     let attack = Attack::beside(&server, Healthy::start(&server).await).await;
-    let from = |source| Connect::to(&server).source(source);
+    let from = |source| from(&server, source);
     let _sessions = [from(ATTACKER).ready().await, from(ATTACKER).ready().await];
     let mut silent = Vec::new();
     for _ in 0..4 {
@@ -96,6 +101,34 @@ async fn an_address_has_its_sockets_without_a_session_and_no_more() {
         .await;
     upgraded[0].hello().await;
     assert_eq!(attempt(&server, ATTACKER).await.status, 101);
+}
+
+/// A socket that has had its last answer and doesn't close counts at its address until the server has closed it.
+#[tokio::test]
+async fn sockets_that_linger_count_at_their_address() {
+    let config = "[admission]\nlimit_loopback = true\nunauthenticated_per_address_max = 8\n";
+    let server = Server::with_config(config).await;
+    let attack = Attack::beside(&server, Healthy::start(&server).await).await;
+    let request = format!(
+        "GET /nope HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+        server.address()
+    );
+    let mut lingering = Vec::new();
+    let started = Instant::now();
+    // A place is free again when the server has waited long enough: on a slow machine it takes a few more.
+    loop {
+        let mut stream = connect_from(ATTACKER, server.address()).await;
+        let answer = exchange(&mut stream, request.as_bytes()).await;
+        lingering.push(stream);
+        if answer.status == 429 {
+            break;
+        }
+        assert_eq!(answer.status, 404, "{}", answer.text());
+        assert!(started.elapsed() < PATIENCE, "nobody is refused");
+    }
+    assert!(lingering.len() > 8, "{}", lingering.len());
+    from(&server, NEIGHBOUR).ready().await;
+    attack.moved(rejected("address_unauthenticated"), 1.0).await;
 }
 
 /// Slow requests take the places that there are for them, and no more: each newcomer finds one, that of the oldest.
@@ -202,6 +235,48 @@ async fn a_storm_is_let_in_at_the_budgets_pace() {
     assert!(refusals.iter().all(|count| *count <= 3), "{refusals:?}");
     let total: u32 = refusals.iter().sum();
     attack.moved(rejected("connects"), f64::from(total)).await;
+}
+
+/// One address knocks as fast as it can: it gets its part of the budget and is told its turn, and everybody else comes in at once.
+#[tokio::test]
+async fn one_address_does_not_spend_the_budget_of_all() {
+    const NEWCOMERS: u8 = 20;
+    let config = "[admission]\nlimit_loopback = true\nconnects_per_s = 100\nconnects_burst = 100\nconnects_per_address_per_s = 5\nconnects_per_address_burst = 10\n";
+    let server = Server::with_config(config).await;
+    let attack = Attack::beside(&server, Healthy::start(&server).await).await;
+    let knocks = AtomicU32::new(0);
+    let knock = async || {
+        let answer = attempt(&server, ATTACKER).await;
+        match answer.status {
+            101 => {}
+            429 => {
+                assert!((1..=61).contains(&wait_of(&answer)));
+                knocks.fetch_add(1, Ordering::Relaxed);
+            }
+            other => panic!("{other}: {}", answer.text()),
+        }
+    };
+    // More than there is for all.
+    for _ in 0..400 {
+        knock().await;
+    }
+    for number in 0..NEWCOMERS {
+        let newcomer = Ipv4Addr::new(127, 0, 1, number);
+        let ((), ready) = tokio::join!(
+            async {
+                for _ in 0..10 {
+                    knock().await;
+                }
+            },
+            attempt(&server, newcomer)
+        );
+        assert_eq!(ready.status, 101, "{}", ready.text());
+    }
+    let refused = knocks.into_inner();
+    assert!(refused > 300, "{refused}");
+    attack
+        .moved(rejected("address_connects"), f64::from(refused))
+        .await;
 }
 
 /// Who is no configured proxy can't pass for somebody else, whatever it writes.

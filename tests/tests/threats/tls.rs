@@ -1,8 +1,11 @@
 //! Attacks on TLS, and on the time before it.
 #![expect(clippy::unwrap_used, reason = "a test reports by panicking")]
 
+use std::io::ErrorKind;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use roomful_tests::http::connect_from;
 use roomful_tests::server::Directory;
 use roomful_tests::tls::{self, Authority};
 use roomful_tests::wait::within;
@@ -86,17 +89,63 @@ async fn half_done_handshakes_are_dropped_at_the_deadline() {
     attack.moved(handshakes("timeout"), 1_000.0).await;
 }
 
-/// Beyond the most handshakes at a time sockets are dropped at once.
+/// Silent sockets take all the places that there are for handshakes, and would have them for a minute: each newcomer finds the place of the oldest,
+/// which is dropped without a word.
 #[tokio::test]
-async fn more_handshakes_than_there_may_be_are_dropped() {
-    let listen = "tls_handshakes_max = 8\ntls_handshake_timeout_ms = 60000";
+async fn silent_sockets_make_room_for_handshakes() {
+    let listen = "tls_handshakes_max = 64\ntls_handshake_timeout_ms = 60000";
     let secure = Secure::start(listen, "").await;
     let attack = secure.attack().await;
     let mut silent = Vec::new();
-    for _ in 0..18 {
+    for _ in 0..64 + 50 {
         silent.push(secure.tcp().await);
     }
-    attack.moved(handshakes("busy"), 10.0).await;
+    for _ in 0..20 {
+        // The place that the last newcomer has left with its handshake.
+        silent.push(secure.tcp().await);
+        let client = within("a newcomer", secure.connect().ready()).await;
+        client.close().await;
+    }
+    for (number, stream) in silent[..50 + 20].iter_mut().enumerate() {
+        let read = within("the end of an old one", stream.read(&mut [0; 16])).await;
+        assert!(matches!(read, Ok(0) | Err(_)), "{number}: {read:?}");
+    }
+    for (number, stream) in silent[50 + 20 + 10..].iter().enumerate() {
+        let read = stream.try_read(&mut [0; 16]);
+        let open = read.is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+        assert!(open, "{number} of the newest");
+    }
+    let gone = silent
+        .iter()
+        .filter(|stream| stream.try_read(&mut [0; 16]).is_ok());
+    attack.moved(handshakes("busy"), gone.count() as f64).await;
+}
+
+/// What is decided before the handshake can't be told: the socket ends without a byte, and the same counter moves as without TLS.
+#[tokio::test]
+async fn limits_before_the_handshake_close_without_a_word() {
+    const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+    let limits = "[admission]\nlimit_loopback = true\nunauthenticated_per_address_max = 2\n";
+    let secure = Secure::start("", limits).await;
+    let attack = secure.attack().await;
+    let address = secure.server.address();
+    let _silent = [
+        connect_from(ATTACKER, address).await,
+        connect_from(ATTACKER, address).await,
+    ];
+    for _ in 0..10 {
+        let mut answer = Vec::new();
+        let mut stream = connect_from(ATTACKER, address).await;
+        within("the end of the socket", stream.read_to_end(&mut answer))
+            .await
+            .unwrap();
+        assert_eq!(answer, b"");
+    }
+    secure.connect().ready().await;
+    let rejected = Some(("reason", "address_unauthenticated"));
+    attack
+        .moved(("roomful_handshakes_rejected_total", rejected), 10.0)
+        .await;
 }
 
 /// HTTP without TLS is told that it lacks it.
