@@ -113,8 +113,6 @@ pub enum Phase {
     },
     /// Its token is being checked; what it sends meanwhile waits.
     Authenticating {
-        /// Bytes received so far.
-        bytes: usize,
         /// What it said.
         said: Box<Said>,
     },
@@ -125,6 +123,8 @@ pub enum Phase {
 /// What a connection said before its token was checked.
 #[derive(Debug)]
 pub struct Said {
+    /// Bytes received so far.
+    pub bytes: usize,
     /// Who it wants to be.
     pub hello: Hello,
     /// What it sent after.
@@ -219,6 +219,15 @@ impl Connection {
                 refusals: Bucket::full(rates.refusals, now_ms),
             })
         })
+    }
+
+    /// Bytes received so far, until it is open.
+    pub fn unauthenticated_bytes(&mut self) -> Option<&mut usize> {
+        match &mut self.phase {
+            Phase::Hello { bytes } => Some(bytes),
+            Phase::Authenticating { said } => Some(&mut said.bytes),
+            Phase::Open(_) => None,
+        }
     }
 
     /// What it has once it is open.

@@ -116,8 +116,7 @@ impl Shard {
         if text != (encoding == Encoding::Json) {
             return self.close(id, CloseCode::UnsupportedData, now, host);
         }
-        if let Phase::Hello { bytes } | Phase::Authenticating { bytes, .. } = &mut connection.phase
-        {
+        if let Some(bytes) = connection.unauthenticated_bytes() {
             *bytes += payload.len();
             if *bytes > settings.hello_bytes_max {
                 return self.close(id, CloseCode::HelloTimeout, now, host);
@@ -269,9 +268,7 @@ impl Shard {
                 self.refuse(id, frame.request(), refusal);
                 self.spend_error(id, now, host);
             }
-            (Phase::Authenticating { said, .. }, frame)
-                if said.waiting.len() < BATCH_FRAMES_MAX =>
-            {
+            (Phase::Authenticating { said }, frame) if said.waiting.len() < BATCH_FRAMES_MAX => {
                 said.waiting.push(frame);
             }
             (Phase::Authenticating { .. }, _) => self.close(id, CloseCode::HelloTimeout, now, host),
