@@ -284,12 +284,12 @@ pub enum Flush {
     More,
 }
 
-/// What a shard wants to be woken for.
+/// What a shard wants to be woken for. Every connection has two of these at first, so what others need is boxed.
 #[derive(Debug)]
 enum Timer {
     Connection(ConnectionTimer, ConnectionId),
-    Session(SessionId, Attachment),
-    Room(RoomAlias, RoomTimer),
+    Session(Box<(SessionId, Attachment)>),
+    Room(Box<(RoomAlias, RoomTimer)>),
     Suspect(Box<RoomId>),
     Drain,
 }
@@ -519,8 +519,8 @@ impl Shard {
                     ConnectionTimer::Token => shard.watch_token(id, now, host),
                 });
             }
-            Timer::Session(session, attachment) => self.session_over(session, attachment),
-            Timer::Room(alias, timer) => self.room_timer(alias, timer, now, host),
+            Timer::Session(held) => self.session_over(held.0, held.1),
+            Timer::Room(timer) => self.room_timer(timer.0, timer.1, now, host),
             Timer::Suspect(id) => self.watch_suspect(&id, now, host),
             Timer::Drain => self.go_on_draining(now, host),
         }

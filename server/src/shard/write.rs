@@ -305,8 +305,8 @@ impl Shard {
         }
         if self.sessions.detach(open.session, open.attachment) {
             let due_ms = now.monotonic_ms + self.settings.session_retention_ms;
-            self.wheel
-                .set(due_ms, Timer::Session(open.session, open.attachment));
+            let held = Box::new((open.session, open.attachment));
+            self.wheel.set(due_ms, Timer::Session(held));
         } else {
             self.counters.sessions.sub(1);
         }
