@@ -47,7 +47,7 @@ use crate::shard::{Shard, ShardSettings, Shared};
 use crate::shutdown::{Plan, Shutdown, Signal, Signals, is_on_terminal};
 use crate::tasks::Tasks;
 use crate::tls::{CertificateError, Certificates, Files};
-use crate::transport::{Parts, Shards, ThreadEnded, Threads, TransportSettings};
+use crate::transport::{Judge, Parts, Shards, ThreadEnded, Threads, TransportSettings};
 use reload::{Hangups, Reload};
 
 /// Why the server did not start, or ended by itself.
@@ -166,7 +166,9 @@ impl App {
         let parts = Parts {
             directory: shared.directory.clone(),
             counters: counters.clone(),
-            authenticator: authenticator.clone(),
+            judge: authenticator
+                .clone()
+                .map(|judge| Arc::new(judge) as Arc<dyn Judge>),
             memory,
             clock: clock.clone(),
             settings: transport_settings(config),
@@ -621,7 +623,9 @@ pub fn transport_settings(config: &Config) -> TransportSettings {
     }
 }
 
-fn admin_settings(config: &Config) -> AdminSettings {
+/// What the operations of the admin listener go by.
+#[must_use]
+pub fn admin_settings(config: &Config) -> AdminSettings {
     let admin = &config.admin;
     let namespace = |config: &NamespaceConfig| admin::Namespace {
         kind: config.kind.name(),

@@ -70,6 +70,8 @@ labels! {
         Task = "task",
         /// The handling of a socket that had just been accepted.
         Acceptor = "acceptor",
+        /// The check of a token on a verifier thread.
+        Verifier = "verifier",
     }
 
     /// Why a token was refused.
@@ -102,6 +104,8 @@ labels! {
         Busy = "busy",
         /// Its key is unknown, and no keys could be fetched.
         KeysUnavailable = "keys_unavailable",
+        /// Its check panicked.
+        Internal = "internal",
     }
 
     /// How a peer broke the WebSocket protocol.
@@ -239,6 +243,7 @@ impl From<AuthError> for AuthFailure {
             AuthError::KeysUnavailable => Self::KeysUnavailable,
             AuthError::TooLong
             | AuthError::Malformed
+            AuthError::Internal => Self::Internal,
             | AuthError::CriticalHeader
             | AuthError::WrongType => Self::Malformed,
             AuthError::UnknownKey => Self::UnknownKey,

@@ -97,11 +97,11 @@ impl Shard {
                     Some(request),
                     Refusal::new(error.code(), error.to_string()),
                 );
-                // Nobody has said that the token is bad.
-                let code = if error.code() == ErrorCode::Overloaded {
-                    CloseCode::TryLater
-                } else {
-                    CloseCode::NotAuthenticated
+                // In the first two cases nobody has said that the token is bad.
+                let code = match error.code() {
+                    ErrorCode::Overloaded => CloseCode::TryLater,
+                    ErrorCode::Internal => CloseCode::InternalError,
+                    _ => CloseCode::NotAuthenticated,
                 };
                 self.close(id, code, now, host);
             }

@@ -28,7 +28,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use self::core::Core;
 use crate::admission::{Reason, Refusal, Ticket};
-use crate::auth::Authenticator;
 use crate::clock::{Clock, Now};
 use crate::current::Current;
 use crate::directory::Directory;
@@ -41,6 +40,7 @@ use crate::tls::Records;
 use calls::Calls;
 pub use calls::{Answered, PendingCall};
 use mailbox::{Letter, Mailbox};
+pub use verifier::Judge;
 use thread::{MAIL, Thread};
 use verifier::Verifier;
 
@@ -140,7 +140,7 @@ pub struct Parts {
     /// One set of counters a shard; there are as many shards.
     pub counters: Vec<Arc<ShardCounters>>,
     /// Checks tokens; none on an anonymous server.
-    pub authenticator: Option<Authenticator>,
+    pub judge: Option<Arc<dyn Judge>>,
     /// What may be held.
     pub memory: Memory,
     /// The time.
@@ -181,13 +181,8 @@ impl Shards {
             });
             polls.push(poll);
         }
-        let verifier = match &parts.authenticator {
-            Some(authenticator) => Some(Verifier::start(
-                authenticator,
-                &parts.clock,
-                &posts,
-                &settings,
-            )?),
+        let verifier = match &parts.judge {
+            Some(judge) => Some(Verifier::start(judge, &parts.clock, &posts, &settings)?),
             None => None,
         };
         let calls = Calls::default();
