@@ -33,7 +33,9 @@ use crate::http::{
 };
 use crate::journal::HistoryBounds;
 use crate::journal::memory::MemoryJournal;
-use crate::memory::{HTTP_CONNECTION_BYTES, Marks, Memory, budget_of_system};
+use crate::memory::{
+    Elsewhere, HTTP_CONNECTION_BYTES, Marks, Memory, TLS_CONNECTION_BYTES, budget_of_system,
+};
 use crate::metrics::Metrics;
 use crate::room::operations::OperationBounds;
 use crate::room::{RoomSettings, kind};
@@ -180,10 +182,9 @@ impl App {
             Shard::new(id, shared.clone(), journal, counters, now)
         };
         let (shards, threads) = Shards::start(parts, core).map_err(RunError::System)?;
-        let (counters, live) = (metrics.shards().to_vec(), tasks.clone());
-        let http_connections = move || live.live_as("http_connection") as u64;
+        let elsewhere = elsewhere(config, &metrics, &tasks);
         shards
-            .watch_memory(counters, http_connections)
+            .watch_memory(metrics.shards().to_vec(), elsewhere)
             .map_err(RunError::System)?;
         let admission = Admission::new(admission_limits(config), trust(config));
         let end = Current::new(config.shutdown.clone());
@@ -463,9 +464,34 @@ fn origin_rule(config: &Config) -> Result<OriginRule, RunError> {
     })
 }
 
+/// What is held for connections by others than the shards.
+fn elsewhere(
+    config: &Config,
+    metrics: &Metrics,
+    tasks: &Tasks,
+) -> impl Fn() -> Elsewhere + Send + 'static {
+    let (metrics, tasks) = (metrics.clone(), tasks.clone());
+    let http_connection_bytes = http_connection_bytes(config);
+    move || {
+        let (tls_connections, tls_unsent_bytes) = metrics.tls_held();
+        Elsewhere {
+            http_bytes: tasks.live_as("http_connection") as u64 * http_connection_bytes,
+            tls_connections,
+            tls_unsent_bytes,
+            ..Elsewhere::default()
+        }
+    }
+}
+
+/// An HTTP connection, over TLS where there is a certificate.
+fn http_connection_bytes(config: &Config) -> u64 {
+    let has_tls = config.listen.tls_certificate_file.is_some();
+    HTTP_CONNECTION_BYTES + if has_tls { TLS_CONNECTION_BYTES } else { 0 }
+}
+
 /// What is no WebSocket yet gets an eighth of the memory at most.
 fn http_connections_max(config: &Config) -> usize {
-    let most = marks(config).budget / 8 / HTTP_CONNECTION_BYTES;
+    let most = marks(config).budget / 8 / http_connection_bytes(config);
     let most = usize::try_from(most).unwrap_or(usize::MAX);
     config.admission.http_connections_max.min(most.max(1))
 }

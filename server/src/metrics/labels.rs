@@ -130,6 +130,8 @@ labels! {
         Http = "http",
         /// WebSocket connections.
         Connections = "connections",
+        /// What TLS needs for each WebSocket connection over it.
+        Tls = "tls",
         /// Sessions, those included that wait to be resumed.
         Sessions = "sessions",
         /// Messages that have not arrived whole.
@@ -241,9 +243,9 @@ impl From<AuthError> for AuthFailure {
             AuthError::Missing => Self::Missing,
             AuthError::Busy => Self::Busy,
             AuthError::KeysUnavailable => Self::KeysUnavailable,
+            AuthError::Internal => Self::Internal,
             AuthError::TooLong
             | AuthError::Malformed
-            AuthError::Internal => Self::Internal,
             | AuthError::CriticalHeader
             | AuthError::WrongType => Self::Malformed,
             AuthError::UnknownKey => Self::UnknownKey,

@@ -235,6 +235,27 @@ impl Metrics {
         self.inner.tls.handshake(outcome);
     }
 
+    /// Counts a connection over TLS that begins.
+    pub fn tls_opened(&self) {
+        self.inner.tls.opened();
+    }
+
+    /// Counts one that ends.
+    pub fn tls_closed(&self) {
+        self.inner.tls.closed();
+    }
+
+    /// Notes how many encrypted bytes a socket has not taken, and how many that were before.
+    pub fn tls_unsent(&self, before: usize, after: usize) {
+        self.inner.tls.unsent(before, after);
+    }
+
+    /// How many connections over TLS there are, and how many encrypted bytes their sockets have not taken.
+    #[must_use]
+    pub fn tls_held(&self) -> (u64, u64) {
+        (self.inner.tls.connections(), self.inner.tls.unsent_bytes())
+    }
+
     /// Counts a connection that broke TLS after its handshake.
     pub fn tls_violated(&self) {
         self.inner.tls.violated();

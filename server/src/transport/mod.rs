@@ -40,8 +40,8 @@ use crate::tls::Records;
 use calls::Calls;
 pub use calls::{Answered, PendingCall};
 use mailbox::{Letter, Mailbox};
-pub use verifier::Judge;
 use thread::{MAIL, Thread};
+pub use verifier::Judge;
 use verifier::Verifier;
 
 /// The running shards; clones share them.
@@ -232,7 +232,7 @@ impl Shards {
         }
     }
 
-    /// Adds up what is held, for as long as the process lives, on a thread of its own: it has to be on time whatever
+    /// Adds up what is held, with what `elsewhere` knows of HTTP and TLS, for as long as the process lives, on a thread of its own: it has to be on time whatever
     /// the others do.
     ///
     /// # Errors
@@ -240,7 +240,7 @@ impl Shards {
     pub fn watch_memory(
         &self,
         counters: Vec<Arc<ShardCounters>>,
-        http_connections: impl Fn() -> u64 + Send + 'static,
+        elsewhere: impl Fn() -> Elsewhere + Send + 'static,
     ) -> std::io::Result<()> {
         let shards = self.clone();
         let process_bytes = resident_bytes().unwrap_or(0);
@@ -248,8 +248,8 @@ impl Shards {
             let mailboxes = shards.inner.posts.iter().map(|post| post.mailbox.bytes());
             let elsewhere = Elsewhere {
                 process_bytes,
-                http_connections: http_connections(),
                 mailbox_bytes: mailboxes.sum::<usize>() as u64,
+                ..elsewhere()
             };
             let to_shed = shards.inner.memory.sum(&counters, elsewhere);
             for (post, bytes) in shards.inner.posts.iter().zip(to_shed) {

@@ -444,7 +444,8 @@ impl<C: Core> Driver<C> {
             return;
         };
         let mut reader = mem::replace(&mut socket.reader, Reader::new(Role::Server));
-        self.host.input_bytes -= reader.held_bytes();
+        let counted = reader.held_bytes() + socket.count_record();
+        self.host.input_bytes -= counted;
         let now = self.clock.now();
         let mut input = bytes;
         for handled in 1_usize.. {
