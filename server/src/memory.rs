@@ -9,8 +9,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use crate::metrics::{Label, MemoryKind, ShardCounters};
+use crate::metrics::{Label, MemoryKind, Metrics, ShardCounters};
 use crate::shard::message::ShardId;
+use crate::tasks::Tasks;
 
 /// The budget; a cheap handle.
 #[derive(Debug, Clone)]
@@ -70,6 +71,20 @@ pub struct Elsewhere {
     pub tls_unsent_bytes: u64,
     /// Bytes in the mailboxes.
     pub mailbox_bytes: u64,
+}
+
+impl Elsewhere {
+    /// What HTTP and TLS hold now, where an HTTP connection takes so many bytes.
+    #[must_use]
+    pub fn now(metrics: &Metrics, tasks: &Tasks, http_connection_bytes: u64) -> Self {
+        let (tls_connections, tls_unsent_bytes) = metrics.tls_held();
+        Self {
+            http_bytes: tasks.live_as("http_connection") as u64 * http_connection_bytes,
+            tls_connections,
+            tls_unsent_bytes,
+            ..Self::default()
+        }
+    }
 }
 
 impl Marks {

@@ -314,6 +314,10 @@ impl Core for Scripted {
     fn outbox_bytes(&self, _: ConnectionId) -> usize {
         0
     }
+
+    fn backlog_bytes(&self, _: ConnectionId) -> usize {
+        0
+    }
 }
 
 /// Finds every token costly and old, and panics over one of them.

@@ -182,7 +182,9 @@ impl App {
             Shard::new(id, shared.clone(), journal, counters, now)
         };
         let (shards, threads) = Shards::start(parts, core).map_err(RunError::System)?;
-        let elsewhere = elsewhere(config, &metrics, &tasks);
+        let (counted, live) = (metrics.clone(), tasks.clone());
+        let http_bytes = http_connection_bytes(config);
+        let elsewhere = move || Elsewhere::now(&counted, &live, http_bytes);
         shards
             .watch_memory(metrics.shards().to_vec(), elsewhere)
             .map_err(RunError::System)?;
@@ -471,25 +473,6 @@ fn origin_rule(config: &Config) -> Result<OriginRule, RunError> {
     } else {
         OriginRule::Listed(listed)
     })
-}
-
-/// What is held for connections by others than the shards.
-fn elsewhere(
-    config: &Config,
-    metrics: &Metrics,
-    tasks: &Tasks,
-) -> impl Fn() -> Elsewhere + Send + 'static {
-    let (metrics, tasks) = (metrics.clone(), tasks.clone());
-    let http_connection_bytes = http_connection_bytes(config);
-    move || {
-        let (tls_connections, tls_unsent_bytes) = metrics.tls_held();
-        Elsewhere {
-            http_bytes: tasks.live_as("http_connection") as u64 * http_connection_bytes,
-            tls_connections,
-            tls_unsent_bytes,
-            ..Elsewhere::default()
-        }
-    }
 }
 
 /// An HTTP connection, over TLS where there is a certificate.
