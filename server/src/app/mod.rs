@@ -162,6 +162,7 @@ impl App {
         metrics.show_budget(memory.clone());
         let shared = shared(config, resume_key.clone(), &clock, memory.clone());
         let revocations = shared.sessions.revocations().clone();
+        let users = shared.users.clone();
         let counters = metrics.shards().to_vec();
         let parts = Parts {
             directory: shared.directory.clone(),
@@ -184,6 +185,7 @@ impl App {
             .watch_memory(counters, http_connections)
             .map_err(RunError::System)?;
         let admission = Admission::new(admission_limits(config), trust(config));
+        metrics.show_counted(users, admission.clone());
         let end = Current::new(config.shutdown.clone());
         let shutdown = Shutdown::new();
         let reload = Reload {
