@@ -273,4 +273,8 @@ impl Core for Echo {
         // Nothing is closed for want of memory here.
         0
     }
+
+    fn backlog_bytes(&self, _connection: ConnectionId) -> usize {
+        0
+    }
 }

@@ -210,7 +210,8 @@ impl Memory {
 /// How much each shard should let go of: as much as brings the whole to the middle between the marks, from each as
 /// much as it has of what can be let go.
 fn to_shed(marks: Marks, used: u64, shards: &[Arc<ShardCounters>]) -> Vec<u64> {
-    let sheddable = |shard: &Arc<ShardCounters>| shard.outbox_bytes.get() + shard.input_bytes.get();
+    let sheddable =
+        |shard: &Arc<ShardCounters>| shard.outbox_bytes.get() + shard.bytes_of(MemoryKind::Input);
     let all: u64 = shards.iter().map(sheddable).sum();
     let excess = if used >= marks.hard {
         used - u64::midpoint(marks.soft, marks.hard)
@@ -242,7 +243,7 @@ impl ShardCounters {
                     + self.subscribers.get() * SUBSCRIBER_BYTES
             }
             MemoryKind::Sessions => self.sessions.get() * SESSION_BYTES,
-            MemoryKind::Input => self.input_bytes.get(),
+            MemoryKind::Input => self.input_bytes.get() + self.backlog_bytes.get(),
             MemoryKind::Outboxes => {
                 // They come and go in all sizes, and the allocator leaves gaps between them: an eighth, measured.
                 (self.outbox_bytes.get() + self.pages_awaited.get() * PAGE_BYTES) * 9 / 8

@@ -19,7 +19,7 @@ use crate::admin::key::{AdminKey, AdminKeyError};
 use crate::admin::{self, Admin, AdminSettings};
 use crate::admission::client::Trust;
 use crate::admission::{self, Admission, descriptors};
-use crate::auth::{Authenticator, Remote};
+use crate::auth::Authenticator;
 use crate::clock::Clock;
 use crate::config::{
     Config, DEFAULT_NAMESPACE, HttpConfig, NamespaceConfig, Problems, ShutdownConfig, Sources,
@@ -275,10 +275,14 @@ impl App {
             http::serve(self.admin, admin, shutdown.clone()),
         );
         self.tasks.spawn("reload", span(), self.reload.run(hangups));
-        match self.authenticator.as_ref().and_then(Authenticator::remote) {
-            Some(keys) => {
+        let remote = self.authenticator.and_then(|authenticator| {
+            let keys = authenticator.remote()?;
+            Some((authenticator, keys))
+        });
+        match remote {
+            Some((authenticator, keys)) => {
                 self.readiness.waits_for_keys();
-                let answered = ready_with(Arc::clone(&keys), self.readiness.clone());
+                let answered = ready_with_keys(authenticator, self.readiness.clone());
                 self.tasks
                     .spawn("readiness", span(), until(answered, shutdown.clone()));
                 let fetching = keys.run(self.metrics.clone(), shutdown.clone());
@@ -302,9 +306,14 @@ impl App {
     }
 }
 
-/// The server is ready with the first keys.
-async fn ready_with(keys: Arc<Remote>, readiness: Readiness) {
-    keys.answered().await;
+/// The server is ready with the first keys, whichever source they come from: a reload may put another one in its place, or none.
+async fn ready_with_keys(authenticator: Authenticator, readiness: Readiness) {
+    while let Some(keys) = authenticator.remote() {
+        tokio::select! {
+            () = keys.answered() => break,
+            () = keys.ended() => {}
+        }
+    }
     readiness.ready();
 }
 

@@ -100,7 +100,8 @@ shard_counters! {
     rooms: Gauge = "roomful_rooms", "Rooms that are open.";
     members: Gauge = "roomful_members", "Members of the rooms, those inside the presence grace included.";
     subscribers: Gauge = "roomful_subscribers", "Memberships of the connections that are open.";
-    input_bytes: Gauge = "roomful_input_bytes", "Bytes of messages that have not arrived whole, or may not be handled yet.";
+    input_bytes: Gauge = "roomful_input_bytes", "Bytes of messages that have not arrived whole, or may not be read yet.";
+    backlog_bytes: Gauge = "roomful_backlog_bytes", "Bytes of frames that were read and may not be handled yet.";
     log_bytes: Gauge = "roomful_log_bytes", "Bytes that the logs of rooms hold in memory.";
     room_bytes: Gauge = "roomful_room_bytes", "Bytes that rooms hold beside their logs: members, presence values, results of operations, chunks of recoveries.";
     memory_sheds: By<MemoryShed> = "roomful_memory_sheds_total", "Things that were let go of, or not taken in, for want of memory.";

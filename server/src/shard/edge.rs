@@ -19,7 +19,7 @@ use super::message::{ConnectionId, Message, Origin, Refusal, Request};
 use super::{ConnectionTimer, Host, Shard, ShardSettings, Timer};
 use crate::auth::Verb;
 use crate::clock::Now;
-use crate::connection::{Connection, Membership, Open, Outlet, Phase};
+use crate::connection::{Connection, Membership, Open, Outlet, Phase, held_bytes};
 use crate::metrics::{Label as _, LimitedBy};
 use crate::wire;
 
@@ -179,7 +179,8 @@ impl Shard {
             };
             if connection.pauses.any() && !frames.is_empty() {
                 connection.backlog = Some(Box::new(frames));
-                return;
+                let bytes = connection.backlog_bytes();
+                return self.counters.backlog_bytes.add(bytes as u64);
             }
         }
     }
@@ -198,6 +199,8 @@ impl Shard {
                 connection.backlog = None;
             }
             if let Some(frame) = frame {
+                let bytes = held_bytes(&frame) as u64;
+                self.counters.backlog_bytes.sub(bytes);
                 self.frame(id, frame, now, host);
             }
         }
@@ -272,7 +275,9 @@ impl Shard {
             (Phase::Authenticating { said, .. }, frame)
                 if said.waiting.len() < BATCH_FRAMES_MAX =>
             {
+                let bytes = held_bytes(&frame) as u64;
                 said.waiting.push(frame);
+                self.counters.backlog_bytes.add(bytes);
             }
             (Phase::Authenticating { .. }, _) => self.close(id, CloseCode::HelloTimeout, now, host),
             (Phase::Open(_), frame) => self.request(id, frame, now, host),

@@ -17,7 +17,7 @@ use super::message::{Attachment, ConnectionId, Message, Refusal};
 use super::{ConnectionTimer, Host, Shard, Timer};
 use crate::auth::{AuthError, Identity};
 use crate::clock::Now;
-use crate::connection::{Connection, Open, Phase, Said};
+use crate::connection::{Connection, Open, Phase, Said, held_bytes};
 use crate::metrics::LimitedBy;
 use crate::session::index::Attached;
 use crate::session::token::ResumeClaims;
@@ -82,11 +82,16 @@ impl Shard {
         match (&mut connection.phase, outcome) {
             (Phase::Authenticating { said, .. }, Ok(identity)) => {
                 let (hello, waiting) = (said.hello.clone(), std::mem::take(&mut said.waiting));
+                let bytes: usize = waiting.iter().map(held_bytes).sum();
+                self.counters.backlog_bytes.sub(bytes as u64);
                 self.open_session(id, &hello, identity, now, host);
                 let Some(connection) = self.connection_mut(id) else {
                     return;
                 };
-                connection.backlog = (!waiting.is_empty()).then(|| Box::new(waiting.into()));
+                if !waiting.is_empty() {
+                    connection.backlog = Some(Box::new(waiting.into()));
+                    self.counters.backlog_bytes.add(bytes as u64);
+                }
                 self.go_on(id, now, host);
             }
             (Phase::Authenticating { said, .. }, Err(error)) => {
@@ -347,7 +352,7 @@ impl Shard {
         let revoked = self
             .sessions
             .revocations()
-            .name(identity, session, now.unix_ms);
+            .covers(identity, session, now.unix_ms);
         if revoked {
             self.counters
                 .auth_failures

@@ -476,6 +476,13 @@ impl Shard {
         outbox.map_or(0, |outbox| outbox.sizes().bytes)
     }
 
+    /// Bytes of a connection's frames that were taken and wait to be handled.
+    #[must_use]
+    pub fn backlog_bytes(&self, connection: ConnectionId) -> usize {
+        self.connection(connection)
+            .map_or(0, Connection::backlog_bytes)
+    }
+
     /// Longest message that a connection may send now, in bytes.
     #[must_use]
     pub fn message_bytes_max(&self, connection: ConnectionId) -> usize {

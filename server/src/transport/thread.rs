@@ -470,6 +470,8 @@ impl<C: Core> Driver<C> {
             };
             self.core.step(input, now, &mut self.host);
         }
+        // One that is read no more for now keeps nothing of what it has been told.
+        reader.release();
         // One that says goodbye has nothing to hear any more.
         let socket = self.host.socket_mut(connection);
         if let Some(socket) = socket.filter(|socket| !socket.is_saying_goodbye()) {
@@ -483,7 +485,9 @@ impl<C: Core> Driver<C> {
             let held = socket.input_bytes();
             self.host.input_bytes += held;
             self.count_input();
-            if held > INPUT_FREE_BYTES && self.memory.is_over(self.host.id(), &self.counters) {
+            if held + self.core.backlog_bytes(connection) > INPUT_FREE_BYTES
+                && self.memory.is_over(self.host.id(), &self.counters)
+            {
                 self.counters.memory_sheds.of(MemoryShed::Input).add(1);
                 self.step(Input::Close {
                     connection,
@@ -504,7 +508,10 @@ impl<C: Core> Driver<C> {
         let mut heavy: Vec<_> = self
             .host
             .inputs()
-            .map(|(connection, input)| (self.core.outbox_bytes(connection), input, connection))
+            .map(|(connection, input)| {
+                let input = input + self.core.backlog_bytes(connection);
+                (self.core.outbox_bytes(connection), input, connection)
+            })
             .filter(|(outbox, input, _)| outbox + input > INPUT_FREE_BYTES)
             .collect();
         heavy.sort_unstable_by_key(|(outbox, input, connection)| {

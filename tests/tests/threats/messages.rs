@@ -323,7 +323,8 @@ async fn a_storm_of_joins_is_slowed_and_presence_is_gathered() {
         .await;
 }
 
-/// All connections of a user together are held to the user's limits; another user has a share of its own.
+/// All connections of a user together are held to the user's limits, also where one goes before the next one comes; another
+/// user has a share of its own.
 #[tokio::test]
 async fn a_user_is_one_on_all_connections() {
     let cases: [(&str, &str, usize); 3] = [
@@ -343,8 +344,6 @@ async fn a_user_is_one_on_all_connections() {
         let server = Server::with_config(&keyed(limits)).await;
         let attack = Attack::beside(&server, healthy(&server).await).await;
         let mut refused = 0;
-        // All of them stay: the last one to go would take the share along.
-        let mut clients = Vec::new();
         for number in 0..4 {
             let mut client = user(&server, "mallory").await.unwrap();
             for index in 0..150 {
@@ -370,7 +369,7 @@ async fn a_user_is_one_on_all_connections() {
             }
             let count = if limit == "user_joins" { 41 } else { 150 };
             refused += refused_of(&mut client, count).await;
-            clients.push(client);
+            client.close().await;
         }
         assert!(refused > 50, "{limit}: {refused}");
         attack
@@ -411,6 +410,27 @@ async fn a_user_has_so_many_connections() {
             ),
             3.0,
         )
+        .await;
+}
+
+/// Whoever goes and comes again opens no more rooms than one who stays.
+#[tokio::test]
+async fn coming_again_opens_no_more_rooms() {
+    let server = Server::with_config(&keyed("rooms_per_minute = 10\n")).await;
+    let attack = Attack::beside(&server, healthy(&server).await).await;
+    let mut opened = 0;
+    for number in 0..14 {
+        let mut client = user(&server, "mallory").await.unwrap();
+        match client.join_with(join(&format!("chat:room-{number}"))).await {
+            Ok(_) => opened += 1,
+            Err(error) => assert_error(&error, ErrorCode::RateLimited),
+        }
+        client.close().await;
+    }
+    assert_eq!(opened, 10);
+    let limit = Some(("limit", "user_rooms"));
+    attack
+        .moved(("roomful_rate_limited_total", limit), 4.0)
         .await;
 }
 
