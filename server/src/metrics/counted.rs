@@ -41,7 +41,7 @@ impl Collector for Counted {
             family(name, help, MetricType::GAUGE, vec![sample])
         };
         vec![
-            gauge(USERS, self.users.len()),
+            gauge(USERS, self.users.connected()),
             gauge(ADDRESSES, self.admission.addresses()),
         ]
     }
