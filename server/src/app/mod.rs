@@ -164,6 +164,7 @@ impl App {
         metrics.show_budget(memory.clone());
         let shared = shared(config, resume_key.clone(), &clock, memory.clone());
         let revocations = shared.sessions.revocations().clone();
+        let users = shared.users.clone();
         let counters = metrics.shards().to_vec();
         let parts = Parts {
             directory: shared.directory.clone(),
@@ -189,6 +190,7 @@ impl App {
             .watch_memory(metrics.shards().to_vec(), elsewhere)
             .map_err(RunError::System)?;
         let admission = Admission::new(admission_limits(config), trust(config));
+        metrics.show_counted(users, admission.clone());
         let end = Current::new(config.shutdown.clone());
         let shutdown = Shutdown::new();
         let reload = Reload {

@@ -9,6 +9,7 @@
 mod admin;
 mod budget;
 mod cells;
+mod counted;
 mod keys;
 mod labels;
 mod tls;
@@ -30,11 +31,14 @@ pub use labels::{
 };
 pub use tls::{TlsHandshake, TlsReload};
 
+use crate::admission::Admission;
 use crate::memory::Memory;
+use crate::session::users::Users;
 use crate::tasks::Tasks;
 use admin::AdminMetrics;
 use budget::Budget;
 use cells::Row;
+use counted::Counted;
 use keys::KeyMetrics;
 use labels::labels;
 use tls::TlsMetrics;
@@ -196,6 +200,18 @@ impl Metrics {
             .registry
             .register(Box::new(budget))
             .expect("there is one budget");
+    }
+
+    /// Shows how many users and addresses are counted too.
+    ///
+    /// # Panics
+    /// It shows them already.
+    pub fn show_counted(&self, users: Users, admission: Admission) {
+        let counted = Counted::new(users, admission);
+        self.inner
+            .registry
+            .register(Box::new(counted))
+            .expect("there is one registry of each");
     }
 
     /// The shards' counters, by the shard's index.

@@ -382,7 +382,8 @@ impl Shard {
         } else {
             left_ms
         };
-        let due_ms = now.monotonic_ms + next_ms;
+        // A timer outlives its connection, and tokens live for a day: nobody may leave a day's worth of timers behind.
+        let due_ms = now.monotonic_ms + next_ms.min(TOKEN_LOOK_MS);
         if open
             .token_due_ms
             .is_none_or(|armed_ms| armed_ms <= now.monotonic_ms || due_ms < armed_ms)
@@ -408,6 +409,9 @@ fn revoked() -> Refusal {
     let text = "this user, session or token was revoked";
     Refusal::new(ErrorCode::Revoked, text)
 }
+
+/// How long a connection's token is left alone at most: about as long as its heartbeat.
+const TOKEN_LOOK_MS: u64 = 60_000;
 
 /// When a user with as many connections as it may have should try again.
 const FULL_RETRY_MS: u64 = 5_000;
