@@ -76,7 +76,7 @@ async fn serve(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> 
     let parts = Parts {
         directory: Directory::new(shards, 0),
         counters: metrics.shards().to_vec(),
-        authenticator: None,
+        judge: None,
         memory: Memory::unlimited(usize::from(shards)),
         clock: Clock::system(),
         settings: arguments.transport(),

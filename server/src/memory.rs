@@ -9,8 +9,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use crate::metrics::{Label, MemoryKind, ShardCounters};
+use crate::metrics::{Label, MemoryKind, Metrics, ShardCounters};
 use crate::shard::message::ShardId;
+use crate::tasks::Tasks;
 
 /// The budget; a cheap handle.
 #[derive(Debug, Clone)]
@@ -62,10 +63,28 @@ pub enum Level {
 pub struct Elsewhere {
     /// The process before anybody came.
     pub process_bytes: u64,
-    /// HTTP connections.
-    pub http_connections: u64,
+    /// HTTP connections, in bytes.
+    pub http_bytes: u64,
+    /// WebSocket connections over TLS.
+    pub tls_connections: u64,
+    /// Encrypted bytes that their sockets have not taken.
+    pub tls_unsent_bytes: u64,
     /// Bytes in the mailboxes.
     pub mailbox_bytes: u64,
+}
+
+impl Elsewhere {
+    /// What HTTP and TLS hold now, where an HTTP connection takes so many bytes.
+    #[must_use]
+    pub fn now(metrics: &Metrics, tasks: &Tasks, http_connection_bytes: u64) -> Self {
+        let (tls_connections, tls_unsent_bytes) = metrics.tls_held();
+        Self {
+            http_bytes: tasks.live_as("http_connection") as u64 * http_connection_bytes,
+            tls_connections,
+            tls_unsent_bytes,
+            ..Self::default()
+        }
+    }
 }
 
 impl Marks {
@@ -166,7 +185,10 @@ impl Memory {
         for kind in MemoryKind::all() {
             let bytes = match kind {
                 MemoryKind::Process => elsewhere.process_bytes,
-                MemoryKind::Http => elsewhere.http_connections * HTTP_CONNECTION_BYTES,
+                MemoryKind::Http => elsewhere.http_bytes,
+                MemoryKind::Tls => {
+                    elsewhere.tls_connections * TLS_CONNECTION_BYTES + elsewhere.tls_unsent_bytes
+                }
                 MemoryKind::Mailboxes => elsewhere.mailbox_bytes,
                 kind => shards.iter().map(|shard| shard.bytes_of(kind)).sum(),
             };
@@ -250,7 +272,7 @@ impl ShardCounters {
             }
             MemoryKind::Rooms => self.room_bytes.get(),
             MemoryKind::Logs => self.log_bytes.get(),
-            MemoryKind::Process | MemoryKind::Http | MemoryKind::Mailboxes => 0,
+            MemoryKind::Process | MemoryKind::Http | MemoryKind::Tls | MemoryKind::Mailboxes => 0,
         }
     }
 }
@@ -311,6 +333,10 @@ const SESSION_BYTES: u64 = 256;
 
 /// An HTTP connection: its task, and the engine with its buffers.
 pub const HTTP_CONNECTION_BYTES: u64 = 30 * 1024;
+
+/// What TLS keeps for a connection: its state with the keys of both directions, and a buffer of 4 KiB for what comes next. What a
+/// longer record needs until it has come whole is counted as input, and one that has not gone by its length.
+pub const TLS_CONNECTION_BYTES: u64 = 10 * 1024;
 
 /// Where the system doesn't tell.
 const UNKNOWN_BUDGET_BYTES: u64 = 1 << 30;

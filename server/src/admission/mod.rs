@@ -156,6 +156,12 @@ impl Admission {
         Ok(ticket)
     }
 
+    /// How many addresses have sockets that count.
+    #[must_use]
+    pub fn addresses(&self) -> usize {
+        self.inner.addresses.len()
+    }
+
     fn limits(&self) -> Limits {
         *self
             .inner
@@ -405,7 +411,7 @@ mod tests {
         );
         assert_eq!(reason(admission.arrive(ip("192.0.2.2"), None)), None);
         drop((first, second, third));
-        assert_eq!(admission.inner.addresses.len(), 0);
+        assert_eq!(admission.addresses(), 0);
     }
 
     /// Loopback has no limit of its own, unless it is asked for.
@@ -446,7 +452,7 @@ mod tests {
         // The same again is the same socket, and not another.
         assert_eq!(reason(tickets[0].identify(ip("192.0.2.1"))), None);
         drop(tickets);
-        assert_eq!(admission.inner.addresses.len(), 0);
+        assert_eq!(admission.addresses(), 0);
     }
 
     /// Places of both stages are bounded, and come back with the sockets.

@@ -9,6 +9,7 @@
 mod admin;
 mod budget;
 mod cells;
+mod counted;
 mod keys;
 mod labels;
 mod tls;
@@ -30,11 +31,14 @@ pub use labels::{
 };
 pub use tls::{TlsHandshake, TlsReload};
 
+use crate::admission::Admission;
 use crate::memory::Memory;
+use crate::session::users::Users;
 use crate::tasks::Tasks;
 use admin::AdminMetrics;
 use budget::Budget;
 use cells::Row;
+use counted::Counted;
 use keys::KeyMetrics;
 use labels::labels;
 use tls::TlsMetrics;
@@ -198,6 +202,18 @@ impl Metrics {
             .expect("there is one budget");
     }
 
+    /// Shows how many users and addresses are counted too.
+    ///
+    /// # Panics
+    /// It shows them already.
+    pub fn show_counted(&self, users: Users, admission: Admission) {
+        let counted = Counted::new(users, admission);
+        self.inner
+            .registry
+            .register(Box::new(counted))
+            .expect("there is one registry of each");
+    }
+
     /// The shards' counters, by the shard's index.
     #[must_use]
     pub fn shards(&self) -> &[Arc<ShardCounters>] {
@@ -234,6 +250,27 @@ impl Metrics {
     /// Counts a TLS handshake that has ended.
     pub fn tls_handshake(&self, outcome: TlsHandshake) {
         self.inner.tls.handshake(outcome);
+    }
+
+    /// Counts a connection over TLS that begins.
+    pub fn tls_opened(&self) {
+        self.inner.tls.opened();
+    }
+
+    /// Counts one that ends.
+    pub fn tls_closed(&self) {
+        self.inner.tls.closed();
+    }
+
+    /// Notes how many encrypted bytes a socket has not taken, and how many that were before.
+    pub fn tls_unsent(&self, before: usize, after: usize) {
+        self.inner.tls.unsent(before, after);
+    }
+
+    /// How many connections over TLS there are, and how many encrypted bytes their sockets have not taken.
+    #[must_use]
+    pub fn tls_held(&self) -> (u64, u64) {
+        (self.inner.tls.connections(), self.inner.tls.unsent_bytes())
     }
 
     /// Counts a connection that broke TLS after its handshake.

@@ -153,6 +153,13 @@ impl Users {
         let share = share.map(|share| Arc::clone(share.value()));
         share.map_or(Ok(()), |share| share.buckets().rooms.take(rate, now_ms))
     }
+
+    /// How many users are connected.
+    #[must_use]
+    pub fn connected(&self) -> usize {
+        let left = self.inner.left.load(Ordering::Relaxed);
+        self.inner.shares.len().saturating_sub(left)
+    }
 }
 
 impl Held {
@@ -309,6 +316,7 @@ mod tests {
             enter(&users, &format!("guest-{number}")).unwrap();
         }
         assert!(users.inner.shares.len() <= 2 * LEFT_MIN + 1);
+        assert_eq!(users.connected(), 0);
         assert_eq!(
             enter(&users, "ann").unwrap().take_message(&limits(), 0),
             Err(1_000)

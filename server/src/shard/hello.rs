@@ -101,11 +101,11 @@ impl Shard {
                     Some(request),
                     Refusal::new(error.code(), error.to_string()),
                 );
-                // Nobody has said that the token is bad.
-                let code = if error.code() == ErrorCode::Overloaded {
-                    CloseCode::TryLater
-                } else {
-                    CloseCode::NotAuthenticated
+                // In the first two cases nobody has said that the token is bad.
+                let code = match error.code() {
+                    ErrorCode::Overloaded => CloseCode::TryLater,
+                    ErrorCode::Internal => CloseCode::InternalError,
+                    _ => CloseCode::NotAuthenticated,
                 };
                 self.close(id, code, now, host);
             }
@@ -381,7 +381,8 @@ impl Shard {
         } else {
             left_ms
         };
-        let due_ms = now.monotonic_ms + next_ms;
+        // A timer outlives its connection, and tokens live for a day: nobody may leave a day's worth of timers behind.
+        let due_ms = now.monotonic_ms + next_ms.min(TOKEN_LOOK_MS);
         if open
             .token_due_ms
             .is_none_or(|armed_ms| armed_ms <= now.monotonic_ms || due_ms < armed_ms)
@@ -407,6 +408,9 @@ fn revoked() -> Refusal {
     let text = "this user, session or token was revoked";
     Refusal::new(ErrorCode::Revoked, text)
 }
+
+/// How long a connection's token is left alone at most: about as long as its heartbeat.
+const TOKEN_LOOK_MS: u64 = 60_000;
 
 /// When a user with as many connections as it may have should try again.
 const FULL_RETRY_MS: u64 = 5_000;

@@ -27,7 +27,6 @@ use roomful_protocol::id::PlacementKey;
 
 pub use self::core::Core;
 use crate::admission::{Counted, Reason, Refusal, Ticket};
-use crate::auth::Authenticator;
 use crate::clock::{Clock, Now};
 use crate::current::Current;
 use crate::directory::Directory;
@@ -41,6 +40,7 @@ use calls::Calls;
 pub use calls::{Answered, PendingCall};
 use mailbox::{Letter, Mailbox};
 use thread::{MAIL, Thread};
+pub use verifier::Judge;
 use verifier::Verifier;
 
 /// The running shards; clones share them.
@@ -129,7 +129,7 @@ pub struct Parts {
     /// One set of counters a shard; there are as many shards.
     pub counters: Vec<Arc<ShardCounters>>,
     /// Checks tokens; none on an anonymous server.
-    pub authenticator: Option<Authenticator>,
+    pub judge: Option<Arc<dyn Judge>>,
     /// What may be held.
     pub memory: Memory,
     /// The time.
@@ -170,13 +170,8 @@ impl Shards {
             });
             polls.push(poll);
         }
-        let verifier = match &parts.authenticator {
-            Some(authenticator) => Some(Verifier::start(
-                authenticator,
-                &parts.clock,
-                &posts,
-                &settings,
-            )?),
+        let verifier = match &parts.judge {
+            Some(judge) => Some(Verifier::start(judge, &parts.clock, &posts, &settings)?),
             None => None,
         };
         let calls = Calls::default();
@@ -226,7 +221,7 @@ impl Shards {
         }
     }
 
-    /// Adds up what is held, for as long as the process lives, on a thread of its own: it has to be on time whatever
+    /// Adds up what is held, with what `elsewhere` knows of HTTP and TLS, for as long as the process lives, on a thread of its own: it has to be on time whatever
     /// the others do.
     ///
     /// # Errors
@@ -234,7 +229,7 @@ impl Shards {
     pub fn watch_memory(
         &self,
         counters: Vec<Arc<ShardCounters>>,
-        http_connections: impl Fn() -> u64 + Send + 'static,
+        elsewhere: impl Fn() -> Elsewhere + Send + 'static,
     ) -> std::io::Result<()> {
         let shards = self.clone();
         let process_bytes = resident_bytes().unwrap_or(0);
@@ -242,8 +237,8 @@ impl Shards {
             let mailboxes = shards.inner.posts.iter().map(|post| post.mailbox.bytes());
             let elsewhere = Elsewhere {
                 process_bytes,
-                http_connections: http_connections(),
                 mailbox_bytes: mailboxes.sum::<usize>() as u64,
+                ..elsewhere()
             };
             let to_shed = shards.inner.memory.sum(&counters, elsewhere);
             for (post, bytes) in shards.inner.posts.iter().zip(to_shed) {

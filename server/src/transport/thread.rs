@@ -29,6 +29,7 @@ use super::mailbox::{Letter, Mailbox};
 use super::socket::{Heard, READS_MAX};
 use super::verifier::Verifier;
 use super::{Opened, Post, TransportSettings};
+use crate::auth::AuthError;
 use crate::clock::{Clock, Now};
 use crate::memory::Memory;
 use crate::metrics::{MemoryShed, PanicPlace, ShardCounters};
@@ -314,10 +315,16 @@ impl<C: Core> Driver<C> {
     fn open_letter(&mut self, letter: Letter, poll: &Poll) {
         match letter {
             Letter::Message(message) => self.step(Input::Mail(message)),
-            Letter::Verified(connection, outcome) => self.step(Input::Verified {
-                connection,
-                outcome,
-            }),
+            Letter::Verified(connection, outcome) => {
+                // Counted here, since these counters have one writer.
+                if outcome == Err(AuthError::Internal) {
+                    self.counters.panics.of(PanicPlace::Verifier).add(1);
+                }
+                self.step(Input::Verified {
+                    connection,
+                    outcome,
+                });
+            }
             Letter::Shed { bytes } => self.shed(bytes),
             Letter::Reload(shard, transport) => {
                 self.settings = *transport;
@@ -437,7 +444,8 @@ impl<C: Core> Driver<C> {
             return;
         };
         let mut reader = mem::replace(&mut socket.reader, Reader::new(Role::Server));
-        self.host.input_bytes -= reader.held_bytes();
+        let counted = reader.held_bytes() + socket.count_record();
+        self.host.input_bytes -= counted;
         let now = self.clock.now();
         let mut input = bytes;
         for handled in 1_usize.. {

@@ -5,10 +5,11 @@ use roomful_protocol::error::{CloseCode, ErrorCode};
 use roomful_protocol::frame::{
     Direction, History, Join, JoinProducer, Leave, OpId, Publish, Recovery, ServerFrame, Watch,
 };
-use roomful_protocol::id::{Epoch, Offset, ProducerId, Sequence};
+use roomful_protocol::id::{Epoch, Offset, ProducerId, RoomName, Sequence};
 use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
 use roomful_tests::raw::{Incoming, assert_error, join};
+use roomful_tests::server::UNLIMITED;
 use roomful_tests::tokens::{self, AUDIENCE, KEY};
 use roomful_tests::{Connect, Healthy, RawClient, Server};
 use tokio::time::Instant;
@@ -44,6 +45,31 @@ async fn odd_json_gets_a_typed_error() {
     attack
         .moved(("roomful_errors_total", Some(("code", "bad_frame"))), 6.0)
         .await;
+}
+
+/// A thousand rooms of which the placement keys fall into one bucket of 256: all live on one of two shards, each is entered, and
+/// a healthy room notices nothing.
+#[tokio::test]
+async fn rooms_that_are_named_to_collide_hold_nobody_up() {
+    let config = format!("shards = 2\n{UNLIMITED}");
+    let server = Server::with_config(&config).await;
+    let attack = Attack::beside(&server, Healthy::start(&server).await).await;
+    let names = (0..).map(|number| format!("chat:{number}"));
+    let colliding = |name: &String| {
+        let key = RoomName::parse(name.as_bytes()).unwrap().placement_key();
+        key.0 % 256 == 7
+    };
+    let mut names = names.filter(colliding);
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let mut client = RawClient::connect(&server).await;
+        for name in names.by_ref().take(50) {
+            let joined = client.join(&name).await;
+            client.publish(joined.room, Payload::text("x")).await;
+        }
+        clients.push(client);
+    }
+    attack.moved(("roomful_rooms", None), 1_000.0).await;
 }
 
 /// Positions that the room never had: of another epoch, above the head, at the end of the numbers. Each join starts anew and says so.
