@@ -20,6 +20,7 @@ mod client;
 mod journal;
 mod net;
 mod options;
+mod scenes;
 mod tally;
 mod world;
 

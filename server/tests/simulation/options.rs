@@ -76,7 +76,7 @@ impl Options {
             stalls: one_of(random, &[0, 3, 6]),
             cuts_lose: one_of(random, &[0, 30, 100]),
             shortages: one_of(random, &[0, 0, 60]),
-            spent: one_of(random, &[0, 12, 50]),
+            spent: one_of(random, &[0, 12, 50, 100]),
             heartbeat_ms: one_of(random, &[2_000, 600_000]),
             rate: one_of(random, &[None, None, Some((3, 8))]),
             requests_max: one_of(random, &[2, 8, 1_000]),

@@ -71,6 +71,11 @@ impl World {
     pub fn new(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let options = Options::draw(&mut random);
+        Self::of(options, random)
+    }
+
+    /// With options that are chosen.
+    pub fn of(options: Options, mut random: StdRng) -> Self {
         let journals: Vec<_> = (0..options.shards)
             .map(|_| FaultyJournal::new(random.random(), options.journal))
             .collect();
@@ -230,7 +235,7 @@ impl World {
     }
 
     /// For a moment nobody begins anything and everybody reads: then all who watch know the same.
-    fn lull(&mut self) {
+    pub fn lull(&mut self) {
         self.stalled.clear();
         self.held = None;
         let mut quiet = 0;
@@ -423,6 +428,10 @@ impl World {
             return;
         }
         let shard = self.random.random_range(0..self.shards.len());
+        self.connect_to(shard, index);
+    }
+
+    pub fn connect_to(&mut self, shard: usize, index: usize) {
         let Some(slot) = self.free_slots[shard].pop() else {
             return;
         };
@@ -486,7 +495,7 @@ impl World {
         }
     }
 
-    fn set_presence(&mut self, index: usize) {
+    pub fn set_presence(&mut self, index: usize) {
         if self.clients[index].stage == Stage::In {
             let frame = self.clients[index].set_presence();
             self.send_all(index, vec![frame]);
@@ -686,7 +695,7 @@ impl World {
     }
 
     /// Something that a client has sent arrives: of each connection in order, of different ones in any.
-    fn deliver_uplink(&mut self) {
+    pub fn deliver_uplink(&mut self) {
         let waiting: Vec<Link> = {
             let net = self.net.borrow();
             let with_more = net
@@ -718,7 +727,7 @@ impl World {
         }
     }
 
-    fn deliver_mail(&mut self) {
+    pub fn deliver_mail(&mut self) {
         let mut waiting = self.net.borrow().ways_with_mail();
         waiting.retain(|way| self.held.is_none_or(|(held, _)| held != *way));
         let Some(way) = self.pick(&waiting) else {
@@ -782,6 +791,10 @@ impl World {
 
     fn flush(&mut self) {
         let shard = self.random.random_range(0..self.shards.len());
+        self.flush_one(shard);
+    }
+
+    pub fn flush_one(&mut self, shard: usize) {
         self.tick(shard);
         self.on_shard(shard, |shard, now, host| {
             if !shard.is_idle() {
