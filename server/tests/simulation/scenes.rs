@@ -27,15 +27,10 @@ fn an_answer_that_waited_hides_nothing_that_was_left_out_meanwhile() {
     world.pass(200);
     world.lull();
     change_unheard(&mut world, home);
-    world.deliver_mail();
     world.flush_one(edge);
-    while !world.net.borrow().ways_with_mail().is_empty() {
-        world.deliver_mail();
-    }
+    deliver_all_mail(&mut world);
     change_unheard(&mut world, home);
     world.net.borrow_mut().spent = 100;
-    world.flush_one(edge);
-    world.deliver_mail();
     (0..100).for_each(|_| world.flush_one(edge));
     world.net.borrow_mut().spent = 0;
     world.lull();
@@ -47,13 +42,20 @@ fn an_answer_that_waited_hides_nothing_that_was_left_out_meanwhile() {
 fn change_unheard(world: &mut World, home: usize) {
     world.set_presence(0);
     world.deliver_uplink();
-    world.deliver_mail();
+    deliver_all_mail(world);
     world.net.borrow_mut().mailbox_max = 0;
     (0..40).for_each(|_| world.pass(5));
     world.flush_one(home);
     world.net.borrow_mut().mailbox_max = 100;
     (0..2).for_each(|_| world.pass(5));
     world.flush_one(home);
+    deliver_all_mail(world);
+}
+
+fn deliver_all_mail(world: &mut World) {
+    while !world.net.borrow().ways_with_mail().is_empty() {
+        world.deliver_mail();
+    }
 }
 
 /// Two shards and nothing that goes wrong by itself.
