@@ -15,11 +15,12 @@ use roomful_protocol::websocket::{
 use socket2::{Domain, Socket, Type};
 
 use crate::peer::{Answer, Upgrade};
+use crate::tls::{Secure, Stream};
 
 /// One WebSocket connection, from the client's side.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     reader: Reader,
     phase: Phase,
     /// What the kernel wouldn't take yet.
@@ -35,6 +36,8 @@ pub(crate) struct Connection {
 pub(crate) struct Opening<'a> {
     /// Where the server listens.
     pub(crate) target: SocketAddr,
+    /// What it is encrypted with, if it is.
+    pub(crate) secure: Option<&'a Secure>,
     /// Number of the connection in this run; loopback connections take turns among several source addresses.
     pub(crate) index: usize,
     /// What is asked for in the upgrade request.
@@ -85,11 +88,12 @@ impl Connection {
     pub(crate) fn open(opening: Opening<'_>) -> Result<Self> {
         let Opening {
             target,
+            secure,
             index,
             upgrade,
             greeting,
         } = opening;
-        let stream = connect(target, index)?;
+        let stream = Stream::over(connect(target, index)?, secure)?;
         let phase = Phase::Upgrading {
             response: Vec::new(),
             subprotocol: upgrade.subprotocol,
@@ -110,8 +114,8 @@ impl Connection {
     }
 
     /// The socket, to be registered.
-    pub(crate) const fn stream(&mut self) -> &mut TcpStream {
-        &mut self.stream
+    pub(crate) fn socket(&mut self) -> &mut TcpStream {
+        self.stream.socket()
     }
 
     /// Sends a message, or keeps what the kernel doesn't take for [`Connection::flush`].
@@ -138,13 +142,13 @@ impl Connection {
         }
         // Thousands of idle connections would each keep the capacity of their request.
         self.unsent = Vec::new();
-        Ok(())
+        self.stream.flush().context("writing failed")
     }
 
     /// Reads all that has arrived, through a buffer that the connections share.
     ///
     /// Readiness is reported once per arrival. A read that doesn't fill the buffer has emptied the socket, and saves the
-    /// call that would say so; only `ending`, the news that the server has closed, must be read to the end.
+    /// call that would say so, without TLS; only `ending`, the news that the server has closed, must be read to the end.
     ///
     /// # Errors
     /// The server closed, refused or garbled; or what the listener returned.
@@ -162,7 +166,7 @@ impl Connection {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error).context("reading failed"),
             };
-            let emptied = read < buffer.len();
+            let emptied = read < buffer.len() && self.stream.is_plain();
             match &self.phase {
                 Phase::Open => self.frames(&mut buffer[..read], listener)?,
                 Phase::Upgrading { .. } => self.response(&buffer[..read], listener)?,

@@ -113,7 +113,7 @@ impl Crowd {
     pub(crate) fn new(subject: &Subject, waiting: Waiting) -> Result<Self> {
         let random = RandomState::new();
         Ok(Self {
-            pool: Pool::new(subject.address, waiting)?,
+            pool: Pool::new(subject.address, subject.peer.secure().cloned(), waiting)?,
             run: random.hash_one("run"),
             producer_first: random.hash_one("producer") & (INTEGER_MAX >> 1),
             clients: Vec::new(),

@@ -4,7 +4,7 @@
 //! it delivered. A figure is printed only when every expected delivery has arrived once and in order; anything else ends the run
 //! with one line that names what went wrong, and exit code 1. Correctness beyond that is left to the `tests` crate.
 //!
-//! Read in this order: [`scenario`] (what is done), [`pool`] and [`connection`] (how it is done fast enough), [`swarm`] and [`crowd`] (what
+//! Read in this order: [`scenario`] (what is done), [`pool`], [`connection`] and [`tls`] (how it is done fast enough), [`swarm`] and [`crowd`] (what
 //! any peer's and what Roomful's own clients do), [`verify`] (what must arrive), [`latency`] (how long it took), [`peer`] (who is
 //! measured), [`process`] (where the numbers come from), [`compare`] (peers side by side).
 
@@ -12,6 +12,7 @@ mod scenario;
 
 mod connection;
 mod pool;
+mod tls;
 
 mod crowd;
 mod swarm;
@@ -68,6 +69,8 @@ enum Command {
     Idle(scenario::idle::Args),
     /// Connections come and join: processor time per connection.
     Connect(scenario::connect::Args),
+    /// With TLS and without: processor time per handshake and per delivery, resident bytes per idle connection.
+    Tls(scenario::tls::Args),
     /// Roomful, the floors and other servers side by side: medians, ratios and how sure they are.
     Compare(compare::Args),
     /// The healthy room beside a storm.
@@ -127,6 +130,7 @@ fn run(command: Command) -> Result<()> {
         Command::Mixed(args) => scenario::mixed::run(&args),
         Command::Idle(args) => scenario::idle::run(&args),
         Command::Connect(args) => scenario::connect::run(&args),
+        Command::Tls(args) => scenario::tls::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::PlainServer(args) => plain_server::run(&args),
         Command::FloorServer(args) => floor_server::run(&args),

@@ -15,11 +15,14 @@ use tokio::time::Instant;
 
 use crate::connection::{Connection, Opening};
 use crate::peer::{Answer, Upgrade};
+use crate::tls::Secure;
 
 /// The connections, by their numbers.
 #[derive(Debug)]
 pub(crate) struct Pool {
     target: SocketAddr,
+    /// What connections are encrypted with, if they are.
+    secure: Option<Secure>,
     waiting: Waiting,
     /// Time that was spent spinning: in pauses, and in looks that found nothing.
     spun: Duration,
@@ -74,9 +77,14 @@ impl Pool {
     ///
     /// # Errors
     /// The kernel gives no poll.
-    pub(crate) fn new(target: SocketAddr, waiting: Waiting) -> Result<Self> {
+    pub(crate) fn new(
+        target: SocketAddr,
+        secure: Option<Secure>,
+        waiting: Waiting,
+    ) -> Result<Self> {
         Ok(Self {
             target,
+            secure,
             waiting,
             spun: Duration::ZERO,
             poll: Poll::new().context("no poll")?,
@@ -98,6 +106,7 @@ impl Pool {
     ) -> Result<()> {
         let opening = Opening {
             target: self.target,
+            secure: self.secure.as_ref(),
             index,
             upgrade,
             greeting,
@@ -107,7 +116,7 @@ impl Pool {
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll
             .registry()
-            .register(connection.stream(), Token(index), interest)
+            .register(connection.socket(), Token(index), interest)
             .context("registering a socket")?;
         if index >= self.connections.len() {
             self.connections.resize_with(index + 1, || None);

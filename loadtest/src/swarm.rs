@@ -62,9 +62,10 @@ impl Swarm {
     /// # Errors
     /// The kernel gives no poll.
     pub(crate) fn new(peer: Box<dyn Peer>, target: SocketAddr, waiting: Waiting) -> Result<Self> {
+        let secure = peer.secure().cloned();
         Ok(Self {
             peer,
-            pool: Pool::new(target, waiting)?,
+            pool: Pool::new(target, secure, waiting)?,
             run: RandomState::new().hash_one("run"),
             members: Vec::new(),
             joined: 0,

@@ -76,7 +76,7 @@ async fn serve(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> 
     let parts = Parts {
         directory: Directory::new(shards, 0),
         counters: metrics.shards().to_vec(),
-        authenticator: None,
+        judge: None,
         memory: Memory::unlimited(usize::from(shards)),
         clock: Clock::system(),
         settings: arguments.transport(),
@@ -271,6 +271,10 @@ impl Core for Echo {
 
     fn outbox_bytes(&self, _connection: ConnectionId) -> usize {
         // Nothing is closed for want of memory here.
+        0
+    }
+
+    fn backlog_bytes(&self, _connection: ConnectionId) -> usize {
         0
     }
 }

@@ -9,8 +9,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use crate::metrics::{Label, MemoryKind, ShardCounters};
+use crate::metrics::{Label, MemoryKind, Metrics, ShardCounters};
 use crate::shard::message::ShardId;
+use crate::tasks::Tasks;
 
 /// The budget; a cheap handle.
 #[derive(Debug, Clone)]
@@ -62,10 +63,28 @@ pub enum Level {
 pub struct Elsewhere {
     /// The process before anybody came.
     pub process_bytes: u64,
-    /// HTTP connections.
-    pub http_connections: u64,
+    /// HTTP connections, in bytes.
+    pub http_bytes: u64,
+    /// WebSocket connections over TLS.
+    pub tls_connections: u64,
+    /// Encrypted bytes that their sockets have not taken.
+    pub tls_unsent_bytes: u64,
     /// Bytes in the mailboxes.
     pub mailbox_bytes: u64,
+}
+
+impl Elsewhere {
+    /// What HTTP and TLS hold now, where an HTTP connection takes so many bytes.
+    #[must_use]
+    pub fn now(metrics: &Metrics, tasks: &Tasks, http_connection_bytes: u64) -> Self {
+        let (tls_connections, tls_unsent_bytes) = metrics.tls_held();
+        Self {
+            http_bytes: tasks.live_as("http_connection") as u64 * http_connection_bytes,
+            tls_connections,
+            tls_unsent_bytes,
+            ..Self::default()
+        }
+    }
 }
 
 impl Marks {
@@ -166,7 +185,10 @@ impl Memory {
         for kind in MemoryKind::all() {
             let bytes = match kind {
                 MemoryKind::Process => elsewhere.process_bytes,
-                MemoryKind::Http => elsewhere.http_connections * HTTP_CONNECTION_BYTES,
+                MemoryKind::Http => elsewhere.http_bytes,
+                MemoryKind::Tls => {
+                    elsewhere.tls_connections * TLS_CONNECTION_BYTES + elsewhere.tls_unsent_bytes
+                }
                 MemoryKind::Mailboxes => elsewhere.mailbox_bytes,
                 kind => shards.iter().map(|shard| shard.bytes_of(kind)).sum(),
             };
@@ -210,7 +232,8 @@ impl Memory {
 /// How much each shard should let go of: as much as brings the whole to the middle between the marks, from each as
 /// much as it has of what can be let go.
 fn to_shed(marks: Marks, used: u64, shards: &[Arc<ShardCounters>]) -> Vec<u64> {
-    let sheddable = |shard: &Arc<ShardCounters>| shard.outbox_bytes.get() + shard.input_bytes.get();
+    let sheddable =
+        |shard: &Arc<ShardCounters>| shard.outbox_bytes.get() + shard.bytes_of(MemoryKind::Input);
     let all: u64 = shards.iter().map(sheddable).sum();
     let excess = if used >= marks.hard {
         used - u64::midpoint(marks.soft, marks.hard)
@@ -242,14 +265,14 @@ impl ShardCounters {
                     + self.subscribers.get() * SUBSCRIBER_BYTES
             }
             MemoryKind::Sessions => self.sessions.get() * SESSION_BYTES,
-            MemoryKind::Input => self.input_bytes.get(),
+            MemoryKind::Input => self.input_bytes.get() + self.backlog_bytes.get(),
             MemoryKind::Outboxes => {
                 // They come and go in all sizes, and the allocator leaves gaps between them: an eighth, measured.
                 (self.outbox_bytes.get() + self.pages_awaited.get() * PAGE_BYTES) * 9 / 8
             }
             MemoryKind::Rooms => self.room_bytes.get(),
             MemoryKind::Logs => self.log_bytes.get(),
-            MemoryKind::Process | MemoryKind::Http | MemoryKind::Mailboxes => 0,
+            MemoryKind::Process | MemoryKind::Http | MemoryKind::Tls | MemoryKind::Mailboxes => 0,
         }
     }
 }
@@ -297,7 +320,7 @@ const IN_SHARDS: [MemoryKind; 6] = [
 
 /// A socket, what the shard knows of it, and its timers. With a session, a membership and a member it comes to what
 /// docs/performance.md measures for an idle connection.
-const CONNECTION_BYTES: u64 = 896;
+const CONNECTION_BYTES: u64 = 832;
 
 /// A membership in its hub.
 const SUBSCRIBER_BYTES: u64 = 128;
@@ -310,6 +333,10 @@ const SESSION_BYTES: u64 = 256;
 
 /// An HTTP connection: its task, and the engine with its buffers.
 pub const HTTP_CONNECTION_BYTES: u64 = 30 * 1024;
+
+/// What TLS keeps for a connection: its state with the keys of both directions, and a buffer of 4 KiB for what comes next. What a
+/// longer record needs until it has come whole is counted as input, and one that has not gone by its length.
+pub const TLS_CONNECTION_BYTES: u64 = 10 * 1024;
 
 /// Where the system doesn't tell.
 const UNKNOWN_BUDGET_BYTES: u64 = 1 << 30;

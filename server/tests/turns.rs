@@ -11,11 +11,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use roomful_protocol::codec::Encoding;
-use roomful_protocol::frame::{ClientFrame, Hello, Join, Publish, ServerFrame, Watch};
-use roomful_protocol::id::{Epoch, Offset, RequestId, RoomAlias};
+use roomful_protocol::frame::{ClientFrame, Hello, Join, Ping, Publish, ServerFrame, Watch};
+use roomful_protocol::id::{Epoch, Offset, RequestId, RoomAlias, UserId};
 use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
+use roomful_protocol::text::Text;
 use roomful_protocol::websocket::{ReadLimits, Reader, Role, WebSocketEvent};
+use roomful_server::auth::Identity;
 use roomful_server::clock::Now;
 use roomful_server::config::SecretKey;
 use roomful_server::connection::{Rate, Rates};
@@ -108,6 +110,44 @@ fn timers_that_fire_together_take_bounded_turns() {
     );
 }
 
+/// A token lives for a day, and a timer can't be cancelled: who comes with one and goes leaves nothing to wake up for.
+#[test]
+fn nothing_is_waited_for_when_all_have_gone() {
+    let mut world = World::with_tokens();
+    (0..100).for_each(|member| world.sign_in(member, 86_400_000));
+    world.settle();
+    for member in 0..100 {
+        let connection = id(member);
+        let gone = Input::Gone { connection };
+        world.shard.step(gone, world.now, &mut world.network);
+    }
+    world.pass(61_000);
+    assert_eq!(world.counters.sessions.get(), 0);
+    assert_eq!(world.shard.next_tick_ms(), None);
+}
+
+/// However long a token is good, its user is warned once, a minute before, and closed at its end.
+#[test]
+fn a_long_token_ends_on_time() {
+    let mut world = World::with_tokens();
+    world.sign_in(0, 600_000);
+    let warnings =
+        |world: &World| world.count(0, |frame| matches!(frame, ServerFrame::TokenExpiring(_)));
+    for (until_s, warned) in [(539, 0), (541, 1), (599, 1)] {
+        while world.now.monotonic_ms < until_s * 1_000 {
+            let ping = Ping {
+                request: RequestId(9),
+            };
+            world.send(0, &ping.into());
+            world.pass((until_s * 1_000 - world.now.monotonic_ms).min(HEARTBEAT_MS));
+        }
+        assert_eq!(warnings(&world), warned, "after {until_s} s");
+        assert!(world.shard.is_open(id(0)), "after {until_s} s");
+    }
+    world.pass(1_000);
+    assert!(!world.shard.is_open(id(0)));
+}
+
 /// One shard, and what its longest turn wrote.
 struct World {
     shard: Shard,
@@ -126,7 +166,17 @@ struct Network {
 }
 
 impl World {
+    /// Of anonymous users.
     fn new() -> Self {
+        Self::of(shared(true))
+    }
+
+    /// Of users with tokens.
+    fn with_tokens() -> Self {
+        Self::of(shared(false))
+    }
+
+    fn of(shared: Shared) -> Self {
         let now = Now {
             monotonic_ms: 0,
             unix_ms: UNIX_MS,
@@ -138,7 +188,7 @@ impl World {
             ..Network::default()
         };
         Self {
-            shard: Shard::new(ShardId(0), shared(), journal, Arc::clone(&counters), now),
+            shard: Shard::new(ShardId(0), shared, journal, Arc::clone(&counters), now),
             network,
             counters,
             now,
@@ -199,6 +249,32 @@ impl World {
             presence: None,
         };
         self.send(member, &join.into());
+    }
+
+    /// Says hello with a token that is good for so long.
+    fn sign_in(&mut self, member: usize, lifetime_ms: u64) {
+        let connection = id(member);
+        let opened = Input::Opened {
+            connection,
+            encoding: Encoding::MessagePack,
+        };
+        self.shard.step(opened, self.now, &mut self.network);
+        let hello = Hello {
+            request: RequestId(0),
+            token: Some(Text::new("a token").unwrap()),
+            resume: None,
+            agent: None,
+        };
+        self.send(member, &hello.into());
+        let identity = Identity {
+            expires_ms: Some(self.now.unix_ms + lifetime_ms),
+            ..Identity::anonymous(UserId::parse("ann").unwrap())
+        };
+        let verified = Input::Verified {
+            connection,
+            outcome: Ok(identity),
+        };
+        self.shard.step(verified, self.now, &mut self.network);
     }
 
     fn publish(&mut self, member: usize, room: RoomAlias) {
@@ -301,9 +377,8 @@ impl Host for Network {
 
     fn read_again(&mut self, _: ConnectionId) {}
 
-    fn verify(&mut self, _: ConnectionId, _: &str) {
-        unreachable!("nobody has a token")
-    }
+    /// The test itself says what came of it.
+    fn verify(&mut self, _: ConnectionId, _: &str) {}
 
     fn send(&mut self, to: ShardId, _: Message) {
         unreachable!("there is no shard {to:?}")
@@ -337,7 +412,7 @@ fn id(member: usize) -> ConnectionId {
 
 const UNIX_MS: u64 = 1_800_000_000_000;
 
-fn shared() -> Shared {
+fn shared(anonymous: bool) -> Shared {
     let room = RoomSettings {
         kind: kind::REGISTRY[0].1,
         history: HistoryBounds {
@@ -365,7 +440,7 @@ fn shared() -> Shared {
     let settings = ShardSettings {
         namespaces: BTreeMap::from([("chat".to_owned(), Arc::new(room))]),
         other_namespaces: None,
-        anonymous: true,
+        anonymous,
         resume_key: ResumeKey::new(&SecretKey::new([7; 32])),
         expiry_warning_ms: 60_000,
         session_retention_ms: 60_000,

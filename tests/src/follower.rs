@@ -21,6 +21,7 @@ use crate::raw::{Closed, Connect, Incoming, RawClient, join};
 pub struct Follower {
     connect: Connect,
     room: String,
+    token: Option<String>,
     client: Option<RawClient>,
     session: Option<(SessionId, String)>,
     at: Option<Position>,
@@ -50,6 +51,7 @@ impl Follower {
         Self {
             connect,
             room: room.to_owned(),
+            token: None,
             client: None,
             session: None,
             at: None,
@@ -61,6 +63,13 @@ impl Follower {
             progress: Arc::default(),
             lost: Vec::new(),
         }
+    }
+
+    /// With a token.
+    #[must_use]
+    pub fn token(mut self, token: String) -> Self {
+        self.token = Some(token);
+        self
     }
 
     /// Where it stands.
@@ -124,7 +133,10 @@ impl Follower {
     pub async fn attach(&mut self) -> Joined {
         let mut client = self.connect.open().await.unwrap();
         let resume = self.session.as_ref().map(|(_, resume)| resume.as_str());
-        let welcome = client.hello_with(None, resume).await.unwrap();
+        let welcome = client
+            .hello_with(self.token.as_deref(), resume)
+            .await
+            .unwrap();
         self.session = Some((welcome.session, welcome.resume));
         self.client = Some(client);
         self.join().await

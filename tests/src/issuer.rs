@@ -5,9 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+
+use crate::tls::Issued;
 
 /// A server on loopback that answers every request alike. Dropping it ends it.
 #[derive(Debug)]
@@ -20,6 +24,8 @@ pub struct Issuer {
 #[derive(Debug)]
 struct Shared {
     answer: Mutex<Answer>,
+    /// What it shows where it speaks TLS.
+    certificate: Mutex<Option<Arc<ServerConfig>>>,
     /// Connections so far; most bring one request.
     connections: Mutex<usize>,
     /// The heads of all requests.
@@ -59,6 +65,7 @@ impl Issuer {
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             answer: Mutex::new(answer),
+            certificate: Mutex::new(None),
             connections: Mutex::new(0),
             requests: Mutex::new(Vec::new()),
         });
@@ -71,6 +78,24 @@ impl Issuer {
         }
     }
 
+    /// Begins to answer over TLS.
+    ///
+    /// # Panics
+    /// There is no port.
+    pub async fn start_secure(answer: Answer, certificate: &Issued) -> Self {
+        let issuer = Self::start(answer).await;
+        issuer.shows(certificate);
+        issuer
+    }
+
+    /// Shows another certificate from now on.
+    ///
+    /// # Panics
+    /// Never: nobody panics while holding the lock.
+    pub fn shows(&self, certificate: &Issued) {
+        *self.shared.certificate.lock().unwrap() = Some(certificate.server());
+    }
+
     /// Where it listens.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
@@ -78,9 +103,14 @@ impl Issuer {
     }
 
     /// The address of its keys.
+    ///
+    /// # Panics
+    /// Never: nobody panics while holding the lock.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}/keys", self.address)
+        let is_secure = self.shared.certificate.lock().unwrap().is_some();
+        let scheme = if is_secure { "https" } else { "http" };
+        format!("{scheme}://{}/keys", self.address)
     }
 
     /// Answers otherwise from now on.
@@ -115,16 +145,29 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     while let Ok((stream, _)) = listener.accept().await {
         *shared.connections.lock().unwrap() += 1;
         let shared = Arc::clone(&shared);
-        connections.spawn(async move { answer_one(stream, &shared).await });
+        connections.spawn(async move {
+            let certificate = shared.certificate.lock().unwrap().clone();
+            match certificate {
+                None => answer_one(stream, &shared).await,
+                Some(certificate) => {
+                    // Whoever doesn't trust it has said so.
+                    if let Ok(stream) = TlsAcceptor::from(certificate).accept(stream).await {
+                        answer_one(stream, &shared).await;
+                    }
+                }
+            }
+        });
     }
 }
 
-async fn answer_one(mut stream: TcpStream, shared: &Shared) {
+async fn answer_one(mut stream: impl AsyncRead + AsyncWrite + Unpin, shared: &Shared) {
     if let Some(head) = read_head(&mut stream).await {
         shared.requests.lock().unwrap().push(head);
         let answer = shared.answer.lock().unwrap().clone();
         // The peer may leave at any time; that is its answer.
         drop(write_answer(&mut stream, answer).await);
+        // TLS has its own end, and without it nothing counts as whole.
+        stream.shutdown().await.ok();
     }
 }
 

@@ -15,9 +15,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::version::TLS12;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 /// Somebody who issues certificates, and whom clients of the tests trust.
 #[derive(Debug)]
@@ -64,6 +65,19 @@ impl Authority {
         self.issue_with(|_| {})
     }
 
+    /// One for somebody else's name.
+    #[must_use]
+    pub fn issue_for(&self, name: &str) -> Issued {
+        let params = CertificateParams::new([name.to_owned()]).unwrap();
+        self.sign(&params)
+    }
+
+    /// Its own certificate, in PEM.
+    #[must_use]
+    pub fn root(&self) -> String {
+        pem("CERTIFICATE", &self.root)
+    }
+
     /// One that has expired.
     #[must_use]
     pub fn issue_expired(&self) -> Issued {
@@ -77,6 +91,10 @@ impl Authority {
         let names = ["localhost", "127.0.0.1"].map(str::to_owned);
         let mut params = CertificateParams::new(names).unwrap();
         change(&mut params);
+        self.sign(&params)
+    }
+
+    fn sign(&self, params: &CertificateParams) -> Issued {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Issued {
@@ -120,6 +138,24 @@ impl Issued {
             std::fs::write(&new, text).unwrap();
             std::fs::rename(new, dir.join(name)).unwrap();
         }
+    }
+}
+
+impl Issued {
+    /// What a server that shows it goes by.
+    ///
+    /// # Panics
+    /// It is no pair.
+    #[must_use]
+    pub fn server(&self) -> Arc<ServerConfig> {
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![self.der.clone()], key)
+            .unwrap();
+        Arc::new(config)
     }
 }
 

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test reports by panicking")]
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use roomful_protocol::id::UserId;
 use roomful_protocol::payload::{Payload, PayloadFormat};
@@ -11,6 +12,8 @@ use roomful_tests::tokens::{self, AUDIENCE, KEY};
 use roomful_tests::wait::{PATIENCE, until};
 use roomful_tests::{BackEnd, Connect, RawClient, Server, http};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 /// What the back end publishes is an event like any other: every format, in a user's name or the server's own, at the
 /// position that the answer told.
@@ -365,6 +368,39 @@ async fn acts_are_logged_and_the_key_is_not() {
 }
 
 /// All pages of a list.
+/// An act is done also where the caller has gone before the answer, and its line says so.
+#[tokio::test]
+async fn an_act_whose_caller_has_gone_is_logged() {
+    let server = Server::start().await;
+    let back_end = BackEnd::of(&server).await;
+    for number in 0..100 {
+        let body = json!({ "user": format!("user-{number}") }).to_string();
+        let request = format!(
+            "POST /v1/revocations HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            back_end.key,
+            body.len()
+        );
+        let mut stream = TcpStream::connect(back_end.address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        // From an answer that is there already to one that will never be.
+        tokio::time::sleep(Duration::from_micros(20 * number)).await;
+    }
+    let lines = || {
+        let is_act = |line: &&String| line.contains("\"act\":\"revoke\"");
+        server.log().iter().filter(is_act).count()
+    };
+    let in_force = async || {
+        let metrics = server.metrics().await;
+        metrics.value("roomful_revocations")
+    };
+    until("every act has its line", PATIENCE, async || {
+        #[expect(clippy::cast_precision_loss, reason = "a hundred at most")]
+        let lines = lines() as f64;
+        lines >= in_force().await && in_force().await > 0.0
+    })
+    .await;
+}
+
 async fn pages(back_end: &BackEnd, target: &str, list: &str) -> Vec<Vec<Value>> {
     let mut pages = Vec::new();
     let mut line = format!("GET {target}");

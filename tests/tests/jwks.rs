@@ -8,6 +8,7 @@ use roomful_protocol::frame::{Error, Welcome};
 use roomful_protocol::id::UserId;
 use roomful_tests::issuer::{Answer, Issuer};
 use roomful_tests::raw::assert_error;
+use roomful_tests::tls::Authority;
 use roomful_tests::tokens::{self, AUDIENCE, Signer, key_set};
 use roomful_tests::wait::{PATIENCE, until};
 use roomful_tests::{Connect, Healthy, Server, http};
@@ -174,6 +175,55 @@ async fn the_last_good_keys_stay_while_the_address_fails() {
     }
     assert_eq!(server.metrics().await.value("roomful_jwks_keys"), 1.0);
     assert_eq!(trap.connections(), 0);
+}
+
+/// Over TLS the address has to show a certificate of a configured root, for its own name. One that does not is asked nothing: the
+/// log says what is wrong with it, the attempt is counted, and the keys that there are go on working until it shows the right one again.
+#[tokio::test]
+async fn keys_come_over_tls_from_whom_the_configured_root_vouches_for() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let signer = Signer::ed25519("k", 1);
+    let own = authority.issue();
+    let issuer = Issuer::start_secure(Answer::Keys(key_set(&[&signer])), &own).await;
+    let root = "root.pem";
+    let config = format!("jwks_ca_file = {root:?}\njwks_refresh_s = 1\n");
+    let root_text = authority.root();
+    let server = Server::with_files(&keyed(&issuer, &config), &[(root, &root_text)]).await;
+    until_ready(&server).await;
+    let token = signer.sign(&tokens::claims("ada"));
+    assert!(hello(&server, &token).await.is_ok());
+    let fetches = async |outcome| {
+        let metrics = server.metrics().await;
+        metrics.labelled("roomful_jwks_fetches_total", "outcome", outcome)
+    };
+    for (certificate, fault) in [
+        // Both issuers bear the same name; the signature tells them apart.
+        (stranger.issue(), "BadSignature"),
+        (
+            authority.issue_for("elsewhere.example"),
+            "not valid for name",
+        ),
+        (authority.issue_expired(), "expired"),
+    ] {
+        let before = fetches("connection").await;
+        issuer.shows(&certificate);
+        let logged = |line: &String| {
+            line.contains("no keys could be fetched; the last good ones stay")
+                && line.contains(fault)
+        };
+        until(fault, PATIENCE, async || server.log().iter().any(logged)).await;
+        assert!(fetches("connection").await > before, "{fault}");
+        // What it publishes from here on must reach nobody.
+        issuer.answers(Answer::Keys(key_set(&[&Signer::ed25519("evil", 9)])));
+        assert!(hello(&server, &token).await.is_ok(), "{fault}");
+    }
+    assert_eq!(server.metrics().await.value("roomful_jwks_keys"), 1.0);
+    issuer.answers(Answer::Keys(key_set(&[&signer, &Signer::ed25519("l", 2)])));
+    issuer.shows(&own);
+    until("the right one is back", PATIENCE, async || {
+        server.metrics().await.value("roomful_jwks_keys") == 2.0
+    })
+    .await;
 }
 
 /// Keys that could not be renewed for too long are used no more, and the reason is not the token's.

@@ -8,31 +8,42 @@ use roomful_tests::issuer::{Answer, Issuer};
 use roomful_tests::raw::{assert_error, join};
 use roomful_tests::tokens::{self, AUDIENCE, Signer, key_set};
 use roomful_tests::wait::{PATIENCE, until};
-use roomful_tests::{Connect, Healthy, Server};
+use roomful_tests::{Connect, Healthy, Server, http};
 use serde_json::json;
 
 const OTHER_KEY: &str = "another-key-of-at-least-32-bytes-length";
 
-/// Under load, keys and limits change in both directions many times: no connection is lost, and no event is missing.
+/// Under load, keys and limits change in both directions many times: each counts from then on, no connection is lost, and no
+/// event is missing.
 #[tokio::test]
 async fn a_reload_under_load_loses_nothing() {
     let server = Server::with_config(&keyed(tokens::KEY, "")).await;
     let token = tokens::sign(&tokens::claims("ada"));
     let healthy = Healthy::start_with(&Connect::to(&server), Some(&token)).await;
-    for round in 1..=10 {
+    let of_other_key = tokens::sign_with(
+        jsonwebtoken::Algorithm::HS256,
+        OTHER_KEY,
+        &tokens::claims("ada"),
+    );
+    for round in 1..=10_u32 {
+        let (key, good, bad, rooms_max) = if round % 2 == 0 {
+            (tokens::KEY, &token, &of_other_key, 40 - round)
+        } else {
+            (OTHER_KEY, &of_other_key, &token, 10 + round)
+        };
         let more = format!(
-            "[connection]\noutbox_messages_max = {}\nrooms_max = {}\n[namespaces.chat]\nhistory_entries_max = {}\n",
-            100 + round,
-            10 + round,
-            500 + round
+            "[connection]\noutbox_messages_max = {}\nrooms_max = {rooms_max}\n[namespaces.chat]\nhistory_entries_max = {}\n",
+            100 * rooms_max,
+            500 * rooms_max
         );
-        reload(&server, &keyed(tokens::KEY, &more), "applied").await;
+        reload(&server, &keyed(key, &more), "applied").await;
+        let welcome = hello(&server, good).await.unwrap();
+        assert_eq!(welcome.limits.rooms_max, u64::from(rooms_max));
+        assert_error(
+            &hello(&server, bad).await.unwrap_err(),
+            ErrorCode::InvalidToken,
+        );
     }
-    let closed = server
-        .metrics()
-        .await
-        .value("roomful_connections_closed_total");
-    assert_eq!(closed, 0.0);
     healthy.check().await;
 }
 
@@ -90,6 +101,28 @@ async fn the_address_of_the_keys_changes_without_a_restart() {
         "the same address keeps its keys"
     );
     assert_eq!(first.connections(), asked);
+}
+
+/// A server that waits for its first keys is ready with those of the address that a reload names, or at once where it names none.
+#[tokio::test]
+async fn a_reload_ends_the_wait_for_the_first_keys() {
+    let signer = Signer::ed25519("k", 1);
+    let good = Issuer::start(Answer::Keys(key_set(&[&signer]))).await;
+    let bad = Issuer::start(Answer::Refusal).await;
+    let at = |issuer: &Issuer| {
+        let url = issuer.url();
+        format!("[auth]\naudience = \"{AUDIENCE}\"\njwks_url = \"{url}\"\n")
+    };
+    for mended in [at(&good), keyed(tokens::KEY, "")] {
+        let server = Server::with_config(&at(&bad)).await;
+        let status = async || http::get(server.address(), "/readyz", &[]).await.status;
+        assert_eq!(status().await, 503);
+        reload(&server, &mended, "applied").await;
+        until("the server is ready", PATIENCE, async || {
+            status().await == 200
+        })
+        .await;
+    }
 }
 
 /// What `welcome` told a connection holds for as long as it lives; who comes later is told the new bounds. Rates hold for all at once.

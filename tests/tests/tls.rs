@@ -228,6 +228,55 @@ async fn broken_new_files_keep_the_old_certificate() {
     .await;
 }
 
+/// What TLS keeps is in the memory budget: so much for each connection, what has come of a record that is not whole, and what a reader
+/// that has stopped leaves of the last one. All of it is gone with the connections.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_tls_keeps_is_in_the_memory_budget() {
+    let secure = Secure::start(&format!("{UNLIMITED}kernel_unsent_bytes_max = 16384\n")).await;
+    let held = async |kind| {
+        let metrics = secure.server.metrics().await;
+        metrics.labelled("roomful_memory_bytes", "kind", kind)
+    };
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        clients.push(secure.connect().ready().await);
+    }
+    until("all are counted", PATIENCE, async || {
+        held("tls").await == 20.0 * KEPT
+    })
+    .await;
+    let metrics = secure.server.metrics().await;
+    assert_eq!(metrics.value("roomful_tls_connections"), 20.0);
+
+    // The head of a record of 16 KiB, and most of what it announces.
+    let unfinished = clients.pop().unwrap();
+    let mut record = vec![0x17, 3, 3, 0x40, 0x11];
+    record.resize(12_000, 0);
+    let sent = unfinished.stream().try_write(&record).unwrap();
+    assert_eq!(sent, record.len());
+    until("the record is counted", PATIENCE, async || {
+        held("input").await >= 12_000.0
+    })
+    .await;
+
+    let mut stopped = secure.connect().receive_buffer(4_096).ready().await;
+    stopped.join("chat:stopped").await;
+    let mut publisher = clients.pop().unwrap();
+    let room = publisher.join("chat:stopped").await.room;
+    let counted = async {
+        while held("tls").await <= 21.0 * KEPT {
+            let payload = Payload::text("x".repeat(8_000));
+            publisher.publish(room, payload).await;
+        }
+    };
+    within("the last record is counted", counted).await;
+    drop((clients, unfinished, stopped, publisher));
+    until("nothing is held", PATIENCE, async || {
+        held("tls").await + held("input").await == 0.0
+    })
+    .await;
+}
+
 /// A client that comes back resumes its TLS session by a ticket, without the certificate.
 #[tokio::test]
 async fn tls_sessions_are_resumed() {
@@ -348,5 +397,8 @@ async fn an_unknown_name_gets_the_one_certificate() {
         .await
         .unwrap();
 }
+
+/// What TLS keeps for a connection.
+const KEPT: f64 = 10_240.0;
 
 const PRODUCER: ProducerId = ProducerId(7);

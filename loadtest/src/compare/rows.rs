@@ -129,6 +129,7 @@ impl Extent {
             connections: self.count(self.connect, 1),
             room_members: 1000,
             joining_max: 64,
+            before: 0,
             timeout_s: Self::TIMEOUT_S,
         })
     }
@@ -272,10 +273,14 @@ pub(super) fn all(extent: Extent) -> Vec<Spec> {
 }
 
 impl Spec {
-    /// Whether a peer has a cell here: of the floors the row's own, and a token is only checked in `connect`.
+    /// Whether a peer has a cell here: of the floors the row's own, a token is only checked in `connect`, and TLS is a
+    /// scenario of its own.
     pub(super) fn takes(&self, peer: PeerName) -> bool {
         if [PeerName::FLOOR, PeerName::FLOOR_COALESCING].contains(&peer) {
             return peer == self.floor;
+        }
+        if PeerName::ENCRYPTED.contains(&peer) {
+            return false;
         }
         peer != PeerName::ROOMFUL_TOKEN || self.figure == connect::PER_CONNECTION
     }

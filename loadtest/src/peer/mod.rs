@@ -28,6 +28,7 @@ use anyhow::Result;
 use roomful_protocol::websocket::OpCode;
 
 use crate::process::Launch;
+use crate::tls::{Manner, Secure};
 
 use bun::Bun;
 use centrifugo::Centrifugo;
@@ -45,6 +46,11 @@ pub(crate) use name::PeerName;
 const PEERS: &[(&str, Make)] = &[
     ("roomful", || Box::new(Roomful::new())),
     ("roomful-token", || Box::new(Roomful::with_tokens())),
+    ("roomful-tls", || Box::new(Roomful::over(Manner::Full))),
+    ("roomful-tls-resumed", || {
+        Box::new(Roomful::over(Manner::Resumed))
+    }),
+    ("roomful-tls12", || Box::new(Roomful::over(Manner::Tls12))),
     ("floor", || Box::new(Floor::OneSend)),
     ("floor-coalescing", || Box::new(Floor::Coalescing)),
     ("bun", || Box::new(Bun)),
@@ -74,6 +80,11 @@ pub(crate) trait Peer: Debug {
     /// # Errors
     /// What is missing, and how it is had.
     fn launch(&self, args: &LaunchArgs, workers: Option<usize>) -> Result<Launch>;
+
+    /// What connections are encrypted with, if they are.
+    fn secure(&self) -> Option<&Secure> {
+        None
+    }
 
     /// What a connection asks for in its upgrade request.
     ///

@@ -17,6 +17,12 @@ impl PeerName {
     pub(crate) const ROOMFUL: Self = Self("roomful");
     /// The same, with a token that it has to check.
     pub(crate) const ROOMFUL_TOKEN: Self = Self("roomful-token");
+    /// The same over TLS 1.3, each connection with a handshake of its own.
+    pub(crate) const ROOMFUL_TLS: Self = Self("roomful-tls");
+    /// Each connection with a ticket of an earlier one.
+    pub(crate) const ROOMFUL_TLS_RESUMED: Self = Self("roomful-tls-resumed");
+    /// Over TLS 1.2.
+    pub(crate) const ROOMFUL_TLS12: Self = Self("roomful-tls12");
     /// The floor with one send a delivery.
     pub(crate) const FLOOR: Self = Self("floor");
     /// The floor with one send for the frames of a turn.
@@ -32,6 +38,13 @@ impl PeerName {
         Self::ROOMFUL_TOKEN,
         Self::FLOOR,
         Self::FLOOR_COALESCING,
+    ];
+
+    /// Those over TLS; they have a scenario of their own.
+    pub(crate) const ENCRYPTED: [Self; 3] = [
+        Self::ROOMFUL_TLS,
+        Self::ROOMFUL_TLS_RESUMED,
+        Self::ROOMFUL_TLS12,
     ];
 
     /// Every peer, in the order of the register.
@@ -73,6 +86,7 @@ mod tests {
     fn every_name_has_an_adapter_and_the_known_ones_are_registered() {
         let titles: Vec<&str> = PeerName::all().map(|name| name.adapter().name()).collect();
         let known = [PeerName::PLAIN, PeerName::BUN];
+        let known = known.into_iter().chain(PeerName::ENCRYPTED);
         for name in PeerName::PAIRED.into_iter().chain(known) {
             assert!(titles.contains(&name.adapter().name()), "{name}");
         }

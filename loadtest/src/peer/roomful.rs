@@ -21,6 +21,7 @@ use super::frames::{self, Frame, each_frame, encoded};
 use super::token;
 use super::{Ability, Answer, Heard, LaunchArgs, Listener, Peer, Seat, Upgrade};
 use crate::process::Launch;
+use crate::tls::{self, Manner, Secure};
 
 /// A Roomful server.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub(crate) struct Roomful {
     producer_first: u64,
     /// Whether the server demands a token, and every connection brings one of its own.
     has_tokens: bool,
+    /// Set where it is spoken to over TLS.
+    secure: Option<Secure>,
 }
 
 const HELLO_REQUEST: u64 = 1;
@@ -40,6 +43,7 @@ impl Roomful {
         Self {
             producer_first: RandomState::new().hash_one("producer") & (INTEGER_MAX >> 1),
             has_tokens: false,
+            secure: None,
         }
     }
 
@@ -51,6 +55,14 @@ impl Roomful {
         }
     }
 
+    /// Over TLS, with a certificate of its own.
+    pub(super) fn over(manner: Manner) -> Self {
+        Self {
+            secure: Some(Secure::new(manner)),
+            ..Self::new()
+        }
+    }
+
     fn producer(&self, connection: usize) -> ProducerId {
         ProducerId(self.producer_first + connection as u64)
     }
@@ -58,10 +70,10 @@ impl Roomful {
 
 impl Peer for Roomful {
     fn name(&self) -> &'static str {
-        if self.has_tokens {
-            "roomful, HS256 tokens"
-        } else {
-            "roomful"
+        match &self.secure {
+            Some(secure) => secure.manner().title(),
+            None if self.has_tokens => "roomful, HS256 tokens",
+            None => "roomful",
         }
     }
 
@@ -90,6 +102,9 @@ impl Peer for Roomful {
         if self.has_tokens {
             launch.environment.push(token::server_key());
         }
+        if self.secure.is_some() {
+            launch.files = tls::server_files();
+        }
         if let Some(workers) = workers {
             let shards = ["--shards".to_owned(), workers.to_string()];
             launch.arguments.extend(shards);
@@ -99,6 +114,10 @@ impl Peer for Roomful {
             launch.arguments.extend(setting);
         }
         Ok(launch)
+    }
+
+    fn secure(&self) -> Option<&Secure> {
+        self.secure.as_ref()
     }
 
     /// The room's placement key is in the URL, as the clients have it.

@@ -13,5 +13,5 @@ mod tree;
 pub(crate) use cores::{Cores, files_allowed};
 pub(crate) use cpu::{CpuTime, MachineTime};
 pub(crate) use memory::{MachineMemory, resident_bytes};
-pub(crate) use server::{Launch, Server};
+pub(crate) use server::{GivenFile, Launch, Server};
 pub(crate) use syscalls::Syscalls;

@@ -30,12 +30,23 @@ pub(crate) struct Launch {
     pub(crate) environment: Vec<(&'static str, String)>,
     /// The flag that gives it a directory of its own, which is removed when it has ended; `None` if it keeps nothing.
     pub(crate) data_dir_flag: Option<&'static str>,
+    /// Files that are put into that directory.
+    pub(crate) files: Vec<GivenFile>,
     /// Its configuration, which belongs to a report; `None` if it has no file of it.
     pub(crate) config: Option<PathBuf>,
     /// Finds the address in the line that says where it listens, and none in any other.
     pub(crate) listening: fn(&str) -> Option<SocketAddr>,
     /// Where it runs; `None`: wherever the kernel likes.
     pub(crate) cores: Option<Cores>,
+}
+
+/// A file that a server finds by a setting.
+#[derive(Debug, Clone)]
+pub(crate) struct GivenFile {
+    /// The setting that takes its path.
+    pub(crate) setting: &'static str,
+    /// What is in it.
+    pub(crate) text: String,
 }
 
 /// A server process. One that was started here ends when this is dropped.
@@ -76,6 +87,7 @@ impl Launch {
                 .collect(),
             environment: Vec::new(),
             data_dir_flag: None,
+            files: Vec::new(),
             config: None,
             listening: listening_address,
             cores: None,
@@ -94,6 +106,9 @@ impl Server {
             None => Command::new(&launch.program),
         };
         let data_dir = launch.data_dir_flag.map(DataDir::new);
+        let settings = data_dir.iter().map(|dir| dir.put(&launch.files));
+        let settings = settings.collect::<Result<Vec<_>>>();
+        let settings = settings.context("can't write the server's files")?;
         // What is measured is what the report says, not what this program's surroundings happen to configure.
         for (name, _) in env::vars_os() {
             if name.to_string_lossy().starts_with("ROOMFUL_") {
@@ -104,6 +119,7 @@ impl Server {
             .args(&launch.arguments)
             .envs(launch.environment.iter().map(|(name, value)| (name, value)))
             .args(data_dir.iter().flat_map(DataDir::arguments))
+            .args(settings.into_iter().flatten())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -214,6 +230,19 @@ impl DataDir {
 
     fn arguments(&self) -> [OsString; 2] {
         [self.flag.into(), self.path.clone().into_os_string()]
+    }
+
+    /// Writes files, and the arguments by which the server finds them.
+    fn put(&self, files: &[GivenFile]) -> Result<Vec<String>> {
+        let mut arguments = Vec::new();
+        for GivenFile { setting, text } in files {
+            fs::create_dir_all(&self.path)?;
+            let path = self.path.join(setting);
+            fs::write(&path, text)?;
+            let setting = format!("{setting}={}", path.display());
+            arguments.extend(["--set".to_owned(), setting]);
+        }
+        Ok(arguments)
     }
 }
 

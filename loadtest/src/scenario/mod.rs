@@ -16,6 +16,7 @@ pub(crate) mod rooms;
 pub(crate) mod siege;
 pub(crate) mod slow;
 pub(crate) mod storm;
+pub(crate) mod tls;
 pub(crate) mod visitor;
 
 mod companion;

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use super::load::Counting;
 use crate::console;
@@ -90,6 +90,21 @@ impl TargetArgs {
             pid,
             waiting: waiting(cores),
         })
+    }
+
+    /// Servers of several peers, each started when it is measured. Pins this process if asked to.
+    ///
+    /// # Errors
+    /// One server is named, or it can't be started or pinned.
+    pub(crate) fn several<const N: usize>(&self, peers: [PeerName; N]) -> Result<Vec<Target>> {
+        ensure!(
+            self.url.is_none() && self.peer == PeerName::ROOMFUL,
+            "this scenario starts the servers that it compares, so it takes neither --url nor --peer"
+        );
+        let cores = self.pin.then(Cores::pin_tester).transpose();
+        let cores = cores.context("can't pin")?;
+        let start = |peer| Target::start(peer, &self.launch, cores);
+        peers.into_iter().map(start).collect()
     }
 }
 

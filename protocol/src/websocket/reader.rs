@@ -183,8 +183,8 @@ impl Reader {
         self.partial.as_deref().map_or(0, held)
     }
 
-    /// Frees what the last event was made of.
-    fn release(&mut self) {
+    /// Frees what the last event was made of, as the next call of [`Reader::next`] would.
+    pub fn release(&mut self) {
         let Some(partial) = self.partial.as_deref_mut() else {
             return;
         };

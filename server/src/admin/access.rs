@@ -1,8 +1,8 @@
 //! Who may call: whoever shows the key, from where a page of a foreign site can't.
 //!
 //! Wrong keys are counted by address, and beyond a rate nothing that the address shows is looked at, so that a key
-//! that somebody chose badly can't be found by trying. The table of addresses is bounded: those beyond it share
-//! one place.
+//! that somebody chose badly can't be found by trying. The table of addresses is bounded: where it is full, the one
+//! that has shown least is forgotten for a new one, so that nobody is kept out by others.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -138,7 +138,7 @@ fn shown_key(headers: &HeaderMap) -> Option<&[u8]> {
 pub(super) struct Guesses {
     rate: Rate,
     /// Held for one comparison.
-    buckets: Mutex<HashMap<Option<Address>, Bucket>>,
+    buckets: Mutex<HashMap<Address, Bucket>>,
 }
 
 impl Guesses {
@@ -158,21 +158,22 @@ impl Guesses {
     ) -> Result<(), Denied> {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let address = Address::of(address);
-        let known = buckets.contains_key(&Some(address)) || buckets.len() < ADDRESSES_MAX;
-        let key = known.then_some(address);
         let full = Bucket::full(self.rate, now_ms);
-        let mut bucket = buckets.get(&key).copied().unwrap_or(full);
+        let mut bucket = buckets.get(&address).copied().unwrap_or(full);
         bucket
             .take(self.rate, now_ms)
             .map_err(|after_ms| Denied::Limited { after_ms })?;
         if is_right() {
             return Ok(());
         }
-        if buckets.len() >= ADDRESSES_MAX {
-            // Whoever has been quiet for a minute has all its tries again, and needs no place.
-            buckets.retain(|_, bucket| !bucket.is_full(self.rate, now_ms));
+        if buckets.len() >= ADDRESSES_MAX && !buckets.contains_key(&address) {
+            let least = buckets
+                .iter()
+                .max_by(|(_, one), (_, other)| one.compare(other, self.rate, now_ms))
+                .map(|(address, _)| *address);
+            least.and_then(|least| buckets.remove(&least));
         }
-        buckets.insert(key, bucket);
+        buckets.insert(address, bucket);
         Err(Denied::Wrong)
     }
 }
@@ -217,23 +218,22 @@ mod tests {
         assert_eq!(guesses.judge(one, 1_000, || true), Ok(()));
     }
 
-    /// Beyond the table's bound addresses share a place, and those that have been quiet give theirs up.
+    /// However many show wrong keys, nobody else is kept out, and those who have shown most stay kept out.
     #[test]
     fn the_table_of_addresses_is_bounded() {
         let guesses = Guesses::new(RATE);
+        let worst = address("192.0.2.1");
+        for _ in 0..3 {
+            assert_eq!(guesses.judge(worst, 0, || false), Err(Denied::Wrong));
+        }
         for number in 0..3 * 1_024_u32 {
             let address = IpAddr::from((0x0a00_0000 + number).to_be_bytes());
-            assert!(guesses.judge(address, 0, || false).is_err());
+            assert_eq!(guesses.judge(address, 0, || false), Err(Denied::Wrong));
         }
-        assert!(guesses.buckets.lock().unwrap().len() <= ADDRESSES_MAX + 1);
-        let new = address("192.0.2.1");
-        assert!(
-            guesses.judge(new, 0, || true).is_err(),
-            "they share a place"
-        );
-        assert_eq!(guesses.judge(new, 60_000, || false), Err(Denied::Wrong));
-        assert_eq!(guesses.judge(new, 60_000, || false), Err(Denied::Wrong));
-        assert!(guesses.buckets.lock().unwrap().len() <= 2);
+        assert_eq!(guesses.buckets.lock().unwrap().len(), ADDRESSES_MAX);
+        assert_eq!(guesses.judge(address("192.0.2.2"), 0, || true), Ok(()));
+        let limited = Err(Denied::Limited { after_ms: 1_000 });
+        assert_eq!(guesses.judge(worst, 0, || true), limited);
     }
 
     /// One line with one scheme, in any case; anything else shows nothing.

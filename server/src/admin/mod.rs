@@ -120,6 +120,23 @@ struct Target {
     on: String,
 }
 
+/// The line about an act. Where the caller leaves before the answer, nobody waits for the outcome, and the line says so.
+struct Line {
+    act: &'static str,
+    client: IpAddr,
+    target: Target,
+    is_written: bool,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if !self.is_written {
+            let (Self { act, client, .. }, Target { tenant, on }) = (&self, &self.target);
+            tracing::warn!(target: AUDIT, %client, act, tenant, ?on, outcome = "caller left");
+        }
+    }
+}
+
 impl Admin {
     /// Operations that nobody has called yet.
     #[must_use]
@@ -177,12 +194,18 @@ impl Admin {
         client: IpAddr,
         work: impl AsyncFnOnce(&mut Target) -> Outcome,
     ) -> Response {
-        let mut target = Target::default();
+        let mut line = Line {
+            act,
+            client,
+            target: Target::default(),
+            is_written: false,
+        };
         let outcome = match self.inner.places.try_acquire() {
-            Ok(_place) => work(&mut target).await,
+            Ok(_place) => work(&mut line.target).await,
             Err(_) => Err(Failure::too_many(self.parts().settings.requests_max)),
         };
-        let Target { tenant, on } = target;
+        line.is_written = true;
+        let Target { tenant, on } = &line.target;
         match &outcome {
             Ok(_) => {
                 tracing::info!(target: AUDIT, %client, act, tenant, ?on, outcome = "done");

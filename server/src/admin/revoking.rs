@@ -159,7 +159,7 @@ pub(super) async fn list(
         parts.revocations.expire(parts.clock.unix_ms());
         // One more than a page tells whether there is another one.
         let mut page = parts.revocations.page(&tenant, skip, PAGE_MAX + 1);
-        let next = (page.len() > PAGE_MAX).then_some(skip + PAGE_MAX);
+        let next = (page.len() > PAGE_MAX).then(|| skip.saturating_add(PAGE_MAX));
         page.truncate(PAGE_MAX);
         let revocations = page.into_iter().map(revoked).collect();
         json(&Page { revocations, next })

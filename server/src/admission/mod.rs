@@ -156,6 +156,12 @@ impl Admission {
         Ok(ticket)
     }
 
+    /// How many addresses have sockets that count.
+    #[must_use]
+    pub fn addresses(&self) -> usize {
+        self.inner.addresses.len()
+    }
+
     fn limits(&self) -> Limits {
         *self
             .inner
@@ -299,6 +305,31 @@ impl Refusal {
     }
 }
 
+/// One of those that a number counts, for as long as it lives.
+#[derive(Debug)]
+pub struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    /// One more.
+    #[must_use]
+    pub fn new(number: &Arc<AtomicUsize>) -> Self {
+        number.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(number))
+    }
+
+    /// One more, if there are fewer than so many.
+    #[must_use]
+    pub fn below(number: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
+        take(number, max).then(|| Self(Arc::clone(number)))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Takes one of so many places; whether there was one.
 fn take(places: &AtomicUsize, max: usize) -> bool {
     places
@@ -380,7 +411,7 @@ mod tests {
         );
         assert_eq!(reason(admission.arrive(ip("192.0.2.2"), None)), None);
         drop((first, second, third));
-        assert_eq!(admission.inner.addresses.len(), 0);
+        assert_eq!(admission.addresses(), 0);
     }
 
     /// Loopback has no limit of its own, unless it is asked for.
@@ -421,7 +452,7 @@ mod tests {
         // The same again is the same socket, and not another.
         assert_eq!(reason(tickets[0].identify(ip("192.0.2.1"))), None);
         drop(tickets);
-        assert_eq!(admission.inner.addresses.len(), 0);
+        assert_eq!(admission.addresses(), 0);
     }
 
     /// Places of both stages are bounded, and come back with the sockets.

@@ -19,7 +19,7 @@ use crate::admin::key::{AdminKey, AdminKeyError};
 use crate::admin::{self, Admin, AdminSettings};
 use crate::admission::client::Trust;
 use crate::admission::{self, Admission, descriptors};
-use crate::auth::{Authenticator, Remote};
+use crate::auth::Authenticator;
 use crate::clock::Clock;
 use crate::config::{
     Config, DEFAULT_NAMESPACE, HttpConfig, NamespaceConfig, Problems, ShutdownConfig, Sources,
@@ -33,7 +33,9 @@ use crate::http::{
 };
 use crate::journal::HistoryBounds;
 use crate::journal::memory::MemoryJournal;
-use crate::memory::{HTTP_CONNECTION_BYTES, Marks, Memory, budget_of_system};
+use crate::memory::{
+    Elsewhere, HTTP_CONNECTION_BYTES, Marks, Memory, TLS_CONNECTION_BYTES, budget_of_system,
+};
 use crate::metrics::Metrics;
 use crate::room::operations::OperationBounds;
 use crate::room::{RoomSettings, kind};
@@ -47,7 +49,7 @@ use crate::shard::{Shard, ShardSettings, Shared};
 use crate::shutdown::{Plan, Shutdown, Signal, Signals, is_on_terminal};
 use crate::tasks::Tasks;
 use crate::tls::{CertificateError, Certificates, Files};
-use crate::transport::{Parts, Shards, ThreadEnded, Threads, TransportSettings};
+use crate::transport::{Judge, Parts, Shards, ThreadEnded, Threads, TransportSettings};
 use reload::{Hangups, Reload};
 
 /// Why the server did not start, or ended by itself.
@@ -162,11 +164,14 @@ impl App {
         metrics.show_budget(memory.clone());
         let shared = shared(config, resume_key.clone(), &clock, memory.clone());
         let revocations = shared.sessions.revocations().clone();
+        let users = shared.users.clone();
         let counters = metrics.shards().to_vec();
         let parts = Parts {
             directory: shared.directory.clone(),
             counters: counters.clone(),
-            authenticator: authenticator.clone(),
+            judge: authenticator
+                .clone()
+                .map(|judge| Arc::new(judge) as Arc<dyn Judge>),
             memory,
             clock: clock.clone(),
             settings: transport_settings(config),
@@ -178,12 +183,14 @@ impl App {
             Shard::new(id, shared.clone(), journal, counters, now)
         };
         let (shards, threads) = Shards::start(parts, core).map_err(RunError::System)?;
-        let (counters, live) = (metrics.shards().to_vec(), tasks.clone());
-        let http_connections = move || live.live_as("http_connection") as u64;
+        let (counted, live) = (metrics.clone(), tasks.clone());
+        let http_bytes = http_connection_bytes(config);
+        let elsewhere = move || Elsewhere::now(&counted, &live, http_bytes);
         shards
-            .watch_memory(counters, http_connections)
+            .watch_memory(metrics.shards().to_vec(), elsewhere)
             .map_err(RunError::System)?;
         let admission = Admission::new(admission_limits(config), trust(config));
+        metrics.show_counted(users, admission.clone());
         let end = Current::new(config.shutdown.clone());
         let shutdown = Shutdown::new();
         let reload = Reload {
@@ -273,10 +280,14 @@ impl App {
             http::serve(self.admin, admin, shutdown.clone()),
         );
         self.tasks.spawn("reload", span(), self.reload.run(hangups));
-        match self.authenticator.as_ref().and_then(Authenticator::remote) {
-            Some(keys) => {
+        let remote = self.authenticator.and_then(|authenticator| {
+            let keys = authenticator.remote()?;
+            Some((authenticator, keys))
+        });
+        match remote {
+            Some((authenticator, keys)) => {
                 self.readiness.waits_for_keys();
-                let answered = ready_with(Arc::clone(&keys), self.readiness.clone());
+                let answered = ready_with_keys(authenticator, self.readiness.clone());
                 self.tasks
                     .spawn("readiness", span(), until(answered, shutdown.clone()));
                 let fetching = keys.run(self.metrics.clone(), shutdown.clone());
@@ -300,9 +311,14 @@ impl App {
     }
 }
 
-/// The server is ready with the first keys.
-async fn ready_with(keys: Arc<Remote>, readiness: Readiness) {
-    keys.answered().await;
+/// The server is ready with the first keys, whichever source they come from: a reload may put another one in its place, or none.
+async fn ready_with_keys(authenticator: Authenticator, readiness: Readiness) {
+    while let Some(keys) = authenticator.remote() {
+        tokio::select! {
+            () = keys.answered() => break,
+            () = keys.ended() => {}
+        }
+    }
     readiness.ready();
 }
 
@@ -461,9 +477,15 @@ fn origin_rule(config: &Config) -> Result<OriginRule, RunError> {
     })
 }
 
+/// An HTTP connection, over TLS where there is a certificate.
+fn http_connection_bytes(config: &Config) -> u64 {
+    let has_tls = config.listen.tls_certificate_file.is_some();
+    HTTP_CONNECTION_BYTES + if has_tls { TLS_CONNECTION_BYTES } else { 0 }
+}
+
 /// What is no WebSocket yet gets an eighth of the memory at most.
 fn http_connections_max(config: &Config) -> usize {
-    let most = marks(config).budget / 8 / HTTP_CONNECTION_BYTES;
+    let most = marks(config).budget / 8 / http_connection_bytes(config);
     let most = usize::try_from(most).unwrap_or(usize::MAX);
     config.admission.http_connections_max.min(most.max(1))
 }
@@ -622,7 +644,9 @@ pub fn transport_settings(config: &Config) -> TransportSettings {
     }
 }
 
-fn admin_settings(config: &Config) -> AdminSettings {
+/// What the operations of the admin listener go by.
+#[must_use]
+pub fn admin_settings(config: &Config) -> AdminSettings {
     let admin = &config.admin;
     let namespace = |config: &NamespaceConfig| admin::Namespace {
         kind: config.kind.name(),

@@ -17,6 +17,9 @@ pub enum AuthError {
     /// Its key is not known, and the address that would know it gives no answer, so nobody can tell whether it is good.
     #[error("the keys can't be fetched now; try again")]
     KeysUnavailable,
+    /// The code that checks it panicked, so nobody can tell whether it is good.
+    #[error("the token could not be checked; try again")]
+    Internal,
     /// It is longer than a token may be.
     #[error("the token is too long")]
     TooLong,
@@ -68,6 +71,7 @@ impl AuthError {
         match self {
             Self::Expired => ErrorCode::TokenExpired,
             Self::Busy | Self::KeysUnavailable => ErrorCode::Overloaded,
+            Self::Internal => ErrorCode::Internal,
             Self::Missing
             | Self::TooLong
             | Self::Malformed

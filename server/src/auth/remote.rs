@@ -143,6 +143,11 @@ impl Remote {
         debug_assert!(answered.is_ok(), "this source keeps the sender alive");
     }
 
+    /// Comes back when a newer configuration has taken over. Cancel safe.
+    pub async fn ended(&self) {
+        self.ended.wait().await;
+    }
+
     /// Waits for keys that are newer than what is there. The waiter is called once, from any thread.
     ///
     /// # Errors

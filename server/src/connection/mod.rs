@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use roomful_protocol::codec::Encoding;
-use roomful_protocol::frame::{ClientFrame, Hello};
+use roomful_protocol::frame::{ClientFrame, Hello, PresenceRequest};
 use roomful_protocol::id::{MemberId, ProducerId, RequestId, RoomAlias, RoomId, SessionId};
 
 use crate::auth::Identity;
@@ -113,8 +113,6 @@ pub enum Phase {
     },
     /// Its token is being checked; what it sends meanwhile waits.
     Authenticating {
-        /// Bytes received so far.
-        bytes: usize,
         /// What it said.
         said: Box<Said>,
     },
@@ -122,9 +120,32 @@ pub enum Phase {
     Open(Box<Open>),
 }
 
+/// What a frame takes while it waits to be handled, in bytes.
+#[must_use]
+pub fn held_bytes(frame: &ClientFrame) -> usize {
+    let payload = match frame {
+        ClientFrame::Publish(publish) => Some(&publish.payload),
+        ClientFrame::Signal(signal) => Some(&signal.payload),
+        ClientFrame::Join(join) => join.presence.as_ref(),
+        ClientFrame::Presence(presence) => match &presence.what {
+            PresenceRequest::Set(value) => value.as_ref(),
+            PresenceRequest::Get { .. } | PresenceRequest::Watch(_) => None,
+        },
+        ClientFrame::Hello(_)
+        | ClientFrame::Leave(_)
+        | ClientFrame::History(_)
+        | ClientFrame::Refresh(_)
+        | ClientFrame::Ping(_)
+        | ClientFrame::ClientBatch(_) => None,
+    };
+    size_of::<ClientFrame>() + payload.map_or(0, |payload| payload.bytes.len())
+}
+
 /// What a connection said before its token was checked.
 #[derive(Debug)]
 pub struct Said {
+    /// Bytes received so far.
+    pub bytes: usize,
     /// Who it wants to be.
     pub hello: Hello,
     /// What it sent after.
@@ -209,6 +230,17 @@ impl Connection {
         }
     }
 
+    /// What the frames that wait to be handled take, in bytes.
+    #[must_use]
+    pub fn backlog_bytes(&self) -> usize {
+        let backlog = self.backlog.as_deref().into_iter().flatten();
+        let said = match &self.phase {
+            Phase::Authenticating { said } => said.waiting.as_slice(),
+            Phase::Hello { .. } | Phase::Open(_) => &[],
+        };
+        backlog.chain(said).map(held_bytes).sum()
+    }
+
     /// How often it may still do what few ever do.
     pub fn seldom(&mut self, rates: &Rates, now_ms: u64) -> &mut Seldom {
         self.seldom.get_or_insert_with(|| {
@@ -219,6 +251,15 @@ impl Connection {
                 refusals: Bucket::full(rates.refusals, now_ms),
             })
         })
+    }
+
+    /// Bytes received so far, until it is open.
+    pub fn unauthenticated_bytes(&mut self) -> Option<&mut usize> {
+        match &mut self.phase {
+            Phase::Hello { bytes } => Some(bytes),
+            Phase::Authenticating { said } => Some(&mut said.bytes),
+            Phase::Open(_) => None,
+        }
     }
 
     /// What it has once it is open.

@@ -1,5 +1,7 @@
 //! Token buckets: how often something may happen, without a timer.
 
+use std::cmp::Ordering;
+
 /// A rate and the burst above it.
 #[derive(Debug, Clone, Copy)]
 pub struct Rate {
@@ -14,7 +16,7 @@ pub struct Rate {
 pub struct Bucket {
     /// What is left.
     tokens: f32,
-    /// When that was, in milliseconds of the monotonic clock; wraps after 49 days, which at worst fills the bucket.
+    /// When that was, in milliseconds of the monotonic clock; wraps after 49 days, which at worst costs a minute of filling.
     at_ms: u32,
 }
 
@@ -62,6 +64,9 @@ impl Bucket {
 
     fn fill(&mut self, rate: Rate, now_ms: u64) {
         let now_ms = wrap(now_ms);
+        if self.at_ms.wrapping_sub(now_ms) < AHEAD_MS {
+            return;
+        }
         #[expect(
             clippy::cast_precision_loss,
             reason = "a rounding of a token in millions is no matter"
@@ -85,8 +90,19 @@ impl Bucket {
     /// Whether nothing is missing.
     #[must_use]
     pub fn is_full(&self, rate: Rate, now_ms: u64) -> bool {
-        let mut copy = *self;
-        copy.take(rate, now_ms).is_ok() && copy.tokens + 1.0 >= rate.burst_f32()
+        self.filled(rate, now_ms).tokens >= rate.burst_f32()
+    }
+
+    /// Which of two has more left.
+    #[must_use]
+    pub fn compare(&self, other: &Self, rate: Rate, now_ms: u64) -> Ordering {
+        let left = |bucket: &Self| bucket.filled(rate, now_ms).tokens;
+        left(self).total_cmp(&left(other))
+    }
+
+    fn filled(mut self, rate: Rate, now_ms: u64) -> Self {
+        self.fill(rate, now_ms);
+        self
     }
 }
 
@@ -129,6 +145,10 @@ fn wrap(ms: u64) -> u32 {
     ms as u32
 }
 
+/// Threads that share a bucket take the time once a turn, so one may come with an older time than another has left
+/// behind. By no more than this.
+const AHEAD_MS: u32 = 60_000;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,5 +178,18 @@ mod tests {
         assert_eq!(bucket.take(rate, 5_100), Ok(()));
         assert!((0..3).all(|_| bucket.take(rate, 99_000).is_ok()));
         assert!(bucket.take(rate, 99_000).is_err());
+    }
+
+    #[test]
+    fn an_older_time_fills_nothing() {
+        let rate = Rate::per_second(10, 3);
+        let mut bucket = Bucket::full(rate, 5_000);
+        assert!((0..3).all(|_| bucket.take(rate, 5_001).is_ok()));
+        for older_ms in [5_000, 4_000, 5_001] {
+            assert_eq!(bucket.take(rate, older_ms), Err(100));
+        }
+        assert_eq!(bucket.take(rate, 5_101), Ok(()));
+        // Silence for as long as the time takes to come round.
+        assert!((0..3).all(|_| bucket.take(rate, 5_101 + (1 << 31)).is_ok()));
     }
 }

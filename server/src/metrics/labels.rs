@@ -70,6 +70,8 @@ labels! {
         Task = "task",
         /// The handling of a socket that had just been accepted.
         Acceptor = "acceptor",
+        /// The check of a token on a verifier thread.
+        Verifier = "verifier",
     }
 
     /// Why a token was refused.
@@ -102,6 +104,8 @@ labels! {
         Busy = "busy",
         /// Its key is unknown, and no keys could be fetched.
         KeysUnavailable = "keys_unavailable",
+        /// Its check panicked.
+        Internal = "internal",
     }
 
     /// How a peer broke the WebSocket protocol.
@@ -126,6 +130,8 @@ labels! {
         Http = "http",
         /// WebSocket connections.
         Connections = "connections",
+        /// What TLS needs for each WebSocket connection over it.
+        Tls = "tls",
         /// Sessions, those included that wait to be resumed.
         Sessions = "sessions",
         /// Messages that have not arrived whole.
@@ -237,6 +243,7 @@ impl From<AuthError> for AuthFailure {
             AuthError::Missing => Self::Missing,
             AuthError::Busy => Self::Busy,
             AuthError::KeysUnavailable => Self::KeysUnavailable,
+            AuthError::Internal => Self::Internal,
             AuthError::TooLong
             | AuthError::Malformed
             | AuthError::CriticalHeader

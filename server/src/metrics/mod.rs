@@ -9,6 +9,7 @@
 mod admin;
 mod budget;
 mod cells;
+mod counted;
 mod keys;
 mod labels;
 mod tls;
@@ -30,11 +31,14 @@ pub use labels::{
 };
 pub use tls::{TlsHandshake, TlsReload};
 
+use crate::admission::Admission;
 use crate::memory::Memory;
+use crate::session::users::Users;
 use crate::tasks::Tasks;
 use admin::AdminMetrics;
 use budget::Budget;
 use cells::Row;
+use counted::Counted;
 use keys::KeyMetrics;
 use labels::labels;
 use tls::TlsMetrics;
@@ -96,7 +100,8 @@ shard_counters! {
     rooms: Gauge = "roomful_rooms", "Rooms that are open.";
     members: Gauge = "roomful_members", "Members of the rooms, those inside the presence grace included.";
     subscribers: Gauge = "roomful_subscribers", "Memberships of the connections that are open.";
-    input_bytes: Gauge = "roomful_input_bytes", "Bytes of messages that have not arrived whole, or may not be handled yet.";
+    input_bytes: Gauge = "roomful_input_bytes", "Bytes of messages that have not arrived whole, or may not be read yet.";
+    backlog_bytes: Gauge = "roomful_backlog_bytes", "Bytes of frames that were read and may not be handled yet.";
     log_bytes: Gauge = "roomful_log_bytes", "Bytes that the logs of rooms hold in memory.";
     room_bytes: Gauge = "roomful_room_bytes", "Bytes that rooms hold beside their logs: members, presence values, results of operations, chunks of recoveries.";
     memory_sheds: By<MemoryShed> = "roomful_memory_sheds_total", "Things that were let go of, or not taken in, for want of memory.";
@@ -197,6 +202,18 @@ impl Metrics {
             .expect("there is one budget");
     }
 
+    /// Shows how many users and addresses are counted too.
+    ///
+    /// # Panics
+    /// It shows them already.
+    pub fn show_counted(&self, users: Users, admission: Admission) {
+        let counted = Counted::new(users, admission);
+        self.inner
+            .registry
+            .register(Box::new(counted))
+            .expect("there is one registry of each");
+    }
+
     /// The shards' counters, by the shard's index.
     #[must_use]
     pub fn shards(&self) -> &[Arc<ShardCounters>] {
@@ -233,6 +250,27 @@ impl Metrics {
     /// Counts a TLS handshake that has ended.
     pub fn tls_handshake(&self, outcome: TlsHandshake) {
         self.inner.tls.handshake(outcome);
+    }
+
+    /// Counts a connection over TLS that begins.
+    pub fn tls_opened(&self) {
+        self.inner.tls.opened();
+    }
+
+    /// Counts one that ends.
+    pub fn tls_closed(&self) {
+        self.inner.tls.closed();
+    }
+
+    /// Notes how many encrypted bytes a socket has not taken, and how many that were before.
+    pub fn tls_unsent(&self, before: usize, after: usize) {
+        self.inner.tls.unsent(before, after);
+    }
+
+    /// How many connections over TLS there are, and how many encrypted bytes their sockets have not taken.
+    #[must_use]
+    pub fn tls_held(&self) -> (u64, u64) {
+        (self.inner.tls.connections(), self.inner.tls.unsent_bytes())
     }
 
     /// Counts a connection that broke TLS after its handshake.

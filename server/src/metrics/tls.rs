@@ -1,5 +1,7 @@
 //! What is counted of TLS.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use prometheus::{IntCounter, IntGauge, Registry};
 
 use super::{Label, WELL_FORMED, by_label, gauge, labels, resolved};
@@ -47,6 +49,9 @@ pub(super) struct TlsMetrics {
     /// One for each [`TlsReload`], by its index.
     reloads: Vec<IntCounter>,
     expires_s: IntGauge,
+    connections: IntGauge,
+    /// Encrypted bytes that sockets have not taken.
+    unsent_bytes: AtomicU64,
 }
 
 impl TlsMetrics {
@@ -68,22 +73,48 @@ impl TlsMetrics {
             "roomful_tls_certificate_expires_timestamp_seconds",
             "When the certificate in use expires, in seconds since 1970; 0 without one.",
         );
+        let connections = gauge("roomful_tls_connections", "WebSocket connections over TLS.");
         registry
             .register(Box::new(handshakes.clone()))
             .and_then(|()| registry.register(Box::new(violations.clone())))
             .and_then(|()| registry.register(Box::new(reloads.clone())))
             .and_then(|()| registry.register(Box::new(expires_s.clone())))
+            .and_then(|()| registry.register(Box::new(connections.clone())))
             .expect(WELL_FORMED);
         Self {
             handshakes: resolved::<TlsHandshake>(&handshakes),
             violations,
             reloads: resolved::<TlsReload>(&reloads),
             expires_s,
+            connections,
+            unsent_bytes: AtomicU64::new(0),
         }
     }
 
     pub(super) fn handshake(&self, outcome: TlsHandshake) {
         self.handshakes[outcome.index()].inc();
+    }
+
+    pub(super) fn opened(&self) {
+        self.connections.inc();
+    }
+
+    pub(super) fn closed(&self) {
+        self.connections.dec();
+    }
+
+    pub(super) fn connections(&self) -> u64 {
+        u64::try_from(self.connections.get()).unwrap_or(0)
+    }
+
+    pub(super) fn unsent(&self, before: usize, after: usize) {
+        let (before, after) = (before as u64, after as u64);
+        self.unsent_bytes.fetch_add(after, Ordering::Relaxed);
+        self.unsent_bytes.fetch_sub(before, Ordering::Relaxed);
+    }
+
+    pub(super) fn unsent_bytes(&self) -> u64 {
+        self.unsent_bytes.load(Ordering::Relaxed)
     }
 
     pub(super) fn violated(&self) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
 use roomful_protocol::id::{SessionId, TenantId, UserId};
 
 use crate::auth::{Identity, TokenId};
@@ -54,16 +55,20 @@ impl Revocations {
         now_ms: u64,
         max: usize,
     ) -> Result<(), TooManyRevocations> {
-        if self.count() >= max && self.expire(now_ms) >= max {
-            return Err(TooManyRevocations(max));
+        if self.count() >= max {
+            self.expire(now_ms);
         }
-        if self
-            .inner
-            .entries
-            .insert((tenant, subject), until_ms)
-            .is_none()
-        {
-            self.inner.count.fetch_add(1, Ordering::SeqCst);
+        match self.inner.entries.entry((tenant, subject)) {
+            Entry::Occupied(mut entry) => {
+                entry.insert(until_ms);
+            }
+            Entry::Vacant(entry) => {
+                if self.inner.count.fetch_add(1, Ordering::SeqCst) >= max {
+                    self.inner.count.fetch_sub(1, Ordering::SeqCst);
+                    return Err(TooManyRevocations(max));
+                }
+                entry.insert(until_ms);
+            }
         }
         Ok(())
     }
@@ -81,7 +86,7 @@ impl Revocations {
 
     /// Whether an identity, or the session that it wants to go on with, is revoked.
     #[must_use]
-    pub fn name(&self, identity: &Identity, session: Option<SessionId>, now_ms: u64) -> bool {
+    pub fn covers(&self, identity: &Identity, session: Option<SessionId>, now_ms: u64) -> bool {
         if self.count() == 0 {
             return false;
         }
@@ -160,14 +165,14 @@ mod tests {
     fn a_revocation_ends() {
         let list = Revocations::default();
         list.revoke(of("ann"), 100, 0, 10).unwrap();
-        assert!(list.name(&identity("ann"), None, 99));
-        assert!(!list.name(&identity("ann"), None, 100));
-        assert!(!list.name(&identity("bob"), None, 0));
+        assert!(list.covers(&identity("ann"), None, 99));
+        assert!(!list.covers(&identity("ann"), None, 100));
+        assert!(!list.covers(&identity("bob"), None, 0));
         assert_eq!((list.expire(99), list.expire(100)), (1, 0));
         list.revoke(of("ann"), 300, 200, 10).unwrap();
         assert!(list.lift(&TenantId::default_tenant(), &user("ann")));
         assert!(!list.lift(&TenantId::default_tenant(), &user("ann")));
-        assert!(!list.name(&identity("ann"), None, 200));
+        assert!(!list.covers(&identity("ann"), None, 200));
         assert_eq!(list.count(), 0);
     }
 
@@ -182,18 +187,18 @@ mod tests {
         list.revoke((TenantId::default_tenant(), token), 100, 0, 10)
             .unwrap();
         let ann = identity("ann");
-        assert!(list.name(&ann, Some(SessionId(7)), 0));
-        assert!(!list.name(&ann, Some(SessionId(8)), 0));
+        assert!(list.covers(&ann, Some(SessionId(7)), 0));
+        assert!(!list.covers(&ann, Some(SessionId(8)), 0));
         let with_token = Identity {
             token_id: Some(token_id),
             ..ann
         };
-        assert!(list.name(&with_token, None, 0));
+        assert!(list.covers(&with_token, None, 0));
         let elsewhere = Identity {
             tenant: TenantId::parse("acme").unwrap(),
             ..with_token
         };
-        assert!(!list.name(&elsewhere, Some(SessionId(7)), 0));
+        assert!(!list.covers(&elsewhere, Some(SessionId(7)), 0));
     }
 
     /// A full list refuses until an entry has ended.

@@ -1,11 +1,11 @@
 //! What all connections of one user have together: the shares of a user, over all shards.
 //!
-//! A connection enters when its session opens and holds its share until it ends; the last one to go takes the share
-//! with it. Users whom the server has invented are not counted here, since a new one costs nothing. It is touched for each message of
+//! A connection enters when its session opens and holds its share until it ends. The share outlives the last of them until
+//! nothing of it is missing any more, so that nobody gets a new one by coming again. Users whom the server has invented are not counted here, since a new one costs nothing. It is touched for each message of
 //! a user with a token, under a lock that only the user's own connections want. What a refusal says is left to the
 //! shard.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dashmap::DashMap;
@@ -14,10 +14,19 @@ use roomful_protocol::id::{TenantId, UserId};
 
 use crate::connection::{Bucket, Rate};
 
-/// The users who are connected; clones share it.
+/// The users who are connected, or were just now; clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Users {
-    shares: Arc<DashMap<UserKey, Arc<Share>>>,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    shares: DashMap<UserKey, Arc<Share>>,
+    /// Shares without a connection.
+    left: AtomicUsize,
+    /// How many of them the last sweep had to leave.
+    kept: AtomicUsize,
 }
 
 /// Whose share it is.
@@ -83,14 +92,19 @@ impl Users {
         limits: &UserLimits,
         now_ms: u64,
     ) -> Result<Held, TooManyConnections> {
+        self.sweep(limits, now_ms);
         let key = (tenant.clone(), user.clone());
-        let share = match self.shares.entry(key) {
+        let share = match self.inner.shares.entry(key) {
             Entry::Occupied(entry) => {
                 let share = entry.get();
-                if share.connections.load(Ordering::Relaxed) >= limits.connections_max {
+                let connections = share.connections.load(Ordering::Relaxed);
+                if connections >= limits.connections_max {
                     return Err(TooManyConnections);
                 }
-                share.connections.fetch_add(1, Ordering::Relaxed);
+                if connections == 0 {
+                    self.inner.left.fetch_sub(1, Ordering::Relaxed);
+                }
+                share.connections.store(connections + 1, Ordering::Relaxed);
                 Arc::clone(share)
             }
             Entry::Vacant(entry) => {
@@ -106,7 +120,25 @@ impl Users {
         })
     }
 
-    /// Takes one room from the share of a user who opens it; one who has gone meanwhile has none to take from.
+    /// Forgets shares without a connection of which nothing is missing, once there are twice as many as had to stay the last time: so
+    /// they are bounded by those that are needed, and a newcomer pays for two of them.
+    fn sweep(&self, limits: &UserLimits, now_ms: u64) {
+        let Inner { shares, left, kept } = &*self.inner;
+        if left.load(Ordering::Relaxed) < 2 * kept.load(Ordering::Relaxed).max(LEFT_MIN) {
+            return;
+        }
+        shares.retain(|_, share| {
+            let goes = share.connections.load(Ordering::Relaxed) == 0
+                && share.buckets().are_full(limits, now_ms);
+            if goes {
+                left.fetch_sub(1, Ordering::Relaxed);
+            }
+            !goes
+        });
+        kept.store(left.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Takes one room from the share of a user who opens it; one whose share is forgotten already misses nothing of it.
     ///
     /// # Errors
     /// There is none left; the error is how long to wait, in milliseconds.
@@ -117,21 +149,16 @@ impl Users {
         rate: Rate,
         now_ms: u64,
     ) -> Result<(), u64> {
-        let share = self.shares.get(&(tenant.clone(), user.clone()));
+        let share = self.inner.shares.get(&(tenant.clone(), user.clone()));
         let share = share.map(|share| Arc::clone(share.value()));
         share.map_or(Ok(()), |share| share.buckets().rooms.take(rate, now_ms))
     }
 
     /// How many users are connected.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.shares.len()
-    }
-
-    /// Whether nobody is.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.shares.is_empty()
+    pub fn connected(&self) -> usize {
+        let left = self.inner.left.load(Ordering::Relaxed);
+        self.inner.shares.len().saturating_sub(left)
     }
 }
 
@@ -186,13 +213,15 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let share = &self.share;
-        share
+        let Inner { shares, left, .. } = &*self.users.inner;
+        // Held, so that no sweep sees it between the two.
+        let _place = shares.get_mut(&self.share.key);
+        self.share
             .memberships
             .fetch_sub(self.memberships, Ordering::Relaxed);
-        self.users.shares.remove_if(&share.key, |_, share| {
-            share.connections.fetch_sub(1, Ordering::Relaxed) == 1
-        });
+        if self.share.connections.fetch_sub(1, Ordering::Relaxed) == 1 {
+            left.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -218,6 +247,18 @@ impl Share {
     }
 }
 
+impl Buckets {
+    fn are_full(&self, limits: &UserLimits, now_ms: u64) -> bool {
+        self.messages.is_full(limits.messages, now_ms)
+            && self.bytes.is_full(limits.bytes, now_ms)
+            && self.joins.is_full(limits.joins, now_ms)
+            && self.rooms.is_full(limits.rooms, now_ms)
+    }
+}
+
+/// Fewer shares without a connection are not worth a sweep.
+const LEFT_MIN: usize = 512;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,9 +280,9 @@ mod tests {
         users.enter(&tenant, &UserId::parse(user).unwrap(), &limits(), 0)
     }
 
-    /// Two connections take from one share, another user has one of its own, and the last to go takes it along.
+    /// Two connections take from one share, and another user has one of its own.
     #[test]
-    fn connections_of_a_user_share_and_the_last_takes_the_share_along() {
+    fn connections_of_a_user_share() {
         let users = Users::default();
         let [first, second] = [enter(&users, "ann").unwrap(), enter(&users, "ann").unwrap()];
         assert_eq!(enter(&users, "ann").err(), Some(TooManyConnections));
@@ -257,7 +298,36 @@ mod tests {
         drop(third);
         let mut fourth = enter(&users, "ann").unwrap();
         assert!(fourth.take_membership(&limits()), "what goes gives back");
-        drop((second, fourth, bob));
-        assert!(users.is_empty());
+    }
+
+    /// Whoever comes again has what it had left; shares of which nothing is missing are forgotten.
+    #[test]
+    fn a_share_outlives_its_connections_until_it_is_whole() {
+        let users = Users::default();
+        let tenant = TenantId::default_tenant();
+        let ann = UserId::parse("ann").unwrap();
+        for taken in [Ok(()), Ok(()), Err(1_000)] {
+            let held = enter(&users, "ann").unwrap();
+            assert_eq!(held.take_message(&limits(), 0), taken);
+            let rate = limits().rooms;
+            assert_eq!(users.take_room(&tenant, &ann, rate, 0), taken);
+        }
+        for number in 0..10 * LEFT_MIN {
+            enter(&users, &format!("guest-{number}")).unwrap();
+        }
+        assert!(users.inner.shares.len() <= 2 * LEFT_MIN + 1);
+        assert_eq!(users.connected(), 0);
+        assert_eq!(
+            enter(&users, "ann").unwrap().take_message(&limits(), 0),
+            Err(1_000)
+        );
+        users.inner.left.fetch_add(2 * LEFT_MIN, Ordering::Relaxed);
+        let bob = users.enter(&tenant, &UserId::parse("bob").unwrap(), &limits(), 5_000);
+        assert_eq!(
+            users.inner.shares.len(),
+            1,
+            "after a while nothing is missing of any"
+        );
+        drop(bob);
     }
 }

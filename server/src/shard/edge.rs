@@ -19,7 +19,7 @@ use super::message::{ConnectionId, Message, Origin, Refusal, Request};
 use super::{ConnectionTimer, Host, Shard, ShardSettings, Timer};
 use crate::auth::Verb;
 use crate::clock::Now;
-use crate::connection::{Connection, Membership, Open, Outlet, Phase};
+use crate::connection::{Connection, Membership, Open, Outlet, Phase, held_bytes};
 use crate::metrics::{Label as _, LimitedBy};
 use crate::wire;
 
@@ -116,8 +116,7 @@ impl Shard {
         if text != (encoding == Encoding::Json) {
             return self.close(id, CloseCode::UnsupportedData, now, host);
         }
-        if let Phase::Hello { bytes } | Phase::Authenticating { bytes, .. } = &mut connection.phase
-        {
+        if let Some(bytes) = connection.unauthenticated_bytes() {
             *bytes += payload.len();
             if *bytes > settings.hello_bytes_max {
                 return self.close(id, CloseCode::HelloTimeout, now, host);
@@ -179,7 +178,8 @@ impl Shard {
             };
             if connection.pauses.any() && !frames.is_empty() {
                 connection.backlog = Some(Box::new(frames));
-                return;
+                let bytes = connection.backlog_bytes();
+                return self.counters.backlog_bytes.add(bytes as u64);
             }
         }
     }
@@ -198,6 +198,8 @@ impl Shard {
                 connection.backlog = None;
             }
             if let Some(frame) = frame {
+                let bytes = held_bytes(&frame) as u64;
+                self.counters.backlog_bytes.sub(bytes);
                 self.frame(id, frame, now, host);
             }
         }
@@ -269,10 +271,10 @@ impl Shard {
                 self.refuse(id, frame.request(), refusal);
                 self.spend_error(id, now, host);
             }
-            (Phase::Authenticating { said, .. }, frame)
-                if said.waiting.len() < BATCH_FRAMES_MAX =>
-            {
+            (Phase::Authenticating { said }, frame) if said.waiting.len() < BATCH_FRAMES_MAX => {
+                let bytes = held_bytes(&frame) as u64;
                 said.waiting.push(frame);
+                self.counters.backlog_bytes.add(bytes);
             }
             (Phase::Authenticating { .. }, _) => self.close(id, CloseCode::HelloTimeout, now, host),
             (Phase::Open(_), frame) => self.request(id, frame, now, host),

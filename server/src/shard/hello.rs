@@ -17,7 +17,7 @@ use super::message::{Attachment, ConnectionId, Message, Refusal};
 use super::{ConnectionTimer, Host, Shard, Timer};
 use crate::auth::{AuthError, Identity};
 use crate::clock::Now;
-use crate::connection::{Connection, Open, Phase, Said};
+use crate::connection::{Connection, Open, Phase, Said, held_bytes};
 use crate::metrics::LimitedBy;
 use crate::session::index::Attached;
 use crate::session::token::ResumeClaims;
@@ -39,13 +39,12 @@ impl Shard {
         }
         let token = hello.token.clone();
         if let Some(connection) = self.connection_mut(id) {
-            connection.phase = Phase::Authenticating {
+            let said = Box::new(Said {
                 bytes,
-                said: Box::new(Said {
-                    hello,
-                    waiting: Vec::new(),
-                }),
-            };
+                hello,
+                waiting: Vec::new(),
+            });
+            connection.phase = Phase::Authenticating { said };
         }
         match token {
             Some(token) => host.verify(id, &token),
@@ -80,16 +79,21 @@ impl Shard {
             return;
         };
         match (&mut connection.phase, outcome) {
-            (Phase::Authenticating { said, .. }, Ok(identity)) => {
+            (Phase::Authenticating { said }, Ok(identity)) => {
                 let (hello, waiting) = (said.hello.clone(), std::mem::take(&mut said.waiting));
+                let bytes: usize = waiting.iter().map(held_bytes).sum();
+                self.counters.backlog_bytes.sub(bytes as u64);
                 self.open_session(id, &hello, identity, now, host);
                 let Some(connection) = self.connection_mut(id) else {
                     return;
                 };
-                connection.backlog = (!waiting.is_empty()).then(|| Box::new(waiting.into()));
+                if !waiting.is_empty() {
+                    connection.backlog = Some(Box::new(waiting.into()));
+                    self.counters.backlog_bytes.add(bytes as u64);
+                }
                 self.go_on(id, now, host);
             }
-            (Phase::Authenticating { said, .. }, Err(error)) => {
+            (Phase::Authenticating { said }, Err(error)) => {
                 let request = said.hello.request;
                 self.counters.auth_failures.of(error.into()).add(1);
                 self.refuse(
@@ -97,11 +101,11 @@ impl Shard {
                     Some(request),
                     Refusal::new(error.code(), error.to_string()),
                 );
-                // Nobody has said that the token is bad.
-                let code = if error.code() == ErrorCode::Overloaded {
-                    CloseCode::TryLater
-                } else {
-                    CloseCode::NotAuthenticated
+                // In the first two cases nobody has said that the token is bad.
+                let code = match error.code() {
+                    ErrorCode::Overloaded => CloseCode::TryLater,
+                    ErrorCode::Internal => CloseCode::InternalError,
+                    _ => CloseCode::NotAuthenticated,
                 };
                 self.close(id, code, now, host);
             }
@@ -347,7 +351,7 @@ impl Shard {
         let revoked = self
             .sessions
             .revocations()
-            .name(identity, session, now.unix_ms);
+            .covers(identity, session, now.unix_ms);
         if revoked {
             self.counters
                 .auth_failures
@@ -377,7 +381,8 @@ impl Shard {
         } else {
             left_ms
         };
-        let due_ms = now.monotonic_ms + next_ms;
+        // A timer outlives its connection, and tokens live for a day: nobody may leave a day's worth of timers behind.
+        let due_ms = now.monotonic_ms + next_ms.min(TOKEN_LOOK_MS);
         if open
             .token_due_ms
             .is_none_or(|armed_ms| armed_ms <= now.monotonic_ms || due_ms < armed_ms)
@@ -403,6 +408,9 @@ fn revoked() -> Refusal {
     let text = "this user, session or token was revoked";
     Refusal::new(ErrorCode::Revoked, text)
 }
+
+/// How long a connection's token is left alone at most: about as long as its heartbeat.
+const TOKEN_LOOK_MS: u64 = 60_000;
 
 /// When a user with as many connections as it may have should try again.
 const FULL_RETRY_MS: u64 = 5_000;

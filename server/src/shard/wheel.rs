@@ -1,7 +1,8 @@
 //! The timers of a shard: a hierarchical timing wheel of 1 ms (Varghese and Lauck 1987, scheme 7).
 //!
 //! Setting a timer and firing it cost the same whatever their number. A timer can't be cancelled: whoever set
-//! it looks, when it fires, whether it still matters. It never fires early; how late depends on how often
+//! it looks, when it fires, whether it still matters; what is far away and may not matter by then is looked at again
+//! and again, so that the wheel keeps nothing for long of what has gone. A timer never fires early; how late depends on how often
 //! [`Wheel::advance`] is called. Timers of the same millisecond fire in the order in which they were set.
 
 /// Timers that carry a `T`.

@@ -17,7 +17,7 @@ use super::message::{ConnectionId, Message, Request};
 use super::{ConnectionTimer, Host, Shard, ShardSettings, Timer};
 use crate::clock::Now;
 use crate::connection::outbox::{Outbox, Sizes};
-use crate::connection::{Outlet, Phase};
+use crate::connection::{Connection, Outlet};
 use crate::metrics::{MemoryShed, ShardCounters};
 use crate::wire;
 
@@ -277,10 +277,32 @@ impl Shard {
         now: Now,
         host: &mut dyn Host,
     ) {
-        let Some(outlet) = self
-            .outlets
-            .get_mut(id.slot as usize)
-            .and_then(Option::take)
+        // It leaves everything one by one before it goes itself: where that panics, what is left can still be told.
+        while let Some(open) = self.connection_mut(id).and_then(Connection::open_mut)
+            && let Some(membership) = open.memberships.pop()
+        {
+            let request = Request::Detach {
+                member: membership.member,
+                attachment: membership.attachment,
+                shard: self.id,
+            };
+            self.unsubscribe(membership.room, membership.index, request, host);
+        }
+        if let Some(open) = self
+            .connection_mut(id)
+            .and_then(|connection| connection.open())
+        {
+            let (session, attachment) = (open.session, open.attachment);
+            if self.sessions.detach(session, attachment) {
+                let due_ms = now.monotonic_ms + self.settings.session_retention_ms;
+                self.wheel
+                    .set(due_ms, Timer::Session(Box::new((session, attachment))));
+            } else {
+                self.counters.sessions.sub(1);
+            }
+        }
+        let outlet = self.outlets.get_mut(id.slot as usize);
+        let Some(outlet) = outlet.and_then(|outlet| outlet.take_if(|outlet| outlet.id == id))
         else {
             return;
         };
@@ -290,26 +312,10 @@ impl Shard {
         if outlet.connection.pauses.page {
             self.counters.pages_awaited.sub(1);
         }
+        let backlog = outlet.connection.backlog_bytes() as u64;
+        self.counters.backlog_bytes.sub(backlog);
         self.counters.connections.sub(1);
         self.counters.connections_closed.of(code).add(1);
-        let Phase::Open(open) = outlet.connection.phase else {
-            return;
-        };
-        for membership in &open.memberships {
-            let request = Request::Detach {
-                member: membership.member,
-                attachment: membership.attachment,
-                shard: self.id,
-            };
-            self.unsubscribe(membership.room, membership.index, request, host);
-        }
-        if self.sessions.detach(open.session, open.attachment) {
-            let due_ms = now.monotonic_ms + self.settings.session_retention_ms;
-            self.wheel
-                .set(due_ms, Timer::Session(open.session, open.attachment));
-        } else {
-            self.counters.sessions.sub(1);
-        }
     }
 
     /// Takes a member out of its hub and tells the owner.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
+use std::mem;
 
 use rustls::ServerConnection;
 
@@ -14,6 +15,12 @@ use crate::metrics::Metrics;
 pub struct Records {
     connection: ServerConnection,
     metrics: Metrics,
+    /// Bytes of a record that has not come whole.
+    unread_bytes: usize,
+    /// As many of them as somebody has counted.
+    counted_bytes: usize,
+    /// Bytes of the last record that was encrypted, where the socket has not taken it all.
+    unsent_bytes: usize,
 }
 
 /// What a read has brought.
@@ -28,9 +35,13 @@ pub struct Received {
 impl Records {
     pub(crate) fn new(mut connection: ServerConnection, metrics: Metrics) -> Self {
         connection.set_buffer_limit(Some(RECORD_BYTES));
+        metrics.tls_opened();
         Self {
             connection,
             metrics,
+            unread_bytes: 0,
+            counted_bytes: 0,
+            unsent_bytes: 0,
         }
     }
 
@@ -53,9 +64,11 @@ impl Records {
             socket,
             emptied: false,
         };
-        self.connection.read_tls(&mut tap)?;
+        let read = self.connection.read_tls(&mut tap)?;
         let emptied = tap.emptied;
         let processed = self.connection.process_new_packets();
+        let has_come = !matches!(&processed, Ok(state) if state.plaintext_bytes_to_read() == 0);
+        self.came(read, has_come);
         // An alert, or an answer to a new key; what the socket doesn't take waits for the next write.
         let flushed = self.flush(socket);
         if let Err(error) = processed {
@@ -71,6 +84,28 @@ impl Records {
                 emptied: emptied && decrypted.unwrap_or(0) < buffer.len(),
             }),
         })
+    }
+
+    /// Notes how much is there of a record that is not whole.
+    fn came(&mut self, bytes: usize, whole: bool) {
+        if !whole {
+            self.unread_bytes = (self.unread_bytes + bytes).min(RECORD_BYTES);
+        } else if self.unread_bytes > 0 {
+            self.unread_bytes = 0;
+            // What a long record needed is given back when the next one is read, which may be never.
+            self.connection.read_tls(&mut Nothing).ok();
+        }
+    }
+
+    /// Counts the bytes of a record that has not come whole; how many were counted before.
+    pub fn count_unread(&mut self) -> usize {
+        mem::replace(&mut self.counted_bytes, self.unread_bytes)
+    }
+
+    /// How many were counted last.
+    #[must_use]
+    pub fn counted_bytes(&self) -> usize {
+        self.counted_bytes
     }
 
     /// What has been decrypted: no bytes at the end, `None` where more is needed.
@@ -90,9 +125,9 @@ impl Records {
     /// The connection is broken.
     pub fn write(&mut self, socket: &mut impl Write, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
-        let mut taken = 0;
+        let (mut taken, mut last) = (0, 0);
         while self.flush(socket)? && taken < total {
-            taken += if taken == 0 {
+            last = if taken == 0 {
                 self.connection.writer().write_vectored(slices)?
             } else {
                 let mut rest = slices.to_vec();
@@ -100,6 +135,10 @@ impl Records {
                 IoSlice::advance_slices(&mut rest, taken);
                 self.connection.writer().write_vectored(rest)?
             };
+            taken += last;
+        }
+        if self.is_waiting() && last > 0 {
+            self.keep_unsent(last);
         }
         Ok(taken)
     }
@@ -117,7 +156,15 @@ impl Records {
                 Err(error) => return Err(error),
             }
         }
+        if self.unsent_bytes > 0 {
+            self.keep_unsent(0);
+        }
         Ok(true)
+    }
+
+    fn keep_unsent(&mut self, bytes: usize) {
+        self.metrics.tls_unsent(self.unsent_bytes, bytes);
+        self.unsent_bytes = bytes;
     }
 
     /// Whether something is encrypted that the socket has not taken.
@@ -133,6 +180,13 @@ impl Records {
     pub fn close(&mut self, socket: &mut impl Write) -> io::Result<bool> {
         self.connection.send_close_notify();
         self.flush(socket)
+    }
+}
+
+impl Drop for Records {
+    fn drop(&mut self) {
+        self.keep_unsent(0);
+        self.metrics.tls_closed();
     }
 }
 
@@ -160,6 +214,15 @@ impl<S: Read> Read for Tap<'_, S> {
         };
         self.emptied = bytes < buffer.len();
         Ok(bytes)
+    }
+}
+
+/// A socket that has nothing now.
+struct Nothing;
+
+impl Read for Nothing {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
     }
 }
 

@@ -30,6 +30,9 @@ pub trait Core {
 
     /// Bytes that wait to be written to a connection, and would go with it.
     fn outbox_bytes(&self, connection: ConnectionId) -> usize;
+
+    /// Bytes of a connection's messages that were taken and wait to be handled.
+    fn backlog_bytes(&self, connection: ConnectionId) -> usize;
 }
 
 impl Core for Shard {
@@ -60,5 +63,9 @@ impl Core for Shard {
 
     fn outbox_bytes(&self, connection: ConnectionId) -> usize {
         Self::outbox_bytes(self, connection)
+    }
+
+    fn backlog_bytes(&self, connection: ConnectionId) -> usize {
+        Self::backlog_bytes(self, connection)
     }
 }

@@ -24,11 +24,9 @@ use bytes::Bytes;
 use mio::{Poll, Waker};
 use roomful_protocol::codec::Encoding;
 use roomful_protocol::id::PlacementKey;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use self::core::Core;
-use crate::admission::{Reason, Refusal, Ticket};
-use crate::auth::Authenticator;
+use crate::admission::{Counted, Reason, Refusal, Ticket};
 use crate::clock::{Clock, Now};
 use crate::current::Current;
 use crate::directory::Directory;
@@ -42,6 +40,7 @@ use calls::Calls;
 pub use calls::{Answered, PendingCall};
 use mailbox::{Letter, Mailbox};
 use thread::{MAIL, Thread};
+pub use verifier::Judge;
 use verifier::Verifier;
 
 /// The running shards; clones share them.
@@ -55,8 +54,8 @@ struct Inner {
     directory: Directory,
     posts: Vec<Post>,
     calls: Calls,
-    /// Has more permits than there may be connections, since their number may change.
-    places: Arc<Semaphore>,
+    /// How many have been let in, until their sockets are closed.
+    admitted: Arc<AtomicUsize>,
     settings: Current<TransportSettings>,
     memory: Memory,
     draining: AtomicBool,
@@ -85,25 +84,15 @@ struct Opened {
 /// are said.
 #[derive(Debug)]
 struct Place {
-    _admitted: OwnedSemaphorePermit,
+    _admitted: Counted,
     ticket: Ticket,
-    dealt: Option<Dealt>,
+    dealt: Option<Counted>,
 }
-
-/// One of the connections of a shard.
-#[derive(Debug)]
-struct Dealt(Arc<AtomicUsize>);
 
 impl Place {
     /// Leaves the shard; whether it was there until now.
     fn leave(&mut self) -> bool {
         self.dealt.take().is_some()
-    }
-}
-
-impl Drop for Dealt {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -140,7 +129,7 @@ pub struct Parts {
     /// One set of counters a shard; there are as many shards.
     pub counters: Vec<Arc<ShardCounters>>,
     /// Checks tokens; none on an anonymous server.
-    pub authenticator: Option<Authenticator>,
+    pub judge: Option<Arc<dyn Judge>>,
     /// What may be held.
     pub memory: Memory,
     /// The time.
@@ -181,13 +170,8 @@ impl Shards {
             });
             polls.push(poll);
         }
-        let verifier = match &parts.authenticator {
-            Some(authenticator) => Some(Verifier::start(
-                authenticator,
-                &parts.clock,
-                &posts,
-                &settings,
-            )?),
+        let verifier = match &parts.judge {
+            Some(judge) => Some(Verifier::start(judge, &parts.clock, &posts, &settings)?),
             None => None,
         };
         let calls = Calls::default();
@@ -214,7 +198,7 @@ impl Shards {
             directory: parts.directory,
             posts,
             calls,
-            places: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            admitted: Arc::default(),
             settings: Current::new(settings),
             memory: parts.memory,
             draining: AtomicBool::new(false),
@@ -237,7 +221,7 @@ impl Shards {
         }
     }
 
-    /// Adds up what is held, for as long as the process lives, on a thread of its own: it has to be on time whatever
+    /// Adds up what is held, with what `elsewhere` knows of HTTP and TLS, for as long as the process lives, on a thread of its own: it has to be on time whatever
     /// the others do.
     ///
     /// # Errors
@@ -245,7 +229,7 @@ impl Shards {
     pub fn watch_memory(
         &self,
         counters: Vec<Arc<ShardCounters>>,
-        http_connections: impl Fn() -> u64 + Send + 'static,
+        elsewhere: impl Fn() -> Elsewhere + Send + 'static,
     ) -> std::io::Result<()> {
         let shards = self.clone();
         let process_bytes = resident_bytes().unwrap_or(0);
@@ -253,8 +237,8 @@ impl Shards {
             let mailboxes = shards.inner.posts.iter().map(|post| post.mailbox.bytes());
             let elsewhere = Elsewhere {
                 process_bytes,
-                http_connections: http_connections(),
                 mailbox_bytes: mailboxes.sum::<usize>() as u64,
+                ..elsewhere()
             };
             let to_shed = shards.inner.memory.sum(&counters, elsewhere);
             for (post, bytes) in shards.inner.posts.iter().zip(to_shed) {
@@ -348,7 +332,7 @@ impl Shards {
 }
 
 impl Upgrades for Shards {
-    fn admit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+    fn admit(&self) -> Result<Counted, Refusal> {
         if self.inner.draining.load(Ordering::Relaxed) {
             return Err(Refusal {
                 reason: Reason::Draining,
@@ -361,18 +345,11 @@ impl Upgrades for Shards {
                 retry_after: RETRY_AFTER,
             });
         }
-        let full = Refusal {
+        let connections_max = self.inner.settings.get().connections_max;
+        Counted::below(&self.inner.admitted, connections_max).ok_or(Refusal {
             reason: Reason::Full,
             retry_after: RETRY_AFTER,
-        };
-        let place = Arc::clone(&self.inner.places).try_acquire_owned();
-        let place = place.map_err(|_| full)?;
-        // Counted with the new one in, so that two who come at once don't both get the last place.
-        let taken = Semaphore::MAX_PERMITS - self.inner.places.available_permits();
-        if taken > self.inner.settings.get().connections_max {
-            return Err(full);
-        }
-        Ok(place)
+        })
     }
 
     fn hand_over(&self, upgraded: Vec<Upgraded>) {
@@ -395,11 +372,10 @@ impl Upgrades for Shards {
 impl Post {
     /// Adds a socket to the shard's mail.
     fn take_in(&self, upgraded: Upgraded) {
-        self.connections.fetch_add(1, Ordering::Relaxed);
         let place = Place {
             _admitted: upgraded.place,
             ticket: upgraded.ticket,
-            dealt: Some(Dealt(Arc::clone(&self.connections))),
+            dealt: Some(Counted::new(&self.connections)),
         };
         self.mailbox.push(Letter::Opened(Box::new(Opened {
             stream: upgraded.stream,

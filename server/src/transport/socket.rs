@@ -223,7 +223,13 @@ impl Socket {
             Rest::Unread(bytes) => bytes.len(),
             Rest::Goodbye(_) => 0,
         };
-        self.reader.held_bytes() + unread
+        let record = self.tls.as_ref().map_or(0, |tls| tls.counted_bytes());
+        self.reader.held_bytes() + unread + record
+    }
+
+    /// Counts what TLS holds of a record that has not come whole; how much was counted before.
+    pub(super) fn count_record(&mut self) -> usize {
+        self.tls.as_mut().map_or(0, |tls| tls.count_unread())
     }
 
     /// Its session is open.

@@ -29,6 +29,7 @@ use super::mailbox::{Letter, Mailbox};
 use super::socket::{Heard, READS_MAX};
 use super::verifier::Verifier;
 use super::{Opened, Post, TransportSettings};
+use crate::auth::AuthError;
 use crate::clock::{Clock, Now};
 use crate::memory::Memory;
 use crate::metrics::{MemoryShed, PanicPlace, ShardCounters};
@@ -314,10 +315,16 @@ impl<C: Core> Driver<C> {
     fn open_letter(&mut self, letter: Letter, poll: &Poll) {
         match letter {
             Letter::Message(message) => self.step(Input::Mail(message)),
-            Letter::Verified(connection, outcome) => self.step(Input::Verified {
-                connection,
-                outcome,
-            }),
+            Letter::Verified(connection, outcome) => {
+                // Counted here, since these counters have one writer.
+                if outcome == Err(AuthError::Internal) {
+                    self.counters.panics.of(PanicPlace::Verifier).add(1);
+                }
+                self.step(Input::Verified {
+                    connection,
+                    outcome,
+                });
+            }
             Letter::Shed { bytes } => self.shed(bytes),
             Letter::Reload(shard, transport) => {
                 self.settings = *transport;
@@ -437,7 +444,8 @@ impl<C: Core> Driver<C> {
             return;
         };
         let mut reader = mem::replace(&mut socket.reader, Reader::new(Role::Server));
-        self.host.input_bytes -= reader.held_bytes();
+        let counted = reader.held_bytes() + socket.count_record();
+        self.host.input_bytes -= counted;
         let now = self.clock.now();
         let mut input = bytes;
         for handled in 1_usize.. {
@@ -470,6 +478,8 @@ impl<C: Core> Driver<C> {
             };
             self.core.step(input, now, &mut self.host);
         }
+        // One that is read no more for now keeps nothing of what it has been told.
+        reader.release();
         // One that says goodbye has nothing to hear any more.
         let socket = self.host.socket_mut(connection);
         if let Some(socket) = socket.filter(|socket| !socket.is_saying_goodbye()) {
@@ -483,7 +493,9 @@ impl<C: Core> Driver<C> {
             let held = socket.input_bytes();
             self.host.input_bytes += held;
             self.count_input();
-            if held > INPUT_FREE_BYTES && self.memory.is_over(self.host.id(), &self.counters) {
+            if held + self.core.backlog_bytes(connection) > INPUT_FREE_BYTES
+                && self.memory.is_over(self.host.id(), &self.counters)
+            {
                 self.counters.memory_sheds.of(MemoryShed::Input).add(1);
                 self.step(Input::Close {
                     connection,
@@ -504,7 +516,10 @@ impl<C: Core> Driver<C> {
         let mut heavy: Vec<_> = self
             .host
             .inputs()
-            .map(|(connection, input)| (self.core.outbox_bytes(connection), input, connection))
+            .map(|(connection, input)| {
+                let input = input + self.core.backlog_bytes(connection);
+                (self.core.outbox_bytes(connection), input, connection)
+            })
             .filter(|(outbox, input, _)| outbox + input > INPUT_FREE_BYTES)
             .collect();
         heavy.sort_unstable_by_key(|(outbox, input, connection)| {

@@ -1,9 +1,11 @@
 //! A few threads that check tokens whose signatures are too costly for a shard's thread.
 //!
 //! The queue is bounded; what does not fit is refused at once. A token with an unknown key waits for newer keys
-//! first, in the bounded queue of its source, and blocks nobody. The threads end when the last shard that could
-//! ask them has ended.
+//! first, in the bounded queue of its source, and blocks nobody. A panic ends the one check. The threads end when
+//! the last shard that could ask them has ended.
 
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{io, thread};
@@ -14,10 +16,32 @@ use crate::auth::{Assessed, AuthError, Authenticator, Identity};
 use crate::clock::Clock;
 use crate::shard::message::{ConnectionId, ShardId};
 
+/// Who knows what a token is worth: the server's is [`Authenticator`]. Any thread may ask at any time.
+pub trait Judge: fmt::Debug + Send + Sync {
+    /// Checks a token if that is cheap.
+    fn assess(&self, token: &str, now_unix_ms: u64) -> Assessed;
+
+    /// Checks a token, whatever that takes.
+    ///
+    /// # Errors
+    /// The first reason not to believe it.
+    fn verify(&self, token: &str, now_unix_ms: u64) -> Result<Identity, AuthError>;
+}
+
+impl Judge for Authenticator {
+    fn assess(&self, token: &str, now_unix_ms: u64) -> Assessed {
+        Self::assess(self, token, now_unix_ms)
+    }
+
+    fn verify(&self, token: &str, now_unix_ms: u64) -> Result<Identity, AuthError> {
+        Self::verify(self, token, now_unix_ms)
+    }
+}
+
 /// Checks tokens; clones share the threads.
 #[derive(Debug, Clone)]
 pub(super) struct Verifier {
-    authenticator: Authenticator,
+    judge: Arc<dyn Judge>,
     clock: Clock,
     jobs: SyncSender<Job>,
     posts: Vec<Post>,
@@ -31,7 +55,7 @@ struct Job {
 
 impl Verifier {
     pub(super) fn start(
-        authenticator: &Authenticator,
+        judge: &Arc<dyn Judge>,
         clock: &Clock,
         posts: &[Post],
         settings: &TransportSettings,
@@ -40,7 +64,7 @@ impl Verifier {
         let queue = Arc::new(Mutex::new(queue));
         for index in 0..settings.verifier_threads.get() {
             let worker = Worker {
-                authenticator: authenticator.clone(),
+                judge: Arc::clone(judge),
                 clock: clock.clone(),
                 queue: Arc::clone(&queue),
                 posts: posts.to_vec(),
@@ -50,7 +74,7 @@ impl Verifier {
                 .spawn(move || worker.run())?;
         }
         Ok(Self {
-            authenticator: authenticator.clone(),
+            judge: Arc::clone(judge),
             clock: clock.clone(),
             jobs,
             posts: posts.to_vec(),
@@ -69,7 +93,7 @@ impl Verifier {
             connection,
             token: token.to_owned(),
         };
-        match self.authenticator.assess(token, self.clock.unix_ms()) {
+        match self.judge.assess(token, self.clock.unix_ms()) {
             Assessed::Done(outcome) => Some(outcome),
             Assessed::Costly => self.enqueue(job()).err().map(Err),
             Assessed::UnknownKey(keys) => {
@@ -105,7 +129,7 @@ fn answer(
 }
 
 struct Worker {
-    authenticator: Authenticator,
+    judge: Arc<dyn Judge>,
     clock: Clock,
     queue: Arc<Mutex<Receiver<Job>>>,
     posts: Vec<Post>,
@@ -114,7 +138,11 @@ struct Worker {
 impl Worker {
     fn run(self) {
         while let Some(job) = self.next() {
-            let outcome = self.authenticator.verify(&job.token, self.clock.unix_ms());
+            let check = || self.judge.verify(&job.token, self.clock.unix_ms());
+            let outcome = catch_unwind(AssertUnwindSafe(check)).unwrap_or_else(|_panic| {
+                tracing::error!("checking a token panicked; its connection is refused");
+                Err(AuthError::Internal)
+            });
             answer(&self.posts, job.shard, job.connection, outcome);
         }
     }

@@ -5,10 +5,11 @@ use roomful_protocol::error::{CloseCode, ErrorCode};
 use roomful_protocol::frame::{
     Direction, History, Join, JoinProducer, Leave, OpId, Publish, Recovery, ServerFrame, Watch,
 };
-use roomful_protocol::id::{Epoch, Offset, ProducerId, Sequence};
+use roomful_protocol::id::{Epoch, Offset, ProducerId, RoomName, Sequence};
 use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
 use roomful_tests::raw::{Incoming, assert_error, join};
+use roomful_tests::server::UNLIMITED;
 use roomful_tests::tokens::{self, AUDIENCE, KEY};
 use roomful_tests::{Connect, Healthy, RawClient, Server};
 use tokio::time::Instant;
@@ -44,6 +45,31 @@ async fn odd_json_gets_a_typed_error() {
     attack
         .moved(("roomful_errors_total", Some(("code", "bad_frame"))), 6.0)
         .await;
+}
+
+/// A thousand rooms of which the placement keys fall into one bucket of 256: all live on one of two shards, each is entered, and
+/// a healthy room notices nothing.
+#[tokio::test]
+async fn rooms_that_are_named_to_collide_hold_nobody_up() {
+    let config = format!("shards = 2\n{UNLIMITED}");
+    let server = Server::with_config(&config).await;
+    let attack = Attack::beside(&server, Healthy::start(&server).await).await;
+    let names = (0..).map(|number| format!("chat:{number}"));
+    let colliding = |name: &String| {
+        let key = RoomName::parse(name.as_bytes()).unwrap().placement_key();
+        key.0 % 256 == 7
+    };
+    let mut names = names.filter(colliding);
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let mut client = RawClient::connect(&server).await;
+        for name in names.by_ref().take(50) {
+            let joined = client.join(&name).await;
+            client.publish(joined.room, Payload::text("x")).await;
+        }
+        clients.push(client);
+    }
+    attack.moved(("roomful_rooms", None), 1_000.0).await;
 }
 
 /// Positions that the room never had: of another epoch, above the head, at the end of the numbers. Each join starts anew and says so.
@@ -323,7 +349,8 @@ async fn a_storm_of_joins_is_slowed_and_presence_is_gathered() {
         .await;
 }
 
-/// All connections of a user together are held to the user's limits; another user has a share of its own.
+/// All connections of a user together are held to the user's limits, also where one goes before the next one comes; another
+/// user has a share of its own.
 #[tokio::test]
 async fn a_user_is_one_on_all_connections() {
     let cases: [(&str, &str, usize); 3] = [
@@ -343,8 +370,6 @@ async fn a_user_is_one_on_all_connections() {
         let server = Server::with_config(&keyed(limits)).await;
         let attack = Attack::beside(&server, healthy(&server).await).await;
         let mut refused = 0;
-        // All of them stay: the last one to go would take the share along.
-        let mut clients = Vec::new();
         for number in 0..4 {
             let mut client = user(&server, "mallory").await.unwrap();
             for index in 0..150 {
@@ -370,7 +395,7 @@ async fn a_user_is_one_on_all_connections() {
             }
             let count = if limit == "user_joins" { 41 } else { 150 };
             refused += refused_of(&mut client, count).await;
-            clients.push(client);
+            client.close().await;
         }
         assert!(refused > 50, "{limit}: {refused}");
         attack
@@ -411,6 +436,27 @@ async fn a_user_has_so_many_connections() {
             ),
             3.0,
         )
+        .await;
+}
+
+/// Whoever goes and comes again opens no more rooms than one who stays.
+#[tokio::test]
+async fn coming_again_opens_no_more_rooms() {
+    let server = Server::with_config(&keyed("rooms_per_minute = 10\n")).await;
+    let attack = Attack::beside(&server, healthy(&server).await).await;
+    let mut opened = 0;
+    for number in 0..14 {
+        let mut client = user(&server, "mallory").await.unwrap();
+        match client.join_with(join(&format!("chat:room-{number}"))).await {
+            Ok(_) => opened += 1,
+            Err(error) => assert_error(&error, ErrorCode::RateLimited),
+        }
+        client.close().await;
+    }
+    assert_eq!(opened, 10);
+    let limit = Some(("limit", "user_rooms"));
+    attack
+        .moved(("roomful_rate_limited_total", limit), 4.0)
         .await;
 }
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use roomful_protocol::frame::{ClientBatch, Direction, Frames, History, Reply, ServerFrame};
+use roomful_protocol::frame::{
+    ClientBatch, Direction, Frames, History, Publish, Reply, ServerFrame,
+};
 use roomful_protocol::payload::Payload;
 use roomful_tests::wait::{PATIENCE, until};
 use roomful_tests::{Connect, Healthy, RawClient, Server};
@@ -55,6 +57,13 @@ async fn pages_wait_for_a_slow_line() {
                 slow.send(page).await;
             }
         }
+        if batched {
+            // What can't be handled yet is counted.
+            until("frames wait", PATIENCE, async || {
+                server.metrics().await.value("roomful_backlog_bytes") > 0.0
+            })
+            .await;
+        }
         tokio::time::sleep(Duration::from_secs(1)).await;
         for _ in 0..20 {
             let entries = slow
@@ -70,6 +79,75 @@ async fn pages_wait_for_a_slow_line() {
         }
         assert_eq!(slow.until_pong().await, [], "it is read again");
     }
+    assert_eq!(server.metrics().await.value("roomful_backlog_bytes"), 0.0);
+    attack
+        .moved(
+            ("roomful_connections_closed_total", Some(("code", "4431"))),
+            0.0,
+        )
+        .await;
+}
+
+/// A hundred connections, each with a batch that it stops from being handled by not reading: what waits is counted, and goes with its
+/// connection.
+#[tokio::test]
+async fn batches_that_wait_are_counted() {
+    let server = Server::with_config(
+        "[connection]\noutbox_bytes_max = 262144\nkernel_unsent_bytes_max = 16384\nmessage_bytes_max = 262144\n",
+    )
+    .await;
+    let attack = Attack::beside(&server, Healthy::start(&server).await).await;
+    let mut publisher = RawClient::connect(&server).await;
+    let room = publisher.join("chat:pages").await.room;
+    for _ in 0..15 {
+        publisher
+            .publish(room, Payload::binary(vec![7; 60_000]))
+            .await;
+    }
+    let mut stopped = Vec::new();
+    for _ in 0..20 {
+        let mut client = Connect::to(&server).receive_buffer(4_096).ready().await;
+        let room = client.join("chat:pages").await.room;
+        let mut frames = Vec::new();
+        for _ in 0..20 {
+            frames.push(
+                History {
+                    request: client.new_request(),
+                    room,
+                    from: None,
+                    direction: Direction::Backward,
+                    limit: 1_000,
+                }
+                .into(),
+            );
+        }
+        for _ in 0..4 {
+            frames.push(
+                Publish {
+                    request: client.new_request(),
+                    room,
+                    op: None,
+                    payload: Payload::binary(vec![7; 50_000]),
+                }
+                .into(),
+            );
+        }
+        let frames = Frames(frames);
+        client.send(&ClientBatch { frames }.into()).await;
+        stopped.push(client);
+    }
+    // The batches wait, and nothing of the messages that brought them does.
+    until("all of it waits", PATIENCE, async || {
+        let metrics = server.metrics().await;
+        metrics.value("roomful_backlog_bytes") > 20.0 * 200_000.0
+            && metrics.value("roomful_input_bytes") < 20.0 * 50_000.0
+    })
+    .await;
+    drop(stopped);
+    until("it has gone", PATIENCE, async || {
+        server.metrics().await.value("roomful_backlog_bytes") == 0.0
+    })
+    .await;
     attack
         .moved(
             ("roomful_connections_closed_total", Some(("code", "4431"))),

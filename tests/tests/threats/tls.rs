@@ -1,14 +1,21 @@
 //! Attacks on TLS, and on the time before it.
 #![expect(clippy::unwrap_used, reason = "a test reports by panicking")]
 
+use std::fmt;
+use std::io;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use roomful_tests::http::{connect_from, handshake};
 use roomful_tests::server::Directory;
 use roomful_tests::tls::{self, Authority};
 use roomful_tests::wait::within;
 use roomful_tests::{Connect, Healthy, Server};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufStream};
 use tokio::net::TcpStream;
+use tokio::time::sleep;
+use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
 
 use crate::attack::{Attack, Series};
@@ -44,6 +51,19 @@ impl Secure {
         TcpStream::connect(self.server.address()).await.unwrap()
     }
 
+    /// Does a handshake of TLS and one of WebSocket over a socket.
+    async fn enter(&self, stream: BufStream<TcpStream>) -> io::Result<impl fmt::Debug + use<>> {
+        let address = self.server.address();
+        let connector = TlsConnector::from(Arc::clone(&self.client));
+        let mut stream = connector.connect(address.ip().into(), stream).await?;
+        stream.write_all(handshake(address).as_bytes()).await?;
+        stream.flush().await?;
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await?;
+        assert_eq!(&answer, b"HTTP/1.1 101");
+        Ok(stream)
+    }
+
     /// Sends bytes in place of a handshake, and reads to the end.
     async fn answer(&self, bytes: &[u8]) -> Vec<u8> {
         let mut stream = self.tcp().await;
@@ -58,6 +78,15 @@ impl Secure {
         answer
     }
 }
+
+const PROXY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 4);
+
+/// Of 192.0.2.1, in version 1 of the PROXY protocol.
+const TEXT: &[u8] = b"PROXY TCP4 192.0.2.1 198.51.100.1 4711 443\r\n";
+
+/// The same in version 2.
+const BINARY: &[u8] =
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\xc6\x33\x64\x01\x12\x67\x01\xbb";
 
 const fn handshakes(outcome: &str) -> Series<'_> {
     ("roomful_tls_handshakes_total", Some(("outcome", outcome)))
@@ -113,6 +142,69 @@ async fn plain_http_is_told_about_tls() {
         assert!(text.contains("this port speaks TLS"), "{text}");
     }
     attack.moved(handshakes("plain_http"), 10.0).await;
+}
+
+/// A trusted proxy's header stands before TLS, in both versions, in one segment with the first message or by itself: the limit is that of
+/// the client that it names.
+#[tokio::test]
+async fn clients_behind_a_proxy_have_their_own_limits_before_tls() {
+    let listen = format!("trusted_proxies = [\"{PROXY}\"]\nproxy_protocol = true");
+    let limit = "[admission]\nconnections_per_address_max = 4\n";
+    let secure = Secure::start(&listen, limit).await;
+    let attack = secure.attack().await;
+    let mut held = Vec::new();
+    for number in 0..12 {
+        let mut stream = BufStream::new(connect_from(PROXY, secure.server.address()).await);
+        let header = if number % 2 == 0 { TEXT } else { BINARY };
+        stream.write_all(header).await.unwrap();
+        if number % 4 < 2 {
+            stream.flush().await.unwrap();
+            sleep(Duration::from_millis(20)).await;
+        }
+        let entered = within("an answer", secure.enter(stream)).await;
+        assert_eq!(entered.is_ok(), number < 4, "{number}: {entered:?}");
+        held.extend(entered);
+    }
+    let mut stream = BufStream::new(connect_from(PROXY, secure.server.address()).await);
+    let other = b"PROXY TCP4 192.0.2.2 198.51.100.1 4711 443\r\n";
+    stream.write_all(other).await.unwrap();
+    secure.enter(stream).await.unwrap();
+    let refused = ("reason", "address_connections");
+    let refused = ("roomful_handshakes_rejected_total", Some(refused));
+    attack.moved(refused, 8.0).await;
+}
+
+/// A proxy that begins with TLS at once says of nobody who it is, and is dropped.
+#[tokio::test]
+async fn a_proxy_without_its_header_before_tls_is_dropped() {
+    let listen = format!("trusted_proxies = [\"{PROXY}\"]\nproxy_protocol = true");
+    let secure = Secure::start(&listen, "").await;
+    let attack = secure.attack().await;
+    for _ in 0..5 {
+        let stream = connect_from(PROXY, secure.server.address()).await;
+        let entered = within("the end", secure.enter(BufStream::new(stream))).await;
+        assert!(entered.is_err());
+    }
+    let refused = ("reason", "proxy_header");
+    let refused = ("roomful_handshakes_rejected_total", Some(refused));
+    attack.moved(refused, 5.0).await;
+}
+
+/// A stranger's header is no TLS: nobody believes it.
+#[tokio::test]
+async fn a_strangers_proxy_header_before_tls_is_refused() {
+    let listen = format!("trusted_proxies = [\"{PROXY}\"]\nproxy_protocol = true");
+    let secure = Secure::start(&listen, "").await;
+    for (header, outcome) in [(TEXT, "plain_http"), (BINARY, "malformed")] {
+        let attack = secure.attack().await;
+        for _ in 0..5 {
+            let mut stream = BufStream::new(secure.tcp().await);
+            stream.write_all(header).await.unwrap();
+            let entered = within("the end", secure.enter(stream)).await;
+            assert!(entered.is_err());
+        }
+        attack.moved(handshakes(outcome), 5.0).await;
+    }
 }
 
 /// TLS 1.0 and 1.1 get an alert that says so.

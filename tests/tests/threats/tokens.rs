@@ -435,7 +435,8 @@ async fn a_room_that_is_forbidden_looks_like_none() {
         .await;
 }
 
-/// No token, secret or resume token is in a log line of any level, a metric or an error, whatever is done with it.
+/// No token, secret or resume token is in a log line of any level that a release has, a metric or an error, whatever is done
+/// with it.
 #[tokio::test]
 async fn no_token_is_ever_shown() {
     let config = format!("{}[log]\nfilter = \"debug\"\n", keyed(""));
