@@ -320,7 +320,7 @@ const IN_SHARDS: [MemoryKind; 6] = [
 
 /// A socket, what the shard knows of it, and its timers. With a session, a membership and a member it comes to what
 /// docs/performance.md measures for an idle connection.
-const CONNECTION_BYTES: u64 = 896;
+const CONNECTION_BYTES: u64 = 832;
 
 /// A membership in its hub.
 const SUBSCRIBER_BYTES: u64 = 128;

@@ -20,7 +20,7 @@ use std::time::Duration;
 use roomful_server::admin::key::AdminKey;
 use roomful_server::admin::{self, Admin};
 use roomful_server::admission::client::Trust;
-use roomful_server::admission::{Admission, Refusal};
+use roomful_server::admission::{Admission, Counted, Refusal};
 use roomful_server::app;
 use roomful_server::auth::{Assessed, AuthError, Identity};
 use roomful_server::clock::{Clock, Now};
@@ -39,7 +39,6 @@ use roomful_server::shutdown::Shutdown;
 use roomful_server::tasks::Tasks;
 use roomful_server::transport::{Core, Judge, Parts, Shards, Threads, TransportSettings};
 use tokio::runtime::Runtime;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 /// A turn that takes long is counted, and the log says which shard and which part of the turn. The next one is counted and,
@@ -342,7 +341,7 @@ struct Doorkeeper {
 }
 
 impl Upgrades for Doorkeeper {
-    fn admit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+    fn admit(&self) -> Result<Counted, Refusal> {
         assert!(!self.panics.load(Ordering::Relaxed), "a panic of the test");
         self.shards.admit()
     }

@@ -35,8 +35,9 @@ async fn all_are_told_over_the_window_and_come_back_to_the_next_process() {
     }
     let library = Library::connect(&server).await;
 
-    server.process().signal("TERM").await;
+    // Before it is sent, which takes a shell some time: nobody can be told too early by this.
     let signalled = Instant::now();
+    server.process().signal("TERM").await;
     let ready = async || http::get(server.address(), "/readyz", &[]).await.status;
     until("the server isn't ready any more", PATIENCE, async || {
         ready().await == 503

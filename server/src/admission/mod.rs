@@ -305,6 +305,31 @@ impl Refusal {
     }
 }
 
+/// One of those that a number counts, for as long as it lives.
+#[derive(Debug)]
+pub struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    /// One more.
+    #[must_use]
+    pub fn new(number: &Arc<AtomicUsize>) -> Self {
+        number.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(number))
+    }
+
+    /// One more, if there are fewer than so many.
+    #[must_use]
+    pub fn below(number: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
+        take(number, max).then(|| Self(Arc::clone(number)))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Takes one of so many places; whether there was one.
 fn take(places: &AtomicUsize, max: usize) -> bool {
     places

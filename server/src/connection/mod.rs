@@ -113,8 +113,6 @@ pub enum Phase {
     },
     /// Its token is being checked; what it sends meanwhile waits.
     Authenticating {
-        /// Bytes received so far.
-        bytes: usize,
         /// What it said.
         said: Box<Said>,
     },
@@ -146,6 +144,8 @@ pub fn held_bytes(frame: &ClientFrame) -> usize {
 /// What a connection said before its token was checked.
 #[derive(Debug)]
 pub struct Said {
+    /// Bytes received so far.
+    pub bytes: usize,
     /// Who it wants to be.
     pub hello: Hello,
     /// What it sent after.
@@ -235,7 +235,7 @@ impl Connection {
     pub fn backlog_bytes(&self) -> usize {
         let backlog = self.backlog.as_deref().into_iter().flatten();
         let said = match &self.phase {
-            Phase::Authenticating { said, .. } => said.waiting.as_slice(),
+            Phase::Authenticating { said } => said.waiting.as_slice(),
             Phase::Hello { .. } | Phase::Open(_) => &[],
         };
         backlog.chain(said).map(held_bytes).sum()
@@ -251,6 +251,15 @@ impl Connection {
                 refusals: Bucket::full(rates.refusals, now_ms),
             })
         })
+    }
+
+    /// Bytes received so far, until it is open.
+    pub fn unauthenticated_bytes(&mut self) -> Option<&mut usize> {
+        match &mut self.phase {
+            Phase::Hello { bytes } => Some(bytes),
+            Phase::Authenticating { said } => Some(&mut said.bytes),
+            Phase::Open(_) => None,
+        }
     }
 
     /// What it has once it is open.

@@ -5,14 +5,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::OwnedSemaphorePermit;
-
 use super::origin::{OriginRule, Own};
 use super::upgrade::{Door, Speech, Upgraded, Upgrades};
 use super::welcome;
 use crate::admission::budget::Rate;
 use crate::admission::client::Trust;
-use crate::admission::{Admission, Limits, Reason, Refusal};
+use crate::admission::{Admission, Counted, Limits, Reason, Refusal};
 use crate::current::Current;
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
@@ -80,7 +78,7 @@ impl Judge {
 struct Nobody;
 
 impl Upgrades for Nobody {
-    fn admit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+    fn admit(&self) -> Result<Counted, Refusal> {
         Err(Refusal {
             reason: Reason::Full,
             retry_after: Duration::ZERO,

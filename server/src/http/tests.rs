@@ -3,6 +3,7 @@
 use std::io::{BufRead, Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -12,14 +13,14 @@ use roomful_protocol::codec::Encoding;
 use roomful_protocol::id::PlacementKey;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tower::ServiceExt;
 use tracing::Span;
 
 use super::*;
 use crate::admission::client::Trust;
-use crate::admission::{self, Admission, Refusal};
+use crate::admission::{self, Admission, Counted, Refusal};
 use crate::current::Current;
 use crate::metrics::{HandshakeRejection as Reason, Metrics};
 use crate::shutdown::Shutdown;
@@ -30,25 +31,25 @@ struct Running {
     address: SocketAddr,
     shared: Shared,
     shutdown: Shutdown,
-    places: Arc<Semaphore>,
+    taken: Arc<AtomicUsize>,
     upgraded: mpsc::Receiver<Upgraded>,
 }
 
-/// Gives a place while there are permits.
+/// Places that there are.
+const PLACES: usize = 2;
+
+/// Gives them.
 struct Taker {
-    places: Arc<Semaphore>,
+    taken: Arc<AtomicUsize>,
     upgraded: mpsc::Sender<Upgraded>,
 }
 
 impl Upgrades for Taker {
-    fn admit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
-        let retry_after = Duration::from_secs(7);
-        Arc::clone(&self.places)
-            .try_acquire_owned()
-            .map_err(|_none| Refusal {
-                reason: admission::Reason::Full,
-                retry_after,
-            })
+    fn admit(&self) -> Result<Counted, Refusal> {
+        Counted::below(&self.taken, PLACES).ok_or(Refusal {
+            reason: admission::Reason::Full,
+            retry_after: Duration::from_secs(7),
+        })
     }
 
     fn hand_over(&self, upgraded: Vec<Upgraded>) {
@@ -68,9 +69,9 @@ impl Running {
     async fn with_admission(limits: Limits, admission: admission::Limits) -> Self {
         let shared = shared(limits);
         let (sender, upgraded) = mpsc::channel(8);
-        let places = Arc::new(Semaphore::new(2));
+        let taken = Arc::default();
         let taker = Arc::new(Taker {
-            places: Arc::clone(&places),
+            taken: Arc::clone(&taken),
             upgraded: sender,
         });
         let admission = Admission::new(admission, Trust::none());
@@ -92,7 +93,7 @@ impl Running {
             address,
             shared,
             shutdown,
-            places,
+            taken,
             upgraded,
         }
     }
@@ -141,6 +142,11 @@ impl Running {
             .unwrap()
             .unwrap();
         (head, stream, upgraded)
+    }
+
+    /// Places that are taken.
+    fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
     }
 }
 
@@ -295,13 +301,9 @@ async fn a_handshake_hands_the_socket_over() {
     })
     .await;
 
-    assert_eq!(running.places.available_permits(), 1);
+    assert_eq!(running.taken(), 1);
     drop(upgraded);
-    assert_eq!(
-        running.places.available_permits(),
-        2,
-        "the place goes with the socket"
-    );
+    assert_eq!(running.taken(), 0, "the place goes with the socket");
 }
 
 /// What the client sends right behind its request is delivered, in order, whether it fitted into HTTP's buffer or not.
@@ -588,11 +590,7 @@ async fn wrong_handshakes_are_answered_and_counted() {
             assert_eq!(header(&answer, "Sec-WebSocket-Version"), Some("13"));
         }
     }
-    assert_eq!(
-        running.places.available_permits(),
-        2,
-        "a refused handshake takes no place"
-    );
+    assert_eq!(running.taken(), 0, "a refused handshake takes no place");
 }
 
 /// Every byte that HTTP lets into a header value is answered, not tripped over; long rubbish takes no long time.
@@ -725,7 +723,7 @@ async fn metrics_are_for_the_operator() {
     let taker = || {
         let (upgraded, _) = mpsc::channel(1);
         Arc::new(Taker {
-            places: Arc::new(Semaphore::new(0)),
+            taken: Arc::default(),
             upgraded,
         })
     };

@@ -17,25 +17,24 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use roomful_protocol::codec::Encoding;
 use roomful_protocol::id::PlacementKey;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::guard::Rejected;
 use super::origin::{OriginRule, Own};
-use crate::admission::{Admission, Refusal, Ticket};
+use crate::admission::{Admission, Counted, Refusal, Ticket};
 use crate::current::Current;
 use crate::metrics::{HandshakeRejection as Reason, Metrics};
 use crate::tls::Records;
 
 /// Takes the sockets whose handshake is done. Called from the acceptor's thread and from many tasks at once.
 pub trait Upgrades: Send + Sync {
-    /// Asks for a place, before the client is told "yes". The permit travels in [`Upgraded::place`], or is
-    /// dropped where the client goes away in between; the place is taken for as long as the permit lives.
+    /// Asks for a place, before the client is told "yes". It travels in [`Upgraded::place`], or is dropped where the
+    /// client goes away in between; it is taken for as long as it lives.
     ///
     /// # Errors
     /// There is no place; the client is told when to come back.
-    fn admit(&self) -> Result<OwnedSemaphorePermit, Refusal>;
+    fn admit(&self) -> Result<Counted, Refusal>;
 
     /// Takes sockets over, those of one moment together. Their "101" has been written. Must not block.
     fn hand_over(&self, upgraded: Vec<Upgraded>);
@@ -57,7 +56,7 @@ pub struct Upgraded {
     /// Where the client would like to be: `k` of the URL, if it is one.
     pub placement: Option<PlacementKey>,
     /// The place that [`Upgrades::admit`] gave.
-    pub place: OwnedSemaphorePermit,
+    pub place: Counted,
     /// What counts it where it came in.
     pub ticket: Ticket,
 }
@@ -78,7 +77,7 @@ pub(super) struct Checked {
 #[derive(Debug)]
 pub(super) struct Accepted {
     handshake: Checked,
-    place: OwnedSemaphorePermit,
+    place: Counted,
 }
 
 impl Accepted {

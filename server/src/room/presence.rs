@@ -16,7 +16,8 @@ use crate::shard::message::{Attachment, ConnectionId, ShardId};
 /// The members of a room.
 #[derive(Debug, Default)]
 pub struct Members {
-    by_number: BTreeMap<MemberId, Member>,
+    /// Boxed, since the nodes of a tree that grows at its end are half empty.
+    by_number: BTreeMap<MemberId, Box<Member>>,
     by_session: HashMap<SessionId, MemberId>,
     /// Bytes of all values.
     value_bytes: usize,
@@ -63,7 +64,7 @@ pub struct Absence(u64);
 const GONE_MAX: usize = 1024;
 
 /// A member in both maps, without its value.
-const MEMBER_BYTES: usize = 384;
+const MEMBER_BYTES: usize = 256;
 
 /// One who left.
 const GONE_BYTES: usize = 64;
@@ -122,12 +123,12 @@ impl Members {
     /// A member.
     #[must_use]
     pub fn get(&self, member: MemberId) -> Option<&Member> {
-        self.by_number.get(&member)
+        self.by_number.get(&member).map(Box::as_ref)
     }
 
     /// A member, to change where it is; changes of its value go through [`Members::set_value`].
     pub fn get_mut(&mut self, member: MemberId) -> Option<&mut Member> {
-        self.by_number.get_mut(&member)
+        self.by_number.get_mut(&member).map(Box::as_mut)
     }
 
     /// The member of a session.
@@ -179,7 +180,7 @@ impl Members {
             producer: None,
             changed: UNTOLD,
         };
-        self.by_number.insert(number, member);
+        self.by_number.insert(number, Box::new(member));
         self.by_session.insert(session, number);
         self.changed.insert(number);
         number
@@ -201,7 +202,7 @@ impl Members {
 
     /// A member is gone for good.
     pub fn remove(&mut self, number: MemberId) -> Option<Member> {
-        let member = self.by_number.remove(&number)?;
+        let member = *self.by_number.remove(&number)?;
         self.value_bytes -= length(member.value.as_ref());
         self.by_session.remove(&member.session);
         self.changed.remove(&number);

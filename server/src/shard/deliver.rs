@@ -15,7 +15,7 @@ use roomful_protocol::id::{Offset, ProducerId, RoomAlias, UserId};
 use super::hub::{Hub, Place, Subscriber};
 use super::message::{Batch, ConnectionId, Delta, Signals, Turn, Wire};
 use super::write::{Written, track, write_now};
-use super::{Flush, Host, Shard, ShardSettings, outlet_of};
+use super::{Flush, Host, Shard, ShardSettings, next_of, outlet_of};
 use crate::clock::Now;
 use crate::connection::outbox::{Outbox, SignalFate};
 use crate::connection::{Connection, Outlet};
@@ -41,11 +41,7 @@ impl Shard {
         let mut next = self.last_hub;
         let mut served = 0;
         loop {
-            let after = self
-                .dirty_hubs
-                .range((std::ops::Bound::Excluded(next), std::ops::Bound::Unbounded))
-                .next();
-            let Some(alias) = after.or_else(|| self.dirty_hubs.first()).copied() else {
+            let Some(alias) = next_of(&self.dirty_hubs, next) else {
                 return;
             };
             let mut progress = Flush::Done;
@@ -255,12 +251,10 @@ impl Handing<'_> {
 
     fn log_bytes(&self, batch: &Batch, subscriber: &Subscriber, outlet: &Outlet) -> Bytes {
         self.counters.deliveries.add(batch.entries.len() as u64);
-        match Own::of(subscriber.mute, &outlet.connection) {
-            Some(own) if batch.entries.iter().any(|entry| own.is(entry)) => {
-                wire::batch_without_own(batch, outlet.encoding, |entry| own.is(entry))
-            }
-            _ => wire::batch(batch, outlet.encoding).clone(),
+        if subscriber.mute.is_some() {
+            return without_own(batch, subscriber.mute, outlet);
         }
+        wire::batch(batch, outlet.encoding).clone()
     }
 
     /// Puts the turn into an outbox, each part as its lane's policy says.
@@ -318,6 +312,18 @@ impl<'a> Own<'a> {
 
     pub(super) fn is(&self, entry: &Entry) -> bool {
         entry.op.is_some_and(|op| op.producer == self.producer) && entry.user == *self.user
+    }
+}
+
+/// A batch for a member who does not want its own events back. Not inlined, or the connection, which fan-out doesn't
+/// touch, would be read for every member, ahead of the question whether it is one of these.
+#[inline(never)]
+fn without_own(batch: &Batch, mute: Option<ProducerId>, outlet: &Outlet) -> Bytes {
+    match Own::of(mute, &outlet.connection) {
+        Some(own) if batch.entries.iter().any(|entry| own.is(entry)) => {
+            wire::batch_without_own(batch, outlet.encoding, |entry| own.is(entry))
+        }
+        _ => wire::batch(batch, outlet.encoding).clone(),
     }
 }
 

@@ -116,8 +116,7 @@ impl Shard {
         if text != (encoding == Encoding::Json) {
             return self.close(id, CloseCode::UnsupportedData, now, host);
         }
-        if let Phase::Hello { bytes } | Phase::Authenticating { bytes, .. } = &mut connection.phase
-        {
+        if let Some(bytes) = connection.unauthenticated_bytes() {
             *bytes += payload.len();
             if *bytes > settings.hello_bytes_max {
                 return self.close(id, CloseCode::HelloTimeout, now, host);
@@ -272,9 +271,7 @@ impl Shard {
                 self.refuse(id, frame.request(), refusal);
                 self.spend_error(id, now, host);
             }
-            (Phase::Authenticating { said, .. }, frame)
-                if said.waiting.len() < BATCH_FRAMES_MAX =>
-            {
+            (Phase::Authenticating { said }, frame) if said.waiting.len() < BATCH_FRAMES_MAX => {
                 let bytes = held_bytes(&frame) as u64;
                 said.waiting.push(frame);
                 self.counters.backlog_bytes.add(bytes);

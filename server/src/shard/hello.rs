@@ -39,13 +39,12 @@ impl Shard {
         }
         let token = hello.token.clone();
         if let Some(connection) = self.connection_mut(id) {
-            connection.phase = Phase::Authenticating {
+            let said = Box::new(Said {
                 bytes,
-                said: Box::new(Said {
-                    hello,
-                    waiting: Vec::new(),
-                }),
-            };
+                hello,
+                waiting: Vec::new(),
+            });
+            connection.phase = Phase::Authenticating { said };
         }
         match token {
             Some(token) => host.verify(id, &token),
@@ -80,7 +79,7 @@ impl Shard {
             return;
         };
         match (&mut connection.phase, outcome) {
-            (Phase::Authenticating { said, .. }, Ok(identity)) => {
+            (Phase::Authenticating { said }, Ok(identity)) => {
                 let (hello, waiting) = (said.hello.clone(), std::mem::take(&mut said.waiting));
                 let bytes: usize = waiting.iter().map(held_bytes).sum();
                 self.counters.backlog_bytes.sub(bytes as u64);
@@ -94,7 +93,7 @@ impl Shard {
                 }
                 self.go_on(id, now, host);
             }
-            (Phase::Authenticating { said, .. }, Err(error)) => {
+            (Phase::Authenticating { said }, Err(error)) => {
                 let request = said.hello.request;
                 self.counters.auth_failures.of(error.into()).add(1);
                 self.refuse(

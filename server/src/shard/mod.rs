@@ -284,12 +284,12 @@ pub enum Flush {
     More,
 }
 
-/// What a shard wants to be woken for.
+/// What a shard wants to be woken for. Every connection has two of these at first, so what others need is boxed.
 #[derive(Debug)]
 enum Timer {
     Connection(ConnectionTimer, ConnectionId),
-    Session(SessionId, Attachment),
-    Room(RoomAlias, RoomTimer),
+    Session(Box<(SessionId, Attachment)>),
+    Room(Box<(RoomAlias, RoomTimer)>),
     Suspect(Box<RoomId>),
     Drain,
 }
@@ -419,9 +419,7 @@ impl Shard {
     /// Lets rooms send, one after the other, until all have or the time is up.
     fn flush_rooms(&mut self, now: Now, host: &mut dyn Host) {
         for served in 1_usize.. {
-            let after = (Bound::Excluded(self.last_room), Bound::Unbounded);
-            let next = self.dirty_rooms.range(after).next();
-            let Some(alias) = next.or_else(|| self.dirty_rooms.first()).copied() else {
+            let Some(alias) = next_of(&self.dirty_rooms, self.last_room) else {
                 return;
             };
             self.last_room = alias;
@@ -526,8 +524,8 @@ impl Shard {
                     ConnectionTimer::Token => shard.watch_token(id, now, host),
                 });
             }
-            Timer::Session(session, attachment) => self.session_over(session, attachment),
-            Timer::Room(alias, timer) => self.room_timer(alias, timer, now, host),
+            Timer::Session(held) => self.session_over(held.0, held.1),
+            Timer::Room(timer) => self.room_timer(timer.0, timer.1, now, host),
             Timer::Suspect(id) => self.watch_suspect(&id, now, host),
             Timer::Drain => self.go_on_draining(now, host),
         }
@@ -619,6 +617,17 @@ impl Shard {
 /// Rooms, timers or members that are served between two looks at the time. One takes a microsecond or a few, and a look
 /// some tens of nanoseconds.
 const ITEMS_PER_LOOK: usize = 16;
+
+/// Whose turn it is after `last`, round and round.
+fn next_of(dirty: &BTreeSet<RoomAlias>, last: RoomAlias) -> Option<RoomAlias> {
+    let first = *dirty.first()?;
+    // Most often there is one, and a search costs as much as encoding a frame.
+    if dirty.len() == 1 {
+        return Some(first);
+    }
+    let after = dirty.range((Bound::Excluded(last), Bound::Unbounded));
+    Some(after.copied().next().unwrap_or(first))
+}
 
 /// A connection's outlet, where the rest of the shard is in use.
 fn outlet_of(outlets: &mut [Option<Outlet>], id: ConnectionId) -> Option<&mut Outlet> {

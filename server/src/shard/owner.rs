@@ -193,8 +193,8 @@ impl Shard {
         self.tickets
             .extend(tickets.into_iter().map(|ticket| (ticket, alias)));
         for (delay_ms, timer) in timers {
-            self.wheel
-                .set(now.monotonic_ms + delay_ms, Timer::Room(alias, timer));
+            let timer = Timer::Room(Box::new((alias, timer)));
+            self.wheel.set(now.monotonic_ms + delay_ms, timer);
         }
         for (to, message) in out {
             self.send(to, message, host);

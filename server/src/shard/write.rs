@@ -295,7 +295,8 @@ impl Shard {
             let (session, attachment) = (open.session, open.attachment);
             if self.sessions.detach(session, attachment) {
                 let due_ms = now.monotonic_ms + self.settings.session_retention_ms;
-                self.wheel.set(due_ms, Timer::Session(session, attachment));
+                self.wheel
+                    .set(due_ms, Timer::Session(Box::new((session, attachment))));
             } else {
                 self.counters.sessions.sub(1);
             }

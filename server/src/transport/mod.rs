@@ -24,10 +24,9 @@ use bytes::Bytes;
 use mio::{Poll, Waker};
 use roomful_protocol::codec::Encoding;
 use roomful_protocol::id::PlacementKey;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use self::core::Core;
-use crate::admission::{Reason, Refusal, Ticket};
+use crate::admission::{Counted, Reason, Refusal, Ticket};
 use crate::clock::{Clock, Now};
 use crate::current::Current;
 use crate::directory::Directory;
@@ -55,8 +54,8 @@ struct Inner {
     directory: Directory,
     posts: Vec<Post>,
     calls: Calls,
-    /// Has more permits than there may be connections, since their number may change.
-    places: Arc<Semaphore>,
+    /// How many have been let in, until their sockets are closed.
+    admitted: Arc<AtomicUsize>,
     settings: Current<TransportSettings>,
     memory: Memory,
     draining: AtomicBool,
@@ -85,25 +84,15 @@ struct Opened {
 /// are said.
 #[derive(Debug)]
 struct Place {
-    _admitted: OwnedSemaphorePermit,
+    _admitted: Counted,
     ticket: Ticket,
-    dealt: Option<Dealt>,
+    dealt: Option<Counted>,
 }
-
-/// One of the connections of a shard.
-#[derive(Debug)]
-struct Dealt(Arc<AtomicUsize>);
 
 impl Place {
     /// Leaves the shard; whether it was there until now.
     fn leave(&mut self) -> bool {
         self.dealt.take().is_some()
-    }
-}
-
-impl Drop for Dealt {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -209,7 +198,7 @@ impl Shards {
             directory: parts.directory,
             posts,
             calls,
-            places: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            admitted: Arc::default(),
             settings: Current::new(settings),
             memory: parts.memory,
             draining: AtomicBool::new(false),
@@ -343,7 +332,7 @@ impl Shards {
 }
 
 impl Upgrades for Shards {
-    fn admit(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+    fn admit(&self) -> Result<Counted, Refusal> {
         if self.inner.draining.load(Ordering::Relaxed) {
             return Err(Refusal {
                 reason: Reason::Draining,
@@ -356,18 +345,11 @@ impl Upgrades for Shards {
                 retry_after: RETRY_AFTER,
             });
         }
-        let full = Refusal {
+        let connections_max = self.inner.settings.get().connections_max;
+        Counted::below(&self.inner.admitted, connections_max).ok_or(Refusal {
             reason: Reason::Full,
             retry_after: RETRY_AFTER,
-        };
-        let place = Arc::clone(&self.inner.places).try_acquire_owned();
-        let place = place.map_err(|_| full)?;
-        // Counted with the new one in, so that two who come at once don't both get the last place.
-        let taken = Semaphore::MAX_PERMITS - self.inner.places.available_permits();
-        if taken > self.inner.settings.get().connections_max {
-            return Err(full);
-        }
-        Ok(place)
+        })
     }
 
     fn hand_over(&self, upgraded: Vec<Upgraded>) {
@@ -390,11 +372,10 @@ impl Upgrades for Shards {
 impl Post {
     /// Adds a socket to the shard's mail.
     fn take_in(&self, upgraded: Upgraded) {
-        self.connections.fetch_add(1, Ordering::Relaxed);
         let place = Place {
             _admitted: upgraded.place,
             ticket: upgraded.ticket,
-            dealt: Some(Dealt(Arc::clone(&self.connections))),
+            dealt: Some(Counted::new(&self.connections)),
         };
         self.mailbox.push(Letter::Opened(Box::new(Opened {
             stream: upgraded.stream,
