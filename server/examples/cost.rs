@@ -396,6 +396,7 @@ fn shared(members: usize) -> Shared {
             rooms: any,
         },
         members_per_look: 64,
+        items_per_look: 16,
         waiting_turns_max: 64,
     };
     Shared {

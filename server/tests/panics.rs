@@ -603,6 +603,7 @@ fn shared() -> Shared {
             rooms: any,
         },
         members_per_look: 64,
+        items_per_look: 16,
         waiting_turns_max: 64,
     };
     Shared {

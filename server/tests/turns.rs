@@ -473,6 +473,7 @@ fn shared(anonymous: bool) -> Shared {
             rooms: any,
         },
         members_per_look: 64,
+        items_per_look: 16,
         waiting_turns_max: 64,
     };
     Shared {

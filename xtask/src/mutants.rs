@@ -51,27 +51,62 @@ fn hunt(context: &Context, extent: Extent<'_>, counts: &mut Counts) -> Result<()
             Extent::First => *index == 0,
         });
     let mut survivors = Vec::new();
+    let mut table = vec![row("planted", "seeds", "what was violated")];
     for (_, mutant) in wanted {
         copy.refresh(context)?;
         copy.apply(mutant, false)?;
         console::say(&format!("\n{}: {}", mutant.name, mutant.about));
         if let Some(found) = copy.simulate()? {
             counts.add(Counts::PASSED);
-            console::say(&format!("  found at {found}"));
+            console::say(&format!(
+                "  found by seed {}: {}",
+                found.seed, found.violated
+            ));
+            let seeds = (found.seed + 1).to_string();
+            table.push(row(&mutant.name, &seeds, &found.violated));
         } else {
             counts.add(Counts::FAILED);
             console::say("  NOT FOUND");
+            table.push(row(&mutant.name, "-", "NOT FOUND"));
             survivors.push(mutant.name.as_str());
         }
     }
     copy.refresh(context)?;
     ensure!(!counts.is_empty(), "no planted bug of that name");
+    console::say(&format!("\n{}", table.join("\n")));
     ensure!(
         survivors.is_empty(),
         "not found by {SEEDS} seeds: {}",
         survivors.join(", ")
     );
     Ok(())
+}
+
+fn row(name: &str, seeds: &str, violated: &str) -> String {
+    format!("{name:28} {seeds:>5}  {violated}")
+}
+
+/// How a planted bug was found.
+#[derive(Debug)]
+struct Found {
+    /// The first seed that failed; they are tried from 0 on.
+    seed: u32,
+    /// What the check that failed says.
+    violated: String,
+}
+
+impl Found {
+    /// Reads what the simulation printed, if a seed has failed.
+    fn read(text: &str) -> Option<Self> {
+        // A test's own line may have begun in front of it.
+        let (_, line) = text.lines().find_map(|line| line.split_once(FAILED))?;
+        let (seed, violated) = line.split_once(": ")?;
+        let violated = violated.trim_start_matches("assertion `left == right` failed: ");
+        Some(Self {
+            seed: seed.parse().ok()?,
+            violated: violated.trim_end_matches(':').to_owned(),
+        })
+    }
 }
 
 /// A planted bug.
@@ -181,22 +216,20 @@ impl Copy {
         Ok(())
     }
 
-    /// Runs the simulation: the seed that failed and why, or none if all went well.
-    fn simulate(&self) -> Result<Option<String>> {
+    /// Runs the simulation: what it has found, or none if all went well.
+    fn simulate(&self) -> Result<Option<Found>> {
         let line = "cargo test -q -p roomful-server --test simulation --no-run";
         if !self.cargo(line).status()?.success() {
             bail!("the copy does not build with the patch");
         }
-        let line = "cargo test -q -p roomful-server --test simulation -- --nocapture";
+        let line = "cargo test -q -p roomful-server --test simulation the_promises -- --nocapture";
         let output = self
             .cargo(line)
             .env("ROOMFUL_SIMULATION_SEEDS", SEEDS.to_string())
             .stderr(Stdio::null())
             .output()?;
         let text = String::from_utf8_lossy(&output.stdout);
-        let found = text
-            .lines()
-            .find_map(|line| line.split_once(FAILED).map(|(_, rest)| rest.to_owned()));
+        let found = Found::read(&text);
         ensure!(
             found.is_some() || output.status.success(),
             "the simulation stopped without naming a seed:\n{text}"
@@ -253,4 +286,18 @@ fn ceiling(dir: &Path) -> &Path {
 const SEEDS: u32 = 1_000;
 
 /// What the simulation prints in front of the seed that failed.
-const FAILED: &str = "simulation: failed at ";
+const FAILED: &str = "simulation: failed at seed ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The seed and the check are read from among a test's own words.
+    #[test]
+    fn what_was_found_is_read() {
+        let text = "running 1 test\n.simulation: failed at seed 41: assertion `left == right` failed: client 0: a gap\nOptions {}";
+        let found = Found::read(text).unwrap();
+        assert_eq!((found.seed, &*found.violated), (41, "client 0: a gap"));
+        assert!(Found::read("test result: ok. 1 passed").is_none());
+    }
+}

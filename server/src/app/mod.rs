@@ -540,6 +540,7 @@ fn shard_settings(config: &Config, resume_key: ResumeKey) -> ShardSettings {
             rooms: Rate::per_minute(config.user.rooms_per_minute),
         },
         members_per_look: MEMBERS_PER_LOOK,
+        items_per_look: ITEMS_PER_LOOK,
         waiting_turns_max: WAITING_TURNS_MAX,
     }
 }
@@ -668,6 +669,9 @@ const CONTROL_THREADS: usize = 2;
 /// A look at the clock is cheap beside the system call that a member costs, and a turn of 64 members is far
 /// below any budget.
 const MEMBERS_PER_LOOK: usize = 64;
+
+/// A room, a timer, a reply or a member who catches up takes a microsecond or a few, and a look some tens of nanoseconds.
+const ITEMS_PER_LOOK: usize = 16;
 
 /// Each turn waits as one shared buffer, so 64 of them are a few milliseconds of a busy room and little memory.
 const WAITING_TURNS_MAX: usize = 64;

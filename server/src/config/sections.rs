@@ -171,7 +171,9 @@ section! {
         live requests_max: usize = 256, 1..=65_536;
         /// Bad frames of a connection per minute; beyond it the connection is closed.
         live errors_per_minute_max: u64 = 16, 1..=1_000_000;
-        /// Bytes that wait to be written to a connection.
+        /// Bytes that wait to be written to a connection. Only the rest of the one write that its socket has cut short may be
+        /// more: at most what one turn of a room brought, and shared by all who get it. Then nothing else is added, and the
+        /// connection is closed at its next reply, to resume.
         live outbox_bytes_max: usize = 1_048_576, 4_096..=1_073_741_824;
         /// Messages that wait to be written to a connection.
         live outbox_messages_max: usize = 4_096, 16..=1_000_000;

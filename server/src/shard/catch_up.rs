@@ -17,7 +17,7 @@ use super::deliver::{Own, presence_bytes, queue_signal};
 use super::hub::{Place, Subscriber};
 use super::message::{Batch, Chunk, ConnectionId, Delta, Message, Request};
 use super::write::track;
-use super::{Host, ITEMS_PER_LOOK, Shard, outlet_of};
+use super::{Host, Shard, outlet_of};
 use crate::clock::Now;
 use crate::wire;
 
@@ -34,10 +34,16 @@ pub(super) struct Catching {
 #[derive(Debug)]
 enum Lacking {
     Log(Chunk),
-    Presence {
-        since: u64,
-        delta: Option<Arc<Delta>>,
-    },
+    Presence(Answer),
+}
+
+/// What has changed in presence since a revision; none where that is too long ago.
+#[derive(Debug)]
+struct Answer {
+    since: u64,
+    delta: Option<Arc<Delta>>,
+    /// [`Hub::omissions`](super::hub::Hub::omissions) when it came: it tells nothing of what was left out later.
+    omissions: u64,
 }
 
 impl Shard {
@@ -99,7 +105,11 @@ impl Shard {
         let waiting = hub.presence_pulls.remove(&since).unwrap_or_default();
         self.catching.push_back(Catching {
             room,
-            lacking: Lacking::Presence { since, delta },
+            lacking: Lacking::Presence(Answer {
+                since,
+                delta,
+                omissions: hub.omissions,
+            }),
             left: waiting.into_iter().rev().collect(),
         });
     }
@@ -111,20 +121,13 @@ impl Shard {
             while let Some(index) = catching.left.pop() {
                 match &catching.lacking {
                     Lacking::Log(chunk) => self.serve_chunk(chunk, index, now, host),
-                    Lacking::Presence { since, delta } => {
-                        self.serve_presence(
-                            catching.room,
-                            *since,
-                            delta.as_deref(),
-                            index,
-                            now,
-                            host,
-                        );
+                    Lacking::Presence(answer) => {
+                        self.serve_presence(catching.room, answer, index, now, host);
                     }
                 }
                 self.handle_local(now, host);
                 served += 1;
-                if served.is_multiple_of(ITEMS_PER_LOOK) && host.turn_is_spent() {
+                if served.is_multiple_of(self.settings.items_per_look) && host.turn_is_spent() {
                     if !catching.left.is_empty() {
                         self.catching.push_back(catching);
                     }
@@ -149,7 +152,7 @@ impl Shard {
         match &chunk.batch {
             None => self.ended(room, Some(id), ErrorCode::FellBehind, host),
             // It stays where it is, and asks again when its connection has drained.
-            Some(batch) if self.is_log_lane_full(id, batch) => {}
+            Some(batch) if !self.has_room_for(id, batch) => {}
             Some(batch) => {
                 self.guard_connection(id, now, host, |shard, host| {
                     shard.move_on(room, index, batch, chunk.live, now, host);
@@ -162,8 +165,7 @@ impl Shard {
     fn serve_presence(
         &mut self,
         room: RoomAlias,
-        since: u64,
-        delta: Option<&Delta>,
+        answer: &Answer,
         index: u32,
         now: Now,
         host: &mut dyn Host,
@@ -171,10 +173,11 @@ impl Shard {
         let Some(hub) = self.hubs.get_mut(&room) else {
             return;
         };
-        let passed = hub
-            .get(index)
-            .zip(delta)
-            .is_some_and(|(member, delta)| hub.has_passed(member.place, delta.delta.revision));
+        let Answer { since, delta, .. } = answer;
+        let passed = hub.get(index).zip(delta.as_ref());
+        let passed = passed.is_some_and(|(member, delta)| {
+            hub.omissions > answer.omissions || hub.has_passed(member.place, delta.delta.revision)
+        });
         let waits = |member: &&mut Subscriber| member.missed_presence == NonZeroU64::new(since + 1);
         let Some(subscriber) = hub.get_mut(index).filter(waits) else {
             return;
@@ -201,11 +204,14 @@ impl Shard {
         });
     }
 
-    /// Whether a chunk would overfill what waits for a connection already.
-    pub(super) fn is_log_lane_full(&self, id: ConnectionId, batch: &Batch) -> bool {
-        let outbox = self.outlet(id).and_then(|outlet| outlet.outbox.as_ref());
-        outbox.is_some_and(|outbox| {
-            outbox.log_bytes() + batch.payload_bytes() > self.settings.log_lane_bytes_max()
+    /// Whether a chunk may wait behind what waits for a connection already.
+    fn has_room_for(&self, id: ConnectionId, batch: &Batch) -> bool {
+        self.outlet(id).is_none_or(|outlet| {
+            let outbox = outlet.outbox.as_ref();
+            outbox.is_none_or(|outbox| {
+                let bytes = wire::batch(batch, outlet.encoding).len();
+                self.settings.takes_log(outbox, bytes)
+            })
         })
     }
 

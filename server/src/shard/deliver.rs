@@ -273,9 +273,7 @@ impl Handing<'_> {
         };
         let before = outbox.sizes();
         if let Some((after, bytes)) = log {
-            let fits = outbox.log_bytes() + bytes.len() <= self.settings.log_lane_bytes_max()
-                && outbox.sizes().messages < self.settings.outbox_messages_max;
-            if fits {
+            if self.settings.takes_log(outbox, bytes.len()) {
                 outbox.push_log(self.turn.room, bytes);
             } else {
                 self.counters.catch_ups.add(1);
@@ -379,6 +377,9 @@ pub(super) fn queue_signal(
     settings: &ShardSettings,
     counters: &ShardCounters,
 ) {
+    if !settings.takes(outbox, bytes.len()) {
+        return counters.signals_dropped.add(1);
+    }
     let max = settings.signal_lane_bytes_max();
     match outbox.push_signal(signal.room, signal.from, signal.key.as_ref(), bytes, max) {
         SignalFate::Queued => {}

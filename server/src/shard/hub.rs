@@ -40,6 +40,8 @@ pub struct Hub {
     pub front: u64,
     /// The next member that gets the front turn.
     pub cursor: usize,
+    /// How often turns were left out, here or before they came.
+    pub omissions: u64,
     /// Who waits for which part of the log; one request for all who stand at the same place.
     pub pulls: BTreeMap<Offset, BTreeSet<u32>>,
     /// Who waits for which part of presence, in the same way.
@@ -103,6 +105,7 @@ impl Hub {
             queue: VecDeque::new(),
             front: 0,
             cursor: 0,
+            omissions: 0,
             pulls: BTreeMap::new(),
             presence_pulls: BTreeMap::new(),
         }
@@ -194,7 +197,9 @@ impl Hub {
     pub fn receive(&mut self, turn: Turn, turns_max: usize) -> Vec<(u32, ConnectionId)> {
         let before = self.received;
         self.received = turn.last().unwrap_or(before);
-        if self.queue.len() < turns_max {
+        let fits = self.queue.len() < turns_max;
+        self.omissions += u64::from(turn.missed.is_some() || !fits);
+        if fits {
             self.queue.push_back(turn);
             return Vec::new();
         }
@@ -243,7 +248,7 @@ impl Hub {
     }
 
     /// Whether a member at this place may have been passed by a delta after this revision: one that was handed on already, or one in a turn that is
-    /// not for it since it became live behind that.
+    /// not for it since it became live behind that. What was left out is counted in `omissions`.
     #[must_use]
     pub fn has_passed(&self, place: Place, revision: u64) -> bool {
         let waiting = (self.front..).zip(&self.queue);
@@ -253,7 +258,7 @@ impl Hub {
         });
         let is_later = |turn: &Turn| {
             let presence = turn.presence.as_ref();
-            turn.missed.is_some() || presence.is_some_and(|delta| delta.delta.revision > revision)
+            presence.is_some_and(|delta| delta.delta.revision > revision)
         };
         self.presence_revision > revision || past.any(|(_, turn)| is_later(turn))
     }

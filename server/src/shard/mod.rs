@@ -426,7 +426,7 @@ impl Shard {
             self.dirty_rooms.remove(&alias);
             self.with_room(alias, now, host, |room, context| room.flush(context));
             self.handle_local(now, host);
-            if served.is_multiple_of(ITEMS_PER_LOOK) && host.turn_is_spent() {
+            if served.is_multiple_of(self.settings.items_per_look) && host.turn_is_spent() {
                 return;
             }
         }
@@ -508,7 +508,7 @@ impl Shard {
             };
             self.timer(timer, now, host);
             self.handle_local(now, host);
-            if served.is_multiple_of(ITEMS_PER_LOOK) && host.turn_is_spent() {
+            if served.is_multiple_of(self.settings.items_per_look) && host.turn_is_spent() {
                 return;
             }
         }
@@ -613,10 +613,6 @@ impl Shard {
         outlet_of(&mut self.outlets, id)
     }
 }
-
-/// Rooms, timers or members that are served between two looks at the time. One takes a microsecond or a few, and a look
-/// some tens of nanoseconds.
-const ITEMS_PER_LOOK: usize = 16;
 
 /// Whose turn it is after `last`, round and round.
 fn next_of(dirty: &BTreeSet<RoomAlias>, last: RoomAlias) -> Option<RoomAlias> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::connection::outbox::Outbox;
 use crate::connection::{Rates, Terms};
 use crate::room::RoomSettings;
 use crate::session::token::ResumeKey;
@@ -51,6 +52,8 @@ pub struct ShardSettings {
     pub user: UserLimits,
     /// Members that fan-out serves between two looks at the turn's time.
     pub members_per_look: usize,
+    /// Rooms, timers, replies, or members who catch up, that are served between two looks.
+    pub items_per_look: usize,
     /// Turns of a room that may wait for a fan-out that is slower than the room; at least 2, since the first may be half handed on.
     pub waiting_turns_max: usize,
 }
@@ -66,6 +69,20 @@ impl ShardSettings {
             rooms_max: self.rooms_max,
             requests_max: self.requests_max,
         })
+    }
+
+    /// Whether so many bytes more may wait in an outbox. The rest of the write that has made it may have been more than all of it, and
+    /// replies wait until the turn's end whatever their size; then the connection is closed that has too much.
+    #[must_use]
+    pub fn takes(&self, outbox: &Outbox, bytes: usize) -> bool {
+        let sizes = outbox.sizes();
+        sizes.bytes + bytes <= self.outbox_bytes_max && sizes.messages < self.outbox_messages_max
+    }
+
+    /// Whether so many bytes of the log may wait; otherwise the member goes to its own position.
+    #[must_use]
+    pub fn takes_log(&self, outbox: &Outbox, bytes: usize) -> bool {
+        outbox.log_bytes() + bytes <= self.log_lane_bytes_max() && self.takes(outbox, bytes)
     }
 
     /// Beyond this the log is not queued any more and the member goes to its own position: a quarter of the outbox.

@@ -14,7 +14,7 @@ use roomful_protocol::frame::ServerFrame;
 use roomful_protocol::id::RoomAlias;
 
 use super::message::{ConnectionId, Message, Request};
-use super::{ConnectionTimer, Host, ITEMS_PER_LOOK, Shard, ShardSettings, Timer};
+use super::{ConnectionTimer, Host, Shard, ShardSettings, Timer};
 use crate::clock::Now;
 use crate::connection::outbox::{Outbox, Sizes};
 use crate::connection::{Connection, Outlet};
@@ -73,7 +73,7 @@ impl Shard {
             self.guard_connection(id, now, host, |shard, host| {
                 shard.write_staged(id, now, host);
             });
-            if served.is_multiple_of(ITEMS_PER_LOOK) && host.turn_is_spent() {
+            if served.is_multiple_of(self.settings.items_per_look) && host.turn_is_spent() {
                 return;
             }
         }

@@ -97,9 +97,14 @@ impl Records {
         }
     }
 
-    /// Counts the bytes of a record that has not come whole; how many were counted before.
-    pub fn count_unread(&mut self) -> usize {
-        mem::replace(&mut self.counted_bytes, self.unread_bytes)
+    /// Counts the bytes of a record that has not come whole.
+    pub fn count_unread(&mut self) {
+        self.counted_bytes = self.unread_bytes;
+    }
+
+    /// Forgets how many were counted, and says so.
+    pub fn uncount(&mut self) -> usize {
+        mem::take(&mut self.counted_bytes)
     }
 
     /// How many were counted last.

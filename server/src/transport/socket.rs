@@ -227,9 +227,16 @@ impl Socket {
         self.reader.held_bytes() + unread + record
     }
 
-    /// Counts what TLS holds of a record that has not come whole; how much was counted before.
-    pub(super) fn count_record(&mut self) -> usize {
-        self.tls.as_mut().map_or(0, |tls| tls.count_unread())
+    /// Counts what TLS holds of a record that has not come whole.
+    pub(super) fn count_record(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.count_unread();
+        }
+    }
+
+    /// Forgets how much of it was counted, and says so.
+    pub(super) fn uncount_record(&mut self) -> usize {
+        self.tls.as_mut().map_or(0, |tls| tls.uncount())
     }
 
     /// Its session is open.

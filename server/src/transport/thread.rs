@@ -447,7 +447,7 @@ impl<C: Core> Driver<C> {
             return;
         };
         let mut reader = mem::replace(&mut socket.reader, Reader::new(Role::Server));
-        let counted = reader.held_bytes() + socket.count_record();
+        let counted = reader.held_bytes() + socket.uncount_record();
         self.host.input_bytes -= counted;
         let now = self.clock.now();
         let mut input = bytes;
@@ -493,6 +493,7 @@ impl<C: Core> Driver<C> {
                 let due_ms = now.monotonic_ms + self.settings.message_timeout_ms;
                 self.deadlines.set(due_ms, connection);
             }
+            socket.count_record();
             let held = socket.input_bytes();
             self.host.input_bytes += held;
             self.count_input();

@@ -48,6 +48,10 @@ pub struct Client {
     /// Who is in the room and with which value, as far as this watcher knows, and since which revision.
     pub view: BTreeMap<MemberId, (u64, Option<Payload>)>,
     pub view_revision: u64,
+    /// The newest revision of presence that it was told of.
+    pub told_revision: u64,
+    /// The newest value of each member that it was told of.
+    values_seen: BTreeMap<MemberId, u64>,
     /// When it had last read everything there was: until then it was in the room for sure.
     pub fresh_ms: u64,
     /// Since when it has not been in the room for sure.
@@ -124,6 +128,8 @@ impl Client {
             value: 0,
             view: BTreeMap::new(),
             view_revision: 0,
+            told_revision: 0,
+            values_seen: BTreeMap::new(),
             fresh_ms: 0,
             away_since_ms: None,
             longest_away_ms: 0,
@@ -463,6 +469,8 @@ impl Client {
             (self.longest_away_ms, self.has_left) = (0, false);
         }
         self.signals_seen.clear();
+        self.values_seen.clear();
+        self.told_revision = 0;
         self.caught_up_owed = joined.recovery == Recovery::Recovering;
         self.position = Some(joined.position);
         self.alias = Some(joined.room);
@@ -541,6 +549,7 @@ impl Client {
             }
             (Asked::Members, Reply::Members(page)) => {
                 self.view_revision = page.revision;
+                self.told_revision = self.told_revision.max(page.revision);
                 self.view = page
                     .members
                     .iter()
@@ -570,7 +579,8 @@ impl Client {
                 }
                 Vec::new()
             }
-            (asked, 500) => {
+            // Too fast, or the memory is short.
+            (asked, 500) | (asked @ (Asked::Publish(_) | Asked::Members | Asked::Set), 501) => {
                 self.again.push_back(asked);
                 Vec::new()
             }
@@ -603,6 +613,7 @@ impl Client {
                 "names for a client that asked for the count"
             );
         }
+        self.told_revision = self.told_revision.max(revision);
         for change in changes {
             let older = self
                 .view
@@ -614,6 +625,14 @@ impl Client {
             match change.kind {
                 ChangeKind::Present => {
                     let value = change.value.clone();
+                    let number = value.as_ref().map(number_of).unwrap();
+                    let newest = self.values_seen.entry(change.member).or_default();
+                    assert!(
+                        *newest <= number,
+                        "member {} has an old value again: {number} after {newest}",
+                        change.member
+                    );
+                    *newest = number;
                     self.view.insert(change.member, (revision, value));
                 }
                 ChangeKind::Gone => {
@@ -636,6 +655,12 @@ impl Client {
             .remove(&request)
             .expect("one reply for each request")
     }
+}
+
+/// How often the client had changed its value when it said this one.
+fn number_of(value: &Payload) -> u64 {
+    let text = std::str::from_utf8(&value.bytes).unwrap();
+    text.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
 /// What a client publishes under a sequence.

@@ -9,8 +9,8 @@ use roomful_protocol::frame::{Direction, Durability, Entry, OpId};
 use roomful_protocol::id::{Epoch, Offset, RoomId};
 use roomful_protocol::position::Position;
 use roomful_server::journal::{
-    Completion, CompletionResult, HistoryBounds, Journal, JournalError, Opened, Outcome, ReadPage,
-    ReadQuery, Ticket,
+    Completion, CompletionResult, ENTRY_OVERHEAD_BYTES, Held, HistoryBounds, Journal, JournalError,
+    Opened, Outcome, ReadPage, ReadQuery, Ticket,
 };
 
 /// The journal of one shard; the world keeps the other handle and completes what is in flight.
@@ -226,6 +226,13 @@ impl Inner {
 }
 
 impl Log {
+    fn held_bytes(&self) -> usize {
+        let entries = self.entries.iter().map(|stored| &stored.entry);
+        entries
+            .map(|entry| entry.payload.bytes.len() + ENTRY_OVERHEAD_BYTES)
+            .sum()
+    }
+
     fn head(&self) -> Offset {
         Offset(self.trimmed.0 + self.entries.len() as u64)
     }
@@ -240,6 +247,20 @@ impl Log {
 impl Journal for FaultyJournal {
     fn durability(&self) -> Durability {
         Durability::Memory
+    }
+
+    fn held_bytes(&self) -> usize {
+        let inner = self.0.lock().unwrap();
+        inner.logs.values().map(Log::held_bytes).sum()
+    }
+
+    fn held_by(&self, room: &RoomId) -> Held {
+        let inner = self.0.lock().unwrap();
+        let bytes = inner.logs.get(room).map_or(0, Log::held_bytes);
+        Held {
+            bytes,
+            is_full: false,
+        }
     }
 
     fn open(&mut self, room: &RoomId, bounds: HistoryBounds) -> Outcome<Opened> {

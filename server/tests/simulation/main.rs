@@ -1,5 +1,5 @@
-//! The core under a virtual clock and network, with everything going wrong that may: cuts, slow and stalled readers, full mailboxes, fan-out that is cut short, and
-//! a journal that is late, out of turn, or fails.
+//! The core under a virtual clock and network, with everything going wrong that may: cuts, slow and stalled readers, full mailboxes, shards that keep another
+//! waiting, turns that are cut short, tokens that end, rates, shortages of memory, drains, processes that are killed, and a journal that is late, out of turn, or fails.
 //!
 //! A seed decides everything, so a failure is replayed by `ROOMFUL_SIMULATION_SEED=<seed> cargo test -p roomful-server --test simulation`.
 //! `ROOMFUL_SIMULATION_SEEDS=<count>` runs more of them.
@@ -20,6 +20,7 @@ mod client;
 mod journal;
 mod net;
 mod options;
+mod scenes;
 mod tally;
 mod world;
 

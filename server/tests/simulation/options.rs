@@ -8,6 +8,7 @@ use rand::rngs::StdRng;
 use roomful_server::config::SecretKey;
 use roomful_server::connection::{Rate, Rates};
 use roomful_server::journal::HistoryBounds;
+use roomful_server::memory::Marks;
 use roomful_server::room::operations::OperationBounds;
 use roomful_server::room::{RoomSettings, kind};
 use roomful_server::session::token::ResumeKey;
@@ -39,6 +40,8 @@ pub struct Options {
     pub stalls: u32,
     /// Cuts that lose what was on its way to the server, in percent.
     pub cuts_lose: u32,
+    /// How often the memory becomes short, or is enough again, in 10,000 steps.
+    pub shortages: u32,
     /// Turns that are cut short at a look at the clock, in percent.
     pub spent: u32,
     pub heartbeat_ms: u64,
@@ -72,7 +75,8 @@ impl Options {
             cuts: one_of(random, &[1, 4, 8]),
             stalls: one_of(random, &[0, 3, 6]),
             cuts_lose: one_of(random, &[0, 30, 100]),
-            spent: one_of(random, &[0, 12, 50]),
+            shortages: one_of(random, &[0, 0, 60]),
+            spent: one_of(random, &[0, 12, 50, 100]),
             heartbeat_ms: one_of(random, &[2_000, 600_000]),
             rate: one_of(random, &[None, None, Some((3, 8))]),
             requests_max: one_of(random, &[2, 8, 1_000]),
@@ -147,6 +151,7 @@ impl Options {
                 rooms: any,
             },
             members_per_look: 1,
+            items_per_look: 1,
             waiting_turns_max: self.waiting_turns_max,
         }
     }
@@ -155,6 +160,13 @@ impl Options {
 fn one_of<T: Copy>(random: &mut StdRng, from: &[T]) -> T {
     from[random.random_range(0..from.len())]
 }
+
+/// So close together that what the clients hold makes the difference.
+pub const MARKS: Marks = Marks {
+    budget: 1_000_000,
+    soft: 898_000,
+    hard: 900_000,
+};
 
 /// How long a member may be away, in milliseconds.
 pub const GRACE_MS: u64 = 3_000;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use roomful_protocol::error::CloseCode;
-use roomful_server::metrics::ShardCounters;
+use roomful_server::metrics::{Label as _, MemoryShed, ShardCounters};
 
 /// Counts over seeds.
 #[derive(Debug, Default, Clone, Copy)]
@@ -23,7 +23,14 @@ pub struct Tally {
     pub rate_limited: u64,
     pub restarts: u64,
     pub drains: u64,
-    /// The most bytes or messages that ever waited in the outboxes of a shard.
+    /// Times at which nothing was under way and everybody who watches had to know the same.
+    pub lulls: u64,
+    /// Connections that were refused, and that were closed, because memory was short.
+    pub turned_away: u64,
+    pub shed: u64,
+    /// Requests that were refused for the same reason.
+    pub unaffordable: u64,
+    /// The most bytes that ever waited for a connection.
     pub outbox_peak: usize,
 }
 
@@ -53,6 +60,15 @@ impl Tally {
                     .of(roomful_protocol::error::ErrorCode::RateLimited)
                     .get()
             }),
+            unaffordable: MemoryShed::all()
+                .into_iter()
+                .map(|shed| {
+                    counters
+                        .iter()
+                        .map(|of| of.memory_sheds.of(shed).get())
+                        .sum::<u64>()
+                })
+                .sum(),
             expired: closed(CloseCode::TokenExpired),
             slow: closed(CloseCode::SlowConsumer),
             heartbeats: closed(CloseCode::HeartbeatTimeout),
@@ -61,7 +77,7 @@ impl Tally {
     }
 
     /// What was counted, by name.
-    pub fn counts(&self) -> [(&'static str, u64); 15] {
+    pub fn counts(&self) -> [(&'static str, u64); 19] {
         [
             ("events", self.events),
             ("catch-ups", self.catch_ups),
@@ -78,6 +94,10 @@ impl Tally {
             ("rates exceeded", self.rate_limited),
             ("restarts", self.restarts),
             ("drains", self.drains),
+            ("lulls", self.lulls),
+            ("turned away for memory", self.turned_away),
+            ("shed for memory", self.shed),
+            ("refused for memory", self.unaffordable),
         ]
     }
 }
@@ -99,6 +119,10 @@ impl std::ops::AddAssign for Tally {
         self.rate_limited += other.rate_limited;
         self.restarts += other.restarts;
         self.drains += other.drains;
+        self.lulls += other.lulls;
+        self.turned_away += other.turned_away;
+        self.shed += other.shed;
+        self.unaffordable += other.unaffordable;
         self.outbox_peak = self.outbox_peak.max(other.outbox_peak);
     }
 }

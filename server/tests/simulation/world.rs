@@ -1,6 +1,7 @@
 //! Shards, a network, clients and a clock, all of them data and all of them driven by one seed.
 
 use std::cell::RefCell;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use roomful_protocol::websocket::{ReadLimits, Reader, Role, WebSocketEvent};
 use roomful_server::auth::{AuthError, Grants, Identity};
 use roomful_server::clock::Now;
 use roomful_server::directory::Directory;
-use roomful_server::memory::Memory;
+use roomful_server::memory::{Elsewhere, Level, Memory};
 use roomful_server::metrics::ShardCounters;
 use roomful_server::session::index::Sessions;
 use roomful_server::session::users::Users;
@@ -26,7 +27,9 @@ use roomful_server::shard::{Flush, Input, Shard, Shared};
 use crate::client::{Client, Noted, Stage, content};
 use crate::journal::FaultyJournal;
 use crate::net::{Downlink, Link, Net, SimHost, Up, Uplink};
-use crate::options::{GRACE_MS, HISTORY_AGE_MS, Options, RETENTION_MS, START_UNIX_MS, UNACKED_MAX};
+use crate::options::{
+    GRACE_MS, HISTORY_AGE_MS, MARKS, Options, RETENTION_MS, START_UNIX_MS, UNACKED_MAX,
+};
 use crate::tally::Tally;
 
 /// Everything there is.
@@ -37,6 +40,9 @@ pub struct World {
     pub shards: Vec<Option<Shard>>,
     pub journals: Vec<FaultyJournal>,
     pub counters: Vec<Arc<ShardCounters>>,
+    memory: Memory,
+    /// What the rest of the process holds.
+    elsewhere: Elsewhere,
     pub net: Rc<RefCell<Net>>,
     pub clients: Vec<Client>,
     /// Which connection a client has.
@@ -49,6 +55,8 @@ pub struct World {
     /// Whose a member is.
     owners: BTreeMap<(String, Epoch, MemberId), usize>,
     stalled: BTreeSet<usize>,
+    /// A way between two shards on which nothing arrives, and for how many steps more.
+    held: Option<((u16, u16), u32)>,
     healthy: bool,
     /// How often the process was started.
     starts: u64,
@@ -63,6 +71,11 @@ impl World {
     pub fn new(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let options = Options::draw(&mut random);
+        Self::of(options, random)
+    }
+
+    /// With options that are chosen.
+    pub fn of(options: Options, mut random: StdRng) -> Self {
         let journals: Vec<_> = (0..options.shards)
             .map(|_| FaultyJournal::new(random.random(), options.journal))
             .collect();
@@ -75,6 +88,8 @@ impl World {
             shards: Vec::new(),
             journals,
             counters: Vec::new(),
+            memory: Memory::unlimited(0),
+            elsewhere: Elsewhere::default(),
             net: Rc::default(),
             clients,
             links: vec![None; options.clients],
@@ -84,6 +99,7 @@ impl World {
             truth: BTreeMap::new(),
             owners: BTreeMap::new(),
             stalled: BTreeSet::new(),
+            held: None,
             healthy: false,
             starts: 0,
             drained_ms: None,
@@ -109,13 +125,15 @@ impl World {
         self.net = Rc::new(RefCell::new(Net::new(&self.options, self.now_ms)));
         self.free_slots = vec![(0..SLOTS).rev().collect(); usize::from(shards)];
         self.drained_ms = None;
+        self.memory = Memory::new(MARKS, usize::from(shards));
+        self.elsewhere = Elsewhere::default();
         let now = self.now();
         let shared = Shared {
             directory: Directory::new(shards, 100),
             sessions: Sessions::new(now.unix_ms, RETENTION_MS),
             users: Users::default(),
             settings: Arc::new(self.options.settings()),
-            memory: Memory::unlimited(usize::from(shards)),
+            memory: self.memory.clone(),
         };
         let shards = (0..shards).map(|id| {
             let index = usize::from(id);
@@ -161,6 +179,12 @@ impl World {
             } else if chance < self.options.kills + self.options.drains {
                 self.drain();
             }
+            if self.random.random_range(0..10_000) < self.options.shortages {
+                self.change_memory();
+            }
+            if self.random.random_range(0..LULLS_APART) == 0 {
+                self.lull();
+            }
             self.something();
         }
     }
@@ -168,8 +192,11 @@ impl World {
     /// Nothing goes wrong any more; within a minute or so everybody has everything, and keeps it.
     pub fn heal(&mut self) {
         self.healthy = true;
+        self.held = None;
         self.net.borrow_mut().heal();
         self.stalled.clear();
+        self.elsewhere = Elsewhere::default();
+        self.sum_memory();
         self.journals.iter().for_each(FaultyJournal::heal);
         for client in &mut self.clients {
             client.token_ms = client.token_ms.map(|_| 3_600_000);
@@ -207,6 +234,26 @@ impl World {
         self.check_no_room_is_left();
     }
 
+    /// For a moment nobody begins anything and everybody reads: then all who watch know the same.
+    pub fn lull(&mut self) {
+        self.stalled.clear();
+        self.held = None;
+        let mut quiet = 0;
+        for _ in 0..LULL_STEPS_MAX {
+            if self.net.borrow().is_quiet() && self.is_at_rest() {
+                if quiet == LULL_MOMENTS {
+                    self.tally.lulls += 1;
+                    return self.check_told();
+                }
+                quiet += 1;
+                self.pass(6);
+            }
+            self.something_of_the_server();
+            let index = self.random.random_range(0..self.clients.len());
+            self.read(index);
+        }
+    }
+
     fn wait(&mut self, ms: u64) {
         let until_ms = self.now_ms + ms;
         while self.now_ms < until_ms {
@@ -226,10 +273,28 @@ impl World {
 
     fn is_at_rest(&self) -> bool {
         self.net.borrow().mail.values().all(VecDeque::is_empty)
-            && self.shards.iter().flatten().all(Shard::is_idle)
+            && self
+                .shards
+                .iter()
+                .flatten()
+                .all(|shard| shard.is_idle() && !is_due(shard, self.now_ms))
+    }
+
+    /// Now and then what one shard has sent to another stays there for a while, and everything else goes on.
+    fn hold_a_way(&mut self) {
+        self.held = match self.held {
+            Some((way, steps)) if steps > 0 && !self.healthy => Some((way, steps - 1)),
+            None if !self.healthy && self.random.random_range(0..100) == 0 => {
+                let ways = self.net.borrow().ways_with_mail();
+                let steps = self.random.random_range(20..400);
+                self.pick(&ways).map(|way| (way, steps))
+            }
+            _ => None,
+        };
     }
 
     fn something(&mut self) {
+        self.hold_a_way();
         match self.random.random_range(0..10) {
             0..4 => self.something_of_a_client(),
             4..9 => self.something_of_the_server(),
@@ -286,25 +351,60 @@ impl World {
     }
 
     pub fn pass(&mut self, ms: u64) {
+        // A shard is not busy for long.
+        let ms = if self.held.is_some() { ms.min(1) } else { ms };
         // Inside a process nothing takes long: before much time passes, the mail has arrived and the turns are over.
+        let mut steps = 0;
         while ms > 5 && !self.is_at_rest() {
             self.deliver_mail();
             self.flush();
+            steps += 1;
+            assert!(steps < REST_STEPS_MAX, "the shards never come to rest");
         }
         self.now_ms += ms;
         self.net.borrow_mut().now_ms = self.now_ms;
-        for shard in 0..self.shards.len() {
-            let due = self.shards[shard].as_ref().and_then(Shard::next_tick_ms);
-            if due.is_some_and(|due_ms| due_ms <= self.now_ms) {
-                self.step(shard, Input::Tick);
-            }
-        }
+        self.sum_memory();
+        (0..self.shards.len()).for_each(|shard| self.tick(shard));
         if self
             .drained_ms
             .is_some_and(|drained_ms| drained_ms <= self.now_ms)
         {
             self.check_everybody_was_told_to_go();
             self.restart();
+        }
+    }
+
+    /// The rest of the process takes so much that the clients bring the whole to a mark or, at times, far beyond; or it takes nothing again.
+    fn change_memory(&mut self) {
+        let held = self.sum(ShardCounters::held_bytes);
+        let beyond =
+            [None, Some(0..4_000), Some(52_000..60_000)][self.random.random_range(0..3)].clone();
+        let used = beyond.map(|beyond| MARKS.soft + self.random.random_range(beyond));
+        self.elsewhere.process_bytes = used.map_or(0, |used| used - held);
+        self.sum_memory();
+    }
+
+    /// Adds up what is held; where that is too much, each shard closes its heaviest connections until its part is free.
+    fn sum_memory(&mut self) {
+        let to_shed = self.memory.sum(&self.counters, self.elsewhere);
+        for (index, mut bytes) in to_shed.into_iter().enumerate() {
+            let shard = self.shards[index].as_ref().unwrap();
+            let net = self.net.borrow();
+            let links = net.uplinks.keys().filter(|(of, _)| *of == index);
+            let outboxes =
+                links.map(|(_, connection)| (shard.outbox_bytes(*connection), *connection));
+            let mut heavy: Vec<_> = outboxes.filter(|(outbox, _)| *outbox > 0).collect();
+            drop(net);
+            heavy.sort_unstable_by_key(|(outbox, connection)| (Reverse(*outbox), connection.slot));
+            for (outbox, connection) in heavy {
+                if bytes == 0 {
+                    break;
+                }
+                bytes = bytes.saturating_sub(outbox as u64);
+                self.tally.shed += 1;
+                let code = CloseCode::SlowConsumer;
+                self.step(index, Input::Close { connection, code });
+            }
         }
     }
 
@@ -323,7 +423,15 @@ impl World {
     }
 
     fn connect(&mut self, index: usize) {
+        if self.memory.level() > Level::Normal {
+            self.tally.turned_away += 1;
+            return;
+        }
         let shard = self.random.random_range(0..self.shards.len());
+        self.connect_to(shard, index);
+    }
+
+    pub fn connect_to(&mut self, shard: usize, index: usize) {
         let Some(slot) = self.free_slots[shard].pop() else {
             return;
         };
@@ -387,7 +495,7 @@ impl World {
         }
     }
 
-    fn set_presence(&mut self, index: usize) {
+    pub fn set_presence(&mut self, index: usize) {
         if self.clients[index].stage == Stage::In {
             let frame = self.clients[index].set_presence();
             self.send_all(index, vec![frame]);
@@ -587,7 +695,7 @@ impl World {
     }
 
     /// Something that a client has sent arrives: of each connection in order, of different ones in any.
-    fn deliver_uplink(&mut self) {
+    pub fn deliver_uplink(&mut self) {
         let waiting: Vec<Link> = {
             let net = self.net.borrow();
             let with_more = net
@@ -619,12 +727,9 @@ impl World {
         }
     }
 
-    fn deliver_mail(&mut self) {
-        let waiting: Vec<_> = {
-            let net = self.net.borrow();
-            let with_more = net.mail.iter().filter(|(_, mail)| !mail.is_empty());
-            with_more.map(|(way, _)| *way).collect()
-        };
+    pub fn deliver_mail(&mut self) {
+        let mut waiting = self.net.borrow().ways_with_mail();
+        waiting.retain(|way| self.held.is_none_or(|(held, _)| held != *way));
         let Some(way) = self.pick(&waiting) else {
             return;
         };
@@ -678,8 +783,19 @@ impl World {
         self.step(shard, verified);
     }
 
+    fn tick(&mut self, shard: usize) {
+        if is_due(self.shards[shard].as_ref().unwrap(), self.now_ms) {
+            self.step(shard, Input::Tick);
+        }
+    }
+
     fn flush(&mut self) {
         let shard = self.random.random_range(0..self.shards.len());
+        self.flush_one(shard);
+    }
+
+    pub fn flush_one(&mut self, shard: usize) {
+        self.tick(shard);
         self.on_shard(shard, |shard, now, host| {
             if !shard.is_idle() {
                 let _more: Flush = shard.flush(now, host);
@@ -717,8 +833,11 @@ impl World {
             shard: index,
             net: &mut net.borrow_mut(),
             random: &mut self.random,
+            is_late: is_due(&shard, self.now_ms),
         };
         act(&mut shard, now, &mut host);
+        let violation = host.net.violation;
+        assert!(violation.is_none(), "{}", violation.unwrap_or_default());
         self.shards[index] = Some(shard);
     }
 
@@ -751,6 +870,10 @@ impl World {
     }
 }
 
+fn is_due(shard: &Shard, now_ms: u64) -> bool {
+    shard.next_tick_ms().is_some_and(|due_ms| due_ms <= now_ms)
+}
+
 fn client(index: usize, options: &Options, random: &mut StdRng) -> Client {
     let encoding = if random.random() {
         Encoding::MessagePack
@@ -777,6 +900,18 @@ pub fn room_id(name: &str) -> RoomId {
         name: RoomName::parse(name.as_bytes()).unwrap(),
     }
 }
+
+/// Steps from one lull to the next, on average.
+const LULLS_APART: u32 = 800;
+
+/// A lull that is not quiet by then is given up: much was under way.
+const LULL_STEPS_MAX: usize = 1_000;
+
+/// How often a few milliseconds have to pass quietly: a room that met a full mailbox tries again each time.
+const LULL_MOMENTS: u32 = 6;
+
+/// Steps in which everything that is under way inside the process must have come to its end.
+const REST_STEPS_MAX: u32 = 100_000;
 
 /// Connections that a shard can have at once.
 const SLOTS: u32 = 16;
