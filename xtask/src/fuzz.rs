@@ -105,8 +105,13 @@ fn look(context: &Context, target: &str, seconds: u32, keep: bool) -> Result<()>
         merge.args(["-use_counters=0", "-use_value_profile=0"]);
         let status = merge.args([&smallest, &corpus, &found]).status()?;
         ensure!(status.success(), "{target} cannot be made smaller");
-        fs::remove_dir_all(&corpus)?;
-        fs::create_dir_all(&corpus)?;
+        for entry in fs::read_dir(&corpus)? {
+            let entry = entry?;
+            // What broke a property once, `crash-…` and its like, stays whatever paths it takes.
+            if !entry.file_name().to_string_lossy().contains('-') {
+                fs::remove_file(entry.path())?;
+            }
+        }
         for entry in fs::read_dir(&smallest)? {
             let entry = entry?;
             fs::copy(entry.path(), corpus.join(entry.file_name()))?;
