@@ -37,7 +37,7 @@ fn config() -> String {
     });
     format!(
         "{UNLIMITED}[auth]\nkeys = [{{ algorithm = \"HS256\", secret = \"{KEY}\" }}]\naudience = \"{AUDIENCE}\"\n\
-         [admission]\nlimit_loopback = true\nconnects_per_address_per_s = 2000\n[session]\nretention_ms = 2000\n[namespaces]\n{}",
+         [admission]\nlimit_loopback = true\nconnects_per_address_per_s = 1000\n[session]\nretention_ms = 2000\n[namespaces]\n{}",
         namespaces.concat()
     )
 }
