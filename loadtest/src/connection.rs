@@ -46,6 +46,11 @@ pub(crate) struct Opening<'a> {
     pub(crate) greeting: Vec<Vec<u8>>,
 }
 
+/// The server has no place for a connection now, and has said when to come again.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the server refused the upgrade and asked to come again in {} s", .0.as_secs())]
+pub(crate) struct Postponed(pub(crate) Duration);
+
 /// Takes a message, and what is to be sent in answer to it.
 type Reading<'a> = &'a mut dyn FnMut(&[u8], Answer<'_>) -> Result<()>;
 
@@ -284,10 +289,6 @@ pub(crate) fn request(target: SocketAddr, upgrade: &Upgrade) -> String {
 
 fn check_response(response: &str, subprotocol: Option<&str>) -> Result<()> {
     let status = response.lines().next().unwrap_or("");
-    if status.split(' ').nth(1) != Some("101") {
-        let body = response.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        bail!("the server refused the upgrade: {status} {body}");
-    }
     let header = |name: &str| {
         let mut fields = response
             .lines()
@@ -297,6 +298,14 @@ fn check_response(response: &str, subprotocol: Option<&str>) -> Result<()> {
             .find(|(field, _)| field.eq_ignore_ascii_case(name))
             .map(|(_, value)| value.trim())
     };
+    if status.split(' ').nth(1) != Some("101") {
+        let seconds = header("retry-after").and_then(|value| value.parse().ok());
+        if let Some(seconds) = seconds {
+            return Err(Postponed(Duration::from_secs(seconds)).into());
+        }
+        let body = response.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        bail!("the server refused the upgrade: {status} {body}");
+    }
     if header("sec-websocket-accept") != Some(ACCEPT) {
         bail!("the response to the upgrade is no answer to its key");
     }

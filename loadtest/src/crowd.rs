@@ -24,6 +24,8 @@ use roomful_protocol::position::Position;
 use roomful_protocol::text::Text;
 use roomful_protocol::websocket::OpCode;
 
+use tokio::time::Instant;
+
 use crate::console::Bar;
 use crate::peer::Upgrade;
 use crate::peer::frames::{Frame, each_frame, encoded, fault};
@@ -41,6 +43,8 @@ pub(crate) struct Crowd {
     clients: Vec<Client>,
     /// Messages received so far.
     messages: u64,
+    /// How often a client was told to come again later.
+    refusals: u64,
     /// Where a message is put together before it is framed.
     message: Vec<u8>,
 }
@@ -118,6 +122,7 @@ impl Crowd {
             producer_first: random.hash_one("producer") & (INTEGER_MAX >> 1),
             clients: Vec::new(),
             messages: 0,
+            refusals: 0,
             message: Vec::new(),
         })
     }
@@ -148,6 +153,16 @@ impl Crowd {
         Ok(first..first + count)
     }
 
+    /// From now on a client that is told when to come again does so, as both of our clients do.
+    pub(crate) fn heed_refusals(&mut self) {
+        self.pool.heed_refusals();
+    }
+
+    /// How often a client was told to come again later.
+    pub(crate) const fn refusals(&self) -> u64 {
+        self.refusals
+    }
+
     /// Connects clients, at most so many on their way at a time, until all are in their rooms. One that was there before resumes its session
     /// and its place in the log.
     ///
@@ -162,8 +177,13 @@ impl Crowd {
     ) -> Result<()> {
         let bar = Bar::counting("joining", who.len());
         let (mut opened, mut joined) = (0, 0);
+        let mut later: Vec<(Instant, usize)> = Vec::new();
         while joined < who.len() {
             bar.reach(joined);
+            let now = Instant::now();
+            for (_, index) in later.extract_if(.., |(due, _)| *due <= now) {
+                self.connect(index)?;
+            }
             let until = who.len().min(joined + joining_max);
             for index in who
                 .clone()
@@ -183,6 +203,12 @@ impl Crowd {
                 joined += usize::from(matches!(told, Told::Joined(_)) && who.contains(&index));
                 listener(index, told)
             })?;
+            for (index, wait) in self.pool.postponed() {
+                self.refusals += 1;
+                // SPEC §8: on top of what was asked for, a random time, so that not all come in one moment.
+                let spread = RandomState::new().hash_one(index) % SPREAD_MAX_MS;
+                later.push((Instant::now() + wait + Duration::from_millis(spread), index));
+            }
             deadline.check(|| format!("{joined} of {} clients are in their rooms", who.len()))?;
         }
         Ok(())
@@ -343,6 +369,9 @@ impl Crowd {
         ProducerId(self.producer_first + index as u64)
     }
 }
+
+/// What SPEC §8 recommends for the first attempt.
+const SPREAD_MAX_MS: u64 = 500;
 
 /// A turn ends by then even if nothing arrives.
 const TURN_MAX: Duration = Duration::from_millis(100);

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use mio::{Events, Interest, Poll, Token};
 use tokio::time::Instant;
 
-use crate::connection::{Connection, Opening};
+use crate::connection::{Connection, Opening, Postponed};
 use crate::peer::{Answer, Upgrade};
 use crate::tls::Secure;
 
@@ -30,6 +30,8 @@ pub(crate) struct Pool {
     events: Events,
     /// `None` where it was closed.
     connections: Vec<Option<Connection>>,
+    /// Who was told to come again, and when, where that is no error.
+    postponed: Option<Vec<(usize, Duration)>>,
     /// What sockets are read into. Larger than what a server writes at once, so that one read empties a socket.
     buffer: Vec<u8>,
 }
@@ -90,6 +92,7 @@ impl Pool {
             poll: Poll::new().context("no poll")?,
             events: Events::with_capacity(EVENTS),
             connections: Vec::new(),
+            postponed: None,
             buffer: vec![0; BUFFER_BYTES],
         })
     }
@@ -130,6 +133,18 @@ impl Pool {
         self.connections[index] = None;
     }
 
+    /// From now on a connection that is told when to come again is closed, and no error.
+    pub(crate) fn heed_refusals(&mut self) {
+        self.postponed.get_or_insert_default();
+    }
+
+    /// Those who have been told so since the last call, and how long they have to wait.
+    pub(crate) fn postponed(&mut self) -> Vec<(usize, Duration)> {
+        self.postponed
+            .as_mut()
+            .map_or_else(Vec::new, std::mem::take)
+    }
+
     /// Sends a message.
     ///
     /// # Errors
@@ -152,6 +167,7 @@ impl Pool {
             events,
             connections,
             buffer,
+            postponed,
             ..
         } = self;
         for event in events.iter() {
@@ -166,7 +182,16 @@ impl Pool {
                     reading(index, message, answer)
                 })
             };
-            receive().with_context(|| format!("connection {index}"))?;
+            let Err(error) = receive() else {
+                continue;
+            };
+            match (postponed.as_mut(), error.downcast_ref()) {
+                (Some(postponed), Some(Postponed(wait))) => {
+                    postponed.push((index, *wait));
+                    connections[index] = None;
+                }
+                _ => return Err(error.context(format!("connection {index}"))),
+            }
         }
         Ok(())
     }

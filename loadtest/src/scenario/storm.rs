@@ -2,7 +2,7 @@
 //!
 //! Each room has a host, who stays, watches its members, and publishes while the others are away. Then all come back: each must
 //! resume its session as the same member, get every event it missed once and in order, and the hosts must not see anybody go or come. Meanwhile
-//! another process watches a healthy room. The figures are the time and processor time until all have caught up, and the p99 of
+//! another process watches a healthy room. A client that is refused with a time (`--set admission.connects_per_s=2000`) comes again then. The figures are the time and processor time until all have caught up, and the p99 of
 //! the healthy room over what it was in the calm before.
 
 use std::time::Duration;
@@ -18,6 +18,7 @@ use crate::console::Bar;
 use crate::crowd::{Crowd, Told};
 use crate::latency::{Names, quantiles};
 use crate::pool::Waiting;
+use crate::process::resident_bytes;
 use crate::report::{Figure, Measurement};
 use crate::verify::{Key, Pattern};
 
@@ -59,6 +60,7 @@ pub(crate) struct Shape {
 /// Names of the figures.
 pub(crate) const SECONDS: &str = "until all have caught up";
 pub(crate) const RATIO: &str = "healthy room's p99, in the storm / before";
+const REFUSALS: &str = "told to come again later, times per client";
 const LONGEST_AWAY: &str = "healthy room's longest, cut and away";
 const LONGEST_BACK: &str = "healthy room's longest, coming back";
 const CALM: Names = quantiles!("healthy room before");
@@ -120,6 +122,7 @@ pub(crate) fn measure(subject: &Subject, shape: Shape) -> Result<Measurement> {
     let calm = bystander.ask()?;
 
     storm.told.is_steady = true;
+    let before = resident_bytes(subject.pid)?;
     let start = Instant::now();
     let meter = Meter::start(subject.pid, storm.crowd.spun())?;
     storm.cut();
@@ -147,6 +150,15 @@ pub(crate) fn measure(subject: &Subject, shape: Shape) -> Result<Measurement> {
     measurement.add(Figure::new("server CPU", "s, from the cut on", seconds));
     let each = usage.server_us_per(shape.connections as u64);
     measurement.add(Figure::new("server CPU per client", "µs", each));
+    let refusals = storm.crowd.refusals() as f64 / shape.connections as f64;
+    measurement.add(Figure::new(REFUSALS, "", refusals));
+    let resident = resident_bytes(subject.pid)?;
+    let growth = (resident as f64 - before as f64) / 1_048_576.0;
+    measurement.add(Figure::new(
+        "server resident, more than before the storm",
+        "MiB",
+        growth,
+    ));
     let events = storm.told.events as f64;
     measurement.add(Figure::new("events caught up", "", events));
     let rate = events / back.as_secs_f64();
@@ -242,6 +254,7 @@ impl Storm {
     /// Everybody at once.
     fn come_back(&mut self) -> Result<()> {
         let storm_max = Duration::try_from_secs_f64(self.shape.storm_max_s)?;
+        self.crowd.heed_refusals();
         let whole = std::mem::replace(&mut self.deadline, Deadline::after(storm_max));
         self.enter(0..self.shape.connections, self.shape.connections)?;
         let bar = Bar::counting("catching up", self.shape.connections);
