@@ -122,7 +122,7 @@ pub(crate) fn measure(subject: &Subject, shape: Shape) -> Result<Measurement> {
     let calm = bystander.ask()?;
 
     storm.told.is_steady = true;
-    let before = resident_bytes(subject.pid)?;
+    let (before, refused) = (resident_bytes(subject.pid)?, storm.crowd.refusals());
     let start = Instant::now();
     let meter = Meter::start(subject.pid, storm.crowd.spun())?;
     storm.cut();
@@ -150,8 +150,8 @@ pub(crate) fn measure(subject: &Subject, shape: Shape) -> Result<Measurement> {
     measurement.add(Figure::new("server CPU", "s, from the cut on", seconds));
     let each = usage.server_us_per(shape.connections as u64);
     measurement.add(Figure::new("server CPU per client", "µs", each));
-    let refusals = storm.crowd.refusals() as f64 / shape.connections as f64;
-    measurement.add(Figure::new(REFUSALS, "", refusals));
+    let refused = (storm.crowd.refusals() - refused) as f64 / shape.connections as f64;
+    measurement.add(Figure::new(REFUSALS, "", refused));
     let resident = resident_bytes(subject.pid)?;
     let growth = (resident as f64 - before as f64) / 1_048_576.0;
     measurement.add(Figure::new(
@@ -203,6 +203,7 @@ impl Storm {
         let deadline = Deadline::after(Duration::try_from_secs_f64(shape.timeout_s)?);
         // The healthy room needs the processor whenever it has something to do, so this one doesn't spin.
         let mut crowd = Crowd::new(subject, Waiting::Sleep)?;
+        crowd.heed_refusals();
         let rooms = shape.rooms();
         for room in 0..rooms {
             let rest = shape.connections - room * shape.room_members;
@@ -254,7 +255,6 @@ impl Storm {
     /// Everybody at once.
     fn come_back(&mut self) -> Result<()> {
         let storm_max = Duration::try_from_secs_f64(self.shape.storm_max_s)?;
-        self.crowd.heed_refusals();
         let whole = std::mem::replace(&mut self.deadline, Deadline::after(storm_max));
         self.enter(0..self.shape.connections, self.shape.connections)?;
         let bar = Bar::counting("catching up", self.shape.connections);
