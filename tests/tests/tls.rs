@@ -228,6 +228,27 @@ async fn broken_new_files_keep_the_old_certificate() {
     .await;
 }
 
+/// SIGHUP has the certificate read too: files that are no pair refuse the whole reload, and the old one stays.
+#[tokio::test]
+async fn a_reload_reads_the_certificate() {
+    let secure = Secure::start("").await;
+    let (shown, other) = (secure.shown().await, secure.authority.issue());
+    let reload = async |outcome| {
+        secure.server.process().signal("HUP").await;
+        until("the reload ends", PATIENCE, async || {
+            let metrics = secure.server.metrics().await;
+            metrics.labelled("roomful_reloads_total", "outcome", outcome) == 1.0
+        })
+        .await;
+    };
+    std::fs::write(secure.dir.0.join(CERTIFICATE), &other.certificate).unwrap();
+    reload("refused").await;
+    assert_eq!(secure.shown().await, shown);
+    std::fs::write(secure.dir.0.join(KEY), &other.key).unwrap();
+    reload("applied").await;
+    assert_eq!(secure.shown().await, other.der.to_vec());
+}
+
 /// What TLS keeps is in the memory budget: so much for each connection, what has come of a record that is not whole, and what a reader
 /// that has stopped leaves of the last one. All of it is gone with the connections.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

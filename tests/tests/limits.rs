@@ -1,0 +1,132 @@
+//! Limits at their bound: so much and no more, each with the metric that says so. Those of messages and users are in `threats/messages.rs`,
+//! those of addresses in `threats/admission.rs`, those of bytes that wait in `slow_reader.rs` and `memory.rs`.
+
+use roomful_protocol::error::ErrorCode;
+use roomful_protocol::frame::{Direction, History, Join, Reply};
+use roomful_protocol::id::{Offset, RoomAlias};
+use roomful_protocol::payload::Payload;
+use roomful_tests::raw::{assert_error, join};
+use roomful_tests::wait::{PATIENCE, until};
+use roomful_tests::{RawClient, Server};
+
+/// As many rooms as a node may have; one that has closed makes room for another.
+#[tokio::test]
+async fn a_node_has_so_many_rooms() {
+    // No window is longer than a session's, which decides how long an empty room stays.
+    let namespaces = ["chat", "default", "doc", "game", "auction"].map(|name| {
+        format!("{name} = {{ presence_grace_ms = 1000, history_age_max_ms = 1000 }}\n")
+    });
+    let windows =
+        "[session]\nretention_ms = 1000\n[namespaces]\n".to_owned() + &namespaces.concat();
+    let server = Server::with_config(&format!("rooms_max = 3\n{windows}")).await;
+    let mut client = RawClient::connect(&server).await;
+    for number in 0..3 {
+        client.join(&format!("chat:{number}")).await;
+    }
+    let refused = client.join_with(join("chat:3")).await.unwrap_err();
+    assert_error(&refused, ErrorCode::Overloaded);
+    assert!(refused.after_ms.is_some(), "{refused:?}");
+    // One that is open costs none.
+    RawClient::connect(&server).await.join("chat:2").await;
+    let metrics = server.metrics().await;
+    assert_eq!(metrics.value("roomful_rooms"), 3.0);
+    assert_eq!(errors(&server, "overloaded").await, 1.0);
+    client.close().await;
+    until("a room has closed", PATIENCE, async || {
+        server.metrics().await.value("roomful_rooms") < 3.0
+    })
+    .await;
+    RawClient::connect(&server).await.join("chat:3").await;
+}
+
+/// As many members as a room may have; one who leaves makes room for another.
+#[tokio::test]
+async fn a_room_has_so_many_members() {
+    let server = Server::with_config("[namespaces.chat]\nmembers_max = 2\n").await;
+    let mut members = Vec::new();
+    for _ in 0..2 {
+        let mut member = RawClient::connect(&server).await;
+        let joined = member.join("chat:small").await;
+        members.push((member, joined));
+    }
+    let mut third = RawClient::connect(&server).await;
+    let refused = third.join_with(join("chat:small")).await.unwrap_err();
+    assert_error(&refused, ErrorCode::RoomFull);
+    assert_eq!(errors(&server, "room_full").await, 1.0);
+    assert_eq!(server.metrics().await.value("roomful_members"), 2.0);
+    let (mut first, joined) = members.remove(0);
+    let room = joined.room;
+    let left = first
+        .ask(|request| roomful_protocol::frame::Leave { request, room })
+        .await;
+    assert!(matches!(left, Ok(Reply::Done)), "{left:?}");
+    assert_eq!(third.join("chat:small").await.occupancy, 2);
+}
+
+/// A presence value of the longest length, and one byte more.
+#[tokio::test]
+async fn a_presence_value_is_so_long() {
+    let server = Server::with_config("[namespaces.chat]\npresence_value_bytes_max = 100\n").await;
+    let mut client = RawClient::connect(&server).await;
+    let with = |bytes| Join {
+        presence: Some(Payload::binary(vec![7; bytes])),
+        ..join("chat:lobby")
+    };
+    let refused = client.join_with(with(101)).await.unwrap_err();
+    assert_error(&refused, ErrorCode::PayloadTooLarge);
+    assert_eq!(errors(&server, "payload_too_large").await, 1.0);
+    assert_eq!(server.metrics().await.value("roomful_members"), 0.0);
+    client.join_with(with(100)).await.unwrap();
+}
+
+/// A room keeps as many entries as it may, and as many bytes; the newest stay, in order.
+#[tokio::test]
+async fn a_log_holds_so_many_entries_and_bytes() {
+    for (bounds, bytes, kept) in [
+        ("history_entries_max = 20", 10, 20),
+        ("history_bytes_max = 65536", 10_000, 6),
+    ] {
+        let server = Server::with_config(&format!("[namespaces.chat]\n{bounds}\n")).await;
+        let mut client = RawClient::connect(&server).await;
+        let room = client.join("chat:log").await.room;
+        for _ in 0..50 {
+            let payload = Payload::binary(vec![7; bytes]);
+            client.publish(room, payload).await;
+        }
+        let offsets = offsets(&mut client, room).await;
+        let newest: Vec<_> = (51 - kept..=50).map(Offset).collect();
+        assert_eq!(offsets, newest, "{bounds}");
+        let held = server.metrics().await.value("roomful_log_bytes");
+        assert!(held < 131_072.0, "{bounds}: {held}");
+    }
+}
+
+/// All that history has.
+async fn offsets(client: &mut RawClient, room: RoomAlias) -> Vec<Offset> {
+    let mut offsets = Vec::new();
+    let mut from = None;
+    loop {
+        let page = client
+            .ask(|request| History {
+                request,
+                room,
+                from,
+                direction: Direction::Forward,
+                limit: 1_000,
+            })
+            .await;
+        let Ok(Reply::History(page)) = page else {
+            unreachable!("{page:?}")
+        };
+        offsets.extend(page.entries.iter().map(|entry| entry.offset));
+        from = page.next;
+        if from.is_none() {
+            return offsets;
+        }
+    }
+}
+
+async fn errors(server: &Server, code: &str) -> f64 {
+    let metrics = server.metrics().await;
+    metrics.labelled("roomful_errors_total", "code", code)
+}
