@@ -37,4 +37,5 @@ pub mod logging;
 pub mod memory;
 pub mod metrics;
 pub mod shutdown;
+mod survive;
 pub mod tasks;

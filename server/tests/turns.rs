@@ -223,22 +223,10 @@ impl World {
     }
 
     fn arrive(&mut self, member: usize, watch: Watch, since: Option<Position>) {
-        let connection = id(member);
-        if self.shard.is_open(connection) {
+        if self.shard.is_open(id(member)) {
             return;
         }
-        let opened = Input::Opened {
-            connection,
-            encoding: Encoding::MessagePack,
-        };
-        self.shard.step(opened, self.now, &mut self.network);
-        let hello = Hello {
-            request: RequestId(0),
-            token: None,
-            resume: None,
-            agent: None,
-        };
-        self.send(member, &hello.into());
+        self.greet(member, None);
         let join = Join {
             request: RequestId(1),
             room: "chat:all".into(),
@@ -251,27 +239,30 @@ impl World {
         self.send(member, &join.into());
     }
 
-    /// Says hello with a token that is good for so long.
-    fn sign_in(&mut self, member: usize, lifetime_ms: u64) {
-        let connection = id(member);
+    fn greet(&mut self, member: usize, token: Option<&str>) {
         let opened = Input::Opened {
-            connection,
+            connection: id(member),
             encoding: Encoding::MessagePack,
         };
         self.shard.step(opened, self.now, &mut self.network);
         let hello = Hello {
             request: RequestId(0),
-            token: Some(Text::new("a token").unwrap()),
+            token: token.map(|token| Text::new(token).unwrap()),
             resume: None,
             agent: None,
         };
         self.send(member, &hello.into());
+    }
+
+    /// Says hello with a token that is good for so long.
+    fn sign_in(&mut self, member: usize, lifetime_ms: u64) {
+        self.greet(member, Some("a token"));
         let identity = Identity {
             expires_ms: Some(self.now.unix_ms + lifetime_ms),
             ..Identity::anonymous(UserId::parse("ann").unwrap())
         };
         let verified = Input::Verified {
-            connection,
+            connection: id(member),
             outcome: Ok(identity),
         };
         self.shard.step(verified, self.now, &mut self.network);

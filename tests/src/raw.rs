@@ -9,11 +9,12 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use roomful_protocol::codec::Encoding;
 use roomful_protocol::error::{ErrorCode, WireErrorCode};
 use roomful_protocol::frame::{
-    Advance, ClientFrame, Error, Event, Hello, Join, Joined, Ok as OkFrame, OpId, Ping, Publish,
-    Published, Reply, ServerFrame, Watch, Welcome,
+    Advance, ClientFrame, Direction, Error, Event, Hello, History, HistoryPage, Join, JoinProducer,
+    Joined, Ok as OkFrame, OpId, Ping, Publish, Published, Reply, ServerFrame, Watch, Welcome,
 };
-use roomful_protocol::id::{PlacementKey, RequestId, RoomAlias, RoomName};
+use roomful_protocol::id::{PlacementKey, ProducerId, RequestId, RoomAlias, RoomName, Sequence};
 use roomful_protocol::payload::Payload;
+use roomful_protocol::position::Position;
 use roomful_protocol::text::Text;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -268,6 +269,44 @@ impl RawClient {
         match self.request(|request| Join { request, ..join }).await? {
             ServerFrame::Joined(joined) => Ok(joined),
             other => panic!("not joined: {other:?}"),
+        }
+    }
+
+    /// Enters a room to publish in it as a producer, without hearing itself.
+    ///
+    /// # Panics
+    /// It is refused.
+    pub async fn join_as(&mut self, room: &str, producer: ProducerId, next: Sequence) -> RoomAlias {
+        let producer = Some(JoinProducer { producer, next });
+        let join = Join {
+            producer,
+            echo: false,
+            ..join(room)
+        };
+        self.join_with(join).await.unwrap().room
+    }
+
+    /// Reads a page of history.
+    ///
+    /// # Panics
+    /// It is refused.
+    pub async fn history(
+        &mut self,
+        room: RoomAlias,
+        from: Option<Position>,
+        direction: Direction,
+        limit: u64,
+    ) -> HistoryPage {
+        let page = self.ask(|request| History {
+            request,
+            room,
+            from,
+            direction,
+            limit,
+        });
+        match page.await.unwrap() {
+            Reply::History(page) => page,
+            other => panic!("no page: {other:?}"),
         }
     }
 
@@ -559,6 +598,18 @@ pub fn join(room: &str) -> Join {
         watch: Watch::None,
         presence: None,
     }
+}
+
+/// Somebody who has published fifteen events of 60,000 bytes in a room: pages of its history are more than an outbox may hold.
+pub async fn fill(server: &Server, room: &str) -> RawClient {
+    let mut publisher = RawClient::connect(server).await;
+    let room = publisher.join(room).await.room;
+    for _ in 0..15 {
+        publisher
+            .publish(room, Payload::binary(vec![7; 60_000]))
+            .await;
+    }
+    publisher
 }
 
 /// Which request a frame answers.

@@ -14,6 +14,13 @@ use crate::wait::{PATIENCE, until};
 /// Limits that a test with a rate of its own must not meet: to be put before any other section.
 pub const UNLIMITED: &str = "[connection]\nmessages_per_s = 1000000\nmessages_burst = 1000000\njoins_per_s = 1000000\njoins_burst = 1000000\nbytes_per_s = 1000000000\nbytes_burst = 1000000000\npages_per_s = 1000000\npages_burst = 1000000\n";
 
+/// Settings for each namespace of the shipped configuration, as TOML between two braces: to be put behind any other section.
+pub fn each_namespace(settings: impl Fn(&str) -> String) -> String {
+    let names = ["chat", "default", "doc", "game", "auction"];
+    let lines = names.map(|name| format!("{name} = {{ {} }}\n", settings(name)));
+    "[namespaces]\n".to_owned() + &lines.concat()
+}
+
 /// A running server. Dropping it kills it and removes its directory.
 #[derive(Debug)]
 pub struct Server {
@@ -143,6 +150,23 @@ impl Server {
     #[must_use]
     pub fn let_go(&mut self) -> Process {
         self.process.take().unwrap()
+    }
+
+    /// Has it read its configuration again, and waits until that outcome is counted.
+    ///
+    /// # Panics
+    /// It is down, or the reload ends in another way.
+    pub async fn reload(&self, outcome: &str) {
+        let count = async || {
+            let metrics = self.metrics().await;
+            metrics.labelled("roomful_reloads_total", "outcome", outcome)
+        };
+        let before = count().await;
+        self.process().signal("HUP").await;
+        until(&format!("a reload is {outcome}"), PATIENCE, async || {
+            count().await > before
+        })
+        .await;
     }
 
     /// Kills it as a power failure does.

@@ -2,10 +2,11 @@
 //! those of addresses in `threats/admission.rs`, those of bytes that wait in `slow_reader.rs` and `memory.rs`.
 
 use roomful_protocol::error::ErrorCode;
-use roomful_protocol::frame::{Direction, History, Join, Reply};
+use roomful_protocol::frame::{Direction, Join, Leave, Reply};
 use roomful_protocol::id::{Offset, RoomAlias};
 use roomful_protocol::payload::Payload;
 use roomful_tests::raw::{assert_error, join};
+use roomful_tests::server::each_namespace;
 use roomful_tests::wait::{PATIENCE, until};
 use roomful_tests::{RawClient, Server};
 
@@ -13,12 +14,11 @@ use roomful_tests::{RawClient, Server};
 #[tokio::test]
 async fn a_node_has_so_many_rooms() {
     // No window is longer than a session's, which decides how long an empty room stays.
-    let namespaces = ["chat", "default", "doc", "game", "auction"].map(|name| {
-        format!("{name} = {{ presence_grace_ms = 1000, history_age_max_ms = 1000 }}\n")
-    });
-    let windows =
-        "[session]\nretention_ms = 1000\n[namespaces]\n".to_owned() + &namespaces.concat();
-    let server = Server::with_config(&format!("rooms_max = 3\n{windows}")).await;
+    let windows = each_namespace(|_| "presence_grace_ms = 1000, history_age_max_ms = 1000".into());
+    let server = Server::with_config(&format!(
+        "rooms_max = 3\n[session]\nretention_ms = 1000\n{windows}"
+    ))
+    .await;
     let mut client = RawClient::connect(&server).await;
     for number in 0..3 {
         client.join(&format!("chat:{number}")).await;
@@ -56,9 +56,7 @@ async fn a_room_has_so_many_members() {
     assert_eq!(server.metrics().await.value("roomful_members"), 2.0);
     let (mut first, joined) = members.remove(0);
     let room = joined.room;
-    let left = first
-        .ask(|request| roomful_protocol::frame::Leave { request, room })
-        .await;
+    let left = first.ask(|request| Leave { request, room }).await;
     assert!(matches!(left, Ok(Reply::Done)), "{left:?}");
     assert_eq!(third.join("chat:small").await.occupancy, 2);
 }
@@ -106,18 +104,7 @@ async fn offsets(client: &mut RawClient, room: RoomAlias) -> Vec<Offset> {
     let mut offsets = Vec::new();
     let mut from = None;
     loop {
-        let page = client
-            .ask(|request| History {
-                request,
-                room,
-                from,
-                direction: Direction::Forward,
-                limit: 1_000,
-            })
-            .await;
-        let Ok(Reply::History(page)) = page else {
-            unreachable!("{page:?}")
-        };
+        let page = client.history(room, from, Direction::Forward, 1_000).await;
         offsets.extend(page.entries.iter().map(|entry| entry.offset));
         from = page.next;
         if from.is_none() {

@@ -9,7 +9,8 @@ use roomful_protocol::error::{CloseCode, ErrorCode};
 use roomful_protocol::frame::{ClientFrame, Direction, History, Join, Publish};
 use roomful_protocol::payload::Payload;
 use roomful_tests::http::exchange;
-use roomful_tests::raw::{assert_error, join};
+use roomful_tests::raw::{assert_error, fill, join};
+use roomful_tests::server::{UNLIMITED, each_namespace};
 use roomful_tests::wait::{PATIENCE, until};
 use roomful_tests::{Connect, Healthy, Metrics, RawClient, Server};
 use tokio::io::AsyncWriteExt as _;
@@ -48,12 +49,9 @@ async fn idle_connections_stop_at_the_soft_mark() {
 /// A room that nobody is in keeps its history for an hour; above the soft mark, for as long as a session is kept.
 #[tokio::test]
 async fn empty_rooms_close_early_above_the_soft_mark() {
-    let graces = ["chat", "doc", "game", "auction", "default"]
-        .map(|name| format!("[namespaces.{name}]\npresence_grace_ms = 0\n"));
+    let graces = each_namespace(|_| "presence_grace_ms = 0".into());
     let server = Server::with_config(&format!(
-        "{}[memory]\nbudget_bytes = 16777216\n[session]\nretention_ms = 0\n{}",
-        roomful_tests::server::UNLIMITED,
-        graces.concat()
+        "{UNLIMITED}[memory]\nbudget_bytes = 16777216\n[session]\nretention_ms = 0\n{graces}"
     ))
     .await;
     let rooms = async || server.metrics().await.value("roomful_rooms");
@@ -164,13 +162,7 @@ async fn assert_eighth(server: &Server, most: f64) {
 #[tokio::test]
 async fn stopped_readers_are_closed_heaviest_first() {
     let server = server(64).await;
-    let mut publisher = RawClient::connect(&server).await;
-    let room = publisher.join("chat:pages").await.room;
-    for _ in 0..15 {
-        publisher
-            .publish(room, Payload::binary(vec![7; 60_000]))
-            .await;
-    }
+    let _publisher = fill(&server, "chat:pages").await;
     let pressure = Pressure::on(&server).await;
     // All are in before the first of them is owed anything: above the soft mark nobody else would be.
     let mut readers = Vec::new();
@@ -307,11 +299,7 @@ async fn recovers(server: &Server) {
 /// A server with a budget of so many MiB, and no limits of rate.
 async fn server(mebibytes: usize) -> Server {
     let budget = mebibytes * 1024 * 1024;
-    Server::with_config(&format!(
-        "{}[memory]\nbudget_bytes = {budget}\n",
-        roomful_tests::server::UNLIMITED
-    ))
-    .await
+    Server::with_config(&format!("{UNLIMITED}[memory]\nbudget_bytes = {budget}\n")).await
 }
 
 /// A healthy room, and somebody who watches how much the process holds.

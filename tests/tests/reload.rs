@@ -218,7 +218,7 @@ async fn a_file_with_problems_changes_nothing() {
     }
     std::fs::remove_file(server.dir().join("roomful.toml")).unwrap();
     // Without a file the defaults would count: a server without keys.
-    reload_as_it_is(&server, "applied").await;
+    server.reload("applied").await;
     assert!(hello(&server, &token).await.is_ok());
     assert!(server.log().join("\n").contains("needs a restart"));
 }
@@ -252,20 +252,7 @@ fn keyed(key: &str, more: &str) -> String {
 /// Writes the file and sends SIGHUP, and waits until the outcome is counted.
 async fn reload(server: &Server, config: &str, outcome: &str) {
     std::fs::write(server.dir().join("roomful.toml"), config).unwrap();
-    reload_as_it_is(server, outcome).await;
-}
-
-async fn reload_as_it_is(server: &Server, outcome: &str) {
-    let count = async || {
-        let metrics = server.metrics().await;
-        metrics.labelled("roomful_reloads_total", "outcome", outcome)
-    };
-    let before = count().await;
-    server.process().signal("HUP").await;
-    until(&format!("a reload is {outcome}"), PATIENCE, async || {
-        count().await > before
-    })
-    .await;
+    server.reload(outcome).await;
 }
 
 async fn hello(server: &Server, token: &str) -> Result<Welcome, Error> {

@@ -1,17 +1,11 @@
 //! Rooms as their members see them: one order, positions without a gap, recovery, signals, presence, history, op ids.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test reports by panicking"
-)]
 
 use roomful_protocol::codec::Encoding;
 use roomful_protocol::error::ErrorCode;
 use roomful_protocol::frame::{
-    Direction, Event, History, HistoryPage, Join, JoinProducer, Leave, OpId, Recovery, Reply,
-    ServerFrame,
+    Direction, Event, Join, JoinProducer, Leave, OpId, Recovery, ServerFrame,
 };
-use roomful_protocol::id::{Epoch, Offset, ProducerId, RoomAlias, Sequence};
+use roomful_protocol::id::{Epoch, Offset, ProducerId, Sequence};
 use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
 use roomful_tests::raw::{assert_error, join, placements};
@@ -353,7 +347,7 @@ async fn history_is_paged_both_ways() {
         (at(3), Direction::Forward, 100, 4..11, false),
         (at(10), Direction::Forward, 5, 11..11, false),
     ] {
-        let page = history(&mut client, joined.room, from, direction, limit).await;
+        let page = client.history(joined.room, from, direction, limit).await;
         let found: Vec<u64> = page.entries.iter().map(|entry| entry.offset.0).collect();
         assert_eq!(
             found,
@@ -401,27 +395,4 @@ fn op(sequence: u64) -> Option<OpId> {
         producer: PRODUCER,
         sequence: Sequence(sequence),
     })
-}
-
-async fn history(
-    client: &mut RawClient,
-    room: RoomAlias,
-    from: Option<Position>,
-    direction: Direction,
-    limit: u64,
-) -> HistoryPage {
-    match client
-        .ask(|request| History {
-            request,
-            room,
-            from,
-            direction,
-            limit,
-        })
-        .await
-        .unwrap()
-    {
-        Reply::History(page) => page,
-        other => panic!("{other:?}"),
-    }
 }

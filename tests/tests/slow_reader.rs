@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use roomful_protocol::error::CloseCode;
-use roomful_protocol::frame::{Join, JoinProducer, OpId, Signal};
+use roomful_protocol::frame::{OpId, Signal};
 use roomful_protocol::id::{Offset, ProducerId, RoomAlias, Sequence, SignalKey};
 use roomful_protocol::payload::Payload;
 use roomful_tests::follower::Step;
-use roomful_tests::raw::{join, placements};
+use roomful_tests::raw::placements;
 use roomful_tests::wait::{PATIENCE, until};
 use roomful_tests::{Connect, Follower, Metrics, RawClient, Server};
 use tokio::sync::watch;
@@ -120,19 +120,7 @@ impl<'a> Room<'a> {
             followers.spawn(follower.follow(goal.subscribe()));
         }
         let mut publisher = RawClient::connect(server).await;
-        let producer = Some(JoinProducer {
-            producer: PRODUCER,
-            next: Sequence(1),
-        });
-        let alias = publisher
-            .join_with(Join {
-                producer,
-                echo: false,
-                ..join(ROOM)
-            })
-            .await
-            .unwrap()
-            .room;
+        let alias = publisher.join_as(ROOM, PRODUCER, Sequence(1)).await;
         Self {
             server,
             publisher,

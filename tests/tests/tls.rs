@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use roomful_client::Options;
 use roomful_protocol::codec::Encoding;
-use roomful_protocol::frame::{JoinProducer, OpId};
+use roomful_protocol::frame::OpId;
 use roomful_protocol::id::{Offset, ProducerId, Sequence};
 use roomful_protocol::payload::Payload;
 use roomful_tests::process::Process;
-use roomful_tests::raw::join;
 use roomful_tests::server::{Directory, UNLIMITED};
 use roomful_tests::tls::{self, Authority, CERTIFICATE, KEY};
 use roomful_tests::wait::{PATIENCE, until, within};
@@ -107,18 +106,7 @@ async fn a_slow_reader_over_tls_catches_up() {
     let mut slow = Follower::new(secure.connect().receive_buffer(4_096), "chat:slow");
     slow.attach().await;
     let mut publisher = secure.connect().ready().await;
-    let producer = Some(JoinProducer {
-        producer: PRODUCER,
-        next: Sequence(1),
-    });
-    let joined = publisher
-        .join_with(roomful_protocol::frame::Join {
-            producer,
-            echo: false,
-            ..join("chat:slow")
-        })
-        .await
-        .unwrap();
+    let room = publisher.join_as("chat:slow", PRODUCER, Sequence(1)).await;
     let mut head = Offset(0);
     for sequence in 1..=500 {
         let op = OpId {
@@ -126,7 +114,7 @@ async fn a_slow_reader_over_tls_catches_up() {
             sequence: Sequence(sequence),
         };
         let payload = Payload::text("x".repeat(4_000));
-        let published = publisher.publish_with(joined.room, Some(op), payload).await;
+        let published = publisher.publish_with(room, Some(op), payload).await;
         head = published.unwrap().position.offset;
     }
     assert!(
@@ -233,19 +221,11 @@ async fn broken_new_files_keep_the_old_certificate() {
 async fn a_reload_reads_the_certificate() {
     let secure = Secure::start("").await;
     let (shown, other) = (secure.shown().await, secure.authority.issue());
-    let reload = async |outcome| {
-        secure.server.process().signal("HUP").await;
-        until("the reload ends", PATIENCE, async || {
-            let metrics = secure.server.metrics().await;
-            metrics.labelled("roomful_reloads_total", "outcome", outcome) == 1.0
-        })
-        .await;
-    };
     std::fs::write(secure.dir.0.join(CERTIFICATE), &other.certificate).unwrap();
-    reload("refused").await;
+    secure.server.reload("refused").await;
     assert_eq!(secure.shown().await, shown);
     std::fs::write(secure.dir.0.join(KEY), &other.key).unwrap();
-    reload("applied").await;
+    secure.server.reload("applied").await;
     assert_eq!(secure.shown().await, other.der.to_vec());
 }
 

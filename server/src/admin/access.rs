@@ -167,11 +167,12 @@ impl Guesses {
             return Ok(());
         }
         if buckets.len() >= ADDRESSES_MAX && !buckets.contains_key(&address) {
-            let least = buckets
+            let left = |bucket: &Bucket| bucket.left(self.rate, now_ms);
+            let by_left = buckets
                 .iter()
-                .max_by(|(_, one), (_, other)| one.compare(other, self.rate, now_ms))
-                .map(|(address, _)| *address);
-            least.and_then(|least| buckets.remove(&least));
+                .map(|(address, bucket)| (*address, left(bucket)));
+            let least = by_left.max_by(|(_, one), (_, other)| one.total_cmp(other));
+            least.and_then(|(least, _)| buckets.remove(&least));
         }
         buckets.insert(address, bucket);
         Err(Denied::Wrong)

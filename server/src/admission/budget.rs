@@ -55,15 +55,14 @@ impl Budget {
     /// # Errors
     /// There is none; after which time there is one.
     pub fn take(&mut self, now: Instant) -> Result<(), Duration> {
-        let per_s = f64::from(self.rate.per_s);
-        let fresh = now.saturating_duration_since(self.at).as_secs_f64() * per_s;
-        self.tokens = (self.tokens + fresh).min(f64::from(self.rate.burst));
+        self.tokens = self.tokens_at(now);
         self.at = self.at.max(now);
         if self.tokens >= 1.0 {
             self.tokens -= 1.0;
             return Ok(());
         }
-        let slot = self.promised.max(now) + Duration::from_secs_f64(per_s.recip());
+        let slot =
+            self.promised.max(now) + Duration::from_secs_f64(f64::from(self.rate.per_s).recip());
         let wait = slot.saturating_duration_since(now);
         if wait > WAIT_MAX {
             // More than obey a budget: somebody knocks without end. Slots of a far future are not given away, since
@@ -77,9 +76,13 @@ impl Budget {
     /// Whether nothing is missing and nobody was told to come: it is as good as a new one.
     #[must_use]
     pub fn is_whole(&self, now: Instant) -> bool {
-        let fresh = now.saturating_duration_since(self.at).as_secs_f64();
-        let tokens = self.tokens + fresh * f64::from(self.rate.per_s);
-        tokens >= f64::from(self.rate.burst) && self.promised <= now
+        self.tokens_at(now) >= f64::from(self.rate.burst) && self.promised <= now
+    }
+
+    fn tokens_at(&self, now: Instant) -> f64 {
+        let passed_s = now.saturating_duration_since(self.at).as_secs_f64();
+        let fresh = passed_s * f64::from(self.rate.per_s);
+        (self.tokens + fresh).min(f64::from(self.rate.burst))
     }
 }
 

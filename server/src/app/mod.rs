@@ -207,7 +207,7 @@ impl App {
         let limits = admission_limits(config);
         let admission = Admission::new(limits, trust(config));
         let operators = Admission::new(limits.for_operators(), Trust::none());
-        metrics.show_counted(users, admission.clone());
+        metrics.show_registries(users, admission.clone());
         let end = Current::new(config.shutdown.clone());
         let shutdown = Shutdown::new();
         let reload = Reload {

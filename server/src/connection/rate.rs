@@ -1,7 +1,5 @@
 //! Token buckets: how often something may happen, without a timer.
 
-use std::cmp::Ordering;
-
 /// A rate and the burst above it.
 #[derive(Debug, Clone, Copy)]
 pub struct Rate {
@@ -90,19 +88,14 @@ impl Bucket {
     /// Whether nothing is missing.
     #[must_use]
     pub fn is_full(&self, rate: Rate, now_ms: u64) -> bool {
-        self.filled(rate, now_ms).tokens >= rate.burst_f32()
+        self.left(rate, now_ms) >= rate.burst_f32()
     }
 
-    /// Which of two has more left.
+    /// How much there is.
     #[must_use]
-    pub fn compare(&self, other: &Self, rate: Rate, now_ms: u64) -> Ordering {
-        let left = |bucket: &Self| bucket.filled(rate, now_ms).tokens;
-        left(self).total_cmp(&left(other))
-    }
-
-    fn filled(mut self, rate: Rate, now_ms: u64) -> Self {
+    pub fn left(mut self, rate: Rate, now_ms: u64) -> f32 {
         self.fill(rate, now_ms);
-        self
+        self.tokens
     }
 }
 

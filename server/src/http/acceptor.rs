@@ -7,7 +7,6 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -24,6 +23,7 @@ use super::site::{Shared, Site};
 use super::upgrade::Upgraded;
 use super::welcome::{Newcomer, Welcomed};
 use crate::shutdown::Shutdown;
+use crate::survive::survive;
 use crate::tasks::Tasks;
 
 /// Listens. What is set here, connections inherit: a message is written as a whole, so there is never a reason to
@@ -185,16 +185,19 @@ impl Acceptor {
         let mut upgraded = Vec::new();
         for (stream, peer) in accepted {
             // What one socket does to its own handling is no reason to stop listening.
-            let welcome = AssertUnwindSafe(|| self.welcome(stream, peer));
-            match catch_unwind(welcome) {
-                Ok(socket) => upgraded.extend(socket),
-                Err(_) => self.server.metrics.acceptor_panicked(),
-            }
+            let socket = self.guarded(|this| this.welcome(stream, peer));
+            upgraded.extend(socket.flatten());
         }
-        if catch_unwind(AssertUnwindSafe(|| self.server.hand_over(upgraded))).is_err() {
+        self.guarded(|this| this.server.hand_over(upgraded));
+        count
+    }
+
+    fn guarded<T>(&mut self, act: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        let outcome = survive(|| act(self));
+        if outcome.is_none() {
             self.server.metrics.acceptor_panicked();
         }
-        count
+        outcome
     }
 
     /// Deals with a new socket: a WebSocket comes back.

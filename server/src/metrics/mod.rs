@@ -9,9 +9,9 @@
 mod admin;
 mod budget;
 mod cells;
-mod counted;
 mod keys;
 mod labels;
+mod registries;
 mod tls;
 
 use std::collections::HashMap;
@@ -38,9 +38,9 @@ use crate::tasks::Tasks;
 use admin::AdminMetrics;
 use budget::Budget;
 use cells::Row;
-use counted::Counted;
 use keys::KeyMetrics;
 use labels::labels;
+use registries::Registries;
 use tls::TlsMetrics;
 
 /// The metrics of a process; a cheap handle.
@@ -206,11 +206,11 @@ impl Metrics {
     ///
     /// # Panics
     /// It shows them already.
-    pub fn show_counted(&self, users: Users, admission: Admission) {
-        let counted = Counted::new(users, admission);
+    pub fn show_registries(&self, users: Users, admission: Admission) {
+        let registries = Registries::new(users, admission);
         self.inner
             .registry
-            .register(Box::new(counted))
+            .register(Box::new(registries))
             .expect("there is one registry of each");
     }
 

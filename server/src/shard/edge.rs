@@ -177,10 +177,17 @@ impl Shard {
                 return;
             };
             if connection.pauses.any() && !frames.is_empty() {
-                connection.backlog = Some(Box::new(frames));
-                let bytes = connection.backlog_bytes();
-                return self.counters.backlog_bytes.add(bytes as u64);
+                return self.hold_back(id, frames);
             }
+        }
+    }
+
+    /// Keeps frames until their connection may go on.
+    pub(super) fn hold_back(&mut self, id: ConnectionId, frames: VecDeque<ClientFrame>) {
+        let bytes: usize = frames.iter().map(held_bytes).sum();
+        if let Some(connection) = self.connection_mut(id).filter(|_| !frames.is_empty()) {
+            connection.backlog = Some(Box::new(frames));
+            self.counters.backlog_bytes.add(bytes as u64);
         }
     }
 

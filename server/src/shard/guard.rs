@@ -5,8 +5,6 @@
 //! closed and resumes, a membership ends with `room_reopened`, a room is opened again from its journal. A panic in this
 //! file itself, or in what a shard does for nobody in particular, ends the thread.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use roomful_protocol::error::{CloseCode, ErrorCode};
 use roomful_protocol::frame::Left;
 use roomful_protocol::id::{RoomAlias, RoomId};
@@ -18,6 +16,7 @@ use crate::clock::Now;
 use crate::connection::{Membership, Phase};
 use crate::metrics::PanicPlace;
 use crate::room::{Asked, Awaited, Remains, Room};
+use crate::survive::survive;
 use crate::wire;
 
 /// A room whose code has panicked lately.
@@ -31,11 +30,6 @@ pub(super) struct Suspect {
     closed: bool,
     /// When it is opened again, or trusted again, on the monotonic clock.
     due_ms: u64,
-}
-
-/// Runs something that may panic; none if it did.
-pub(super) fn survive<T>(act: impl FnOnce() -> T) -> Option<T> {
-    catch_unwind(AssertUnwindSafe(act)).ok()
 }
 
 impl Shard {

@@ -84,13 +84,7 @@ impl Shard {
                 let bytes: usize = waiting.iter().map(held_bytes).sum();
                 self.counters.backlog_bytes.sub(bytes as u64);
                 self.open_session(id, &hello, identity, now, host);
-                let Some(connection) = self.connection_mut(id) else {
-                    return;
-                };
-                if !waiting.is_empty() {
-                    connection.backlog = Some(Box::new(waiting.into()));
-                    self.counters.backlog_bytes.add(bytes as u64);
-                }
+                self.hold_back(id, waiting.into());
                 self.go_on(id, now, host);
             }
             (Phase::Authenticating { said }, Err(error)) => {

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use roomful_protocol::error::ErrorCode;
 use roomful_protocol::id::{RoomAlias, RoomId, UserId};
 
-use super::guard::survive;
 use super::message::{Answer, Call, Join, Message, Refusal, Request, ShardId};
 use super::{Host, Shard, Timer};
 use crate::clock::Now;
@@ -18,6 +17,7 @@ use crate::journal::Completion;
 use crate::memory::Level;
 use crate::metrics::LimitedBy;
 use crate::room::{After, Asked, Awaited, Context, Room, RoomSettings, RoomTimer};
+use crate::survive::survive;
 
 impl Shard {
     /// Lets somebody into a room, which is opened if it is not.

@@ -11,7 +11,6 @@ use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -36,6 +35,7 @@ use crate::metrics::{MemoryShed, PanicPlace, ShardCounters};
 use crate::shard::message::{ConnectionId, ShardId};
 use crate::shard::wheel::Wheel;
 use crate::shard::{Host as _, Input, Phase};
+use crate::survive::survive;
 
 /// What a thread is made of.
 pub(super) struct Thread {
@@ -401,7 +401,7 @@ impl<C: Core> Driver<C> {
 
     /// Reads a connection, or handles what was read. A panic ends the connection.
     fn guarded(&mut self, connection: ConnectionId, handle: impl FnOnce(&mut Self)) {
-        if catch_unwind(AssertUnwindSafe(|| handle(self))).is_err() {
+        if survive(|| handle(self)).is_none() {
             self.counters.panics.of(PanicPlace::Connection).add(1);
             tracing::error!("reading a connection panicked; it is closed");
             self.step(Input::Gone { connection });

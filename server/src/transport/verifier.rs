@@ -5,7 +5,6 @@
 //! the last shard that could ask them has ended.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{io, thread};
@@ -15,6 +14,7 @@ use super::{Post, TransportSettings};
 use crate::auth::{Assessed, AuthError, Authenticator, Identity};
 use crate::clock::Clock;
 use crate::shard::message::{ConnectionId, ShardId};
+use crate::survive::survive;
 
 /// Who knows what a token is worth: the server's is [`Authenticator`]. Any thread may ask at any time.
 pub trait Judge: fmt::Debug + Send + Sync {
@@ -139,7 +139,7 @@ impl Worker {
     fn run(self) {
         while let Some(job) = self.next() {
             let check = || self.judge.verify(&job.token, self.clock.unix_ms());
-            let outcome = catch_unwind(AssertUnwindSafe(check)).unwrap_or_else(|_panic| {
+            let outcome = survive(check).unwrap_or_else(|| {
                 tracing::error!("checking a token panicked; its connection is refused");
                 Err(AuthError::Internal)
             });

@@ -8,10 +8,10 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use roomful_protocol::codec::Encoding;
-use roomful_protocol::frame::{Join, JoinProducer, OpId, Publish, ServerFrame};
+use roomful_protocol::frame::{OpId, Publish, ServerFrame};
 use roomful_protocol::id::{Offset, ProducerId, RequestId, RoomAlias, Sequence};
 use roomful_protocol::payload::Payload;
-use roomful_tests::raw::{Incoming, join, placements, reply_to};
+use roomful_tests::raw::{Incoming, placements, reply_to};
 use roomful_tests::wait::PATIENCE;
 use roomful_tests::{Connect, Follower, RawClient, Server};
 use tokio::sync::watch as goals;
@@ -185,19 +185,7 @@ impl Publisher {
                 .unwrap()
                 .resume,
         );
-        let producer = Some(JoinProducer {
-            producer: self.producer,
-            next: self.next,
-        });
-        let room = client
-            .join_with(Join {
-                producer,
-                echo: false,
-                ..join(ROOM)
-            })
-            .await
-            .unwrap()
-            .room;
+        let room = client.join_as(ROOM, self.producer, self.next).await;
         for (request, op) in &mut self.unacknowledged {
             *request = client.new_request();
             client.send(&publish(*request, room, *op).into()).await;

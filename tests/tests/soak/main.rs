@@ -15,7 +15,7 @@ use rand::RngExt as _;
 use rand::rngs::StdRng;
 use roomful_tests::Server;
 use roomful_tests::seed::seeded;
-use roomful_tests::server::UNLIMITED;
+use roomful_tests::server::{UNLIMITED, each_namespace};
 use roomful_tests::tokens::{AUDIENCE, KEY, claims, sign};
 use serde_json::json;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -27,18 +27,17 @@ use verdict::{allowed, growth};
 
 /// The windows are short, so that they are over soon after each round, and addresses count although they are loopback.
 fn config() -> String {
-    let namespaces = ["chat", "default", "doc", "game", "auction"].map(|name| {
+    let namespaces = each_namespace(|name| {
         let more = match name {
             "chat" => ", history_entries_max = 2000",
             "game" => ", history_age_max_ms = 1000",
             _ => "",
         };
-        format!("{name} = {{ presence_grace_ms = 1000{more} }}\n")
+        format!("presence_grace_ms = 1000{more}")
     });
     format!(
         "{UNLIMITED}[auth]\nkeys = [{{ algorithm = \"HS256\", secret = \"{KEY}\" }}]\naudience = \"{AUDIENCE}\"\n\
-         [admission]\nlimit_loopback = true\nconnects_per_address_per_s = 1000\n[session]\nretention_ms = 2000\n[namespaces]\n{}",
-        namespaces.concat()
+         [admission]\nlimit_loopback = true\nconnects_per_address_per_s = 1000\n[session]\nretention_ms = 2000\n{namespaces}"
     )
 }
 

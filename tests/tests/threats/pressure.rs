@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use roomful_protocol::frame::{
-    ClientBatch, Direction, Frames, History, Publish, Reply, ServerFrame,
+    ClientBatch, ClientFrame, Direction, Frames, History, Publish, Reply, ServerFrame,
 };
+use roomful_protocol::id::RoomAlias;
 use roomful_protocol::payload::Payload;
+use roomful_tests::raw::fill;
 use roomful_tests::wait::{PATIENCE, until};
 use roomful_tests::{Connect, Healthy, RawClient, Server};
 
@@ -20,30 +22,11 @@ async fn pages_wait_for_a_slow_line() {
     )
     .await;
     let attack = Attack::beside(&server, Healthy::start(&server).await).await;
-    let mut publisher = RawClient::connect(&server).await;
-    let room = publisher.join("chat:pages").await.room;
-    for _ in 0..15 {
-        publisher
-            .publish(room, Payload::binary(vec![7; 60_000]))
-            .await;
-    }
+    let _publisher = fill(&server, "chat:pages").await;
     for batched in [false, true] {
         let mut slow = Connect::to(&server).receive_buffer(4_096).ready().await;
         let room = slow.join("chat:pages").await.room;
-        let mut pages = Vec::new();
-        for _ in 0..20 {
-            let (request, direction) = (slow.new_request(), Direction::Backward);
-            pages.push(
-                History {
-                    request,
-                    room,
-                    from: None,
-                    direction,
-                    limit: 1_000,
-                }
-                .into(),
-            );
-        }
+        let pages = twenty_pages(&mut slow, room);
         if batched {
             slow.send(
                 &ClientBatch {
@@ -88,7 +71,7 @@ async fn pages_wait_for_a_slow_line() {
         .await;
 }
 
-/// A hundred connections, each with a batch that it stops from being handled by not reading: what waits is counted, and goes with its
+/// Twenty connections, each with a batch that it stops from being handled by not reading: what waits is counted, and goes with its
 /// connection.
 #[tokio::test]
 async fn batches_that_wait_are_counted() {
@@ -97,30 +80,12 @@ async fn batches_that_wait_are_counted() {
     )
     .await;
     let attack = Attack::beside(&server, Healthy::start(&server).await).await;
-    let mut publisher = RawClient::connect(&server).await;
-    let room = publisher.join("chat:pages").await.room;
-    for _ in 0..15 {
-        publisher
-            .publish(room, Payload::binary(vec![7; 60_000]))
-            .await;
-    }
+    let _publisher = fill(&server, "chat:pages").await;
     let mut stopped = Vec::new();
     for _ in 0..20 {
         let mut client = Connect::to(&server).receive_buffer(4_096).ready().await;
         let room = client.join("chat:pages").await.room;
-        let mut frames = Vec::new();
-        for _ in 0..20 {
-            frames.push(
-                History {
-                    request: client.new_request(),
-                    room,
-                    from: None,
-                    direction: Direction::Backward,
-                    limit: 1_000,
-                }
-                .into(),
-            );
-        }
+        let mut frames = twenty_pages(&mut client, room);
         for _ in 0..4 {
             frames.push(
                 Publish {
@@ -185,4 +150,16 @@ async fn a_reader_of_single_bytes_closes_with_4431() {
             1.0,
         )
         .await;
+}
+
+/// Requests for twenty pages, each as long as may be.
+fn twenty_pages(client: &mut RawClient, room: RoomAlias) -> Vec<ClientFrame> {
+    let page = |_| History {
+        request: client.new_request(),
+        room,
+        from: None,
+        direction: Direction::Backward,
+        limit: 1_000,
+    };
+    (0..20).map(page).map(ClientFrame::from).collect()
 }

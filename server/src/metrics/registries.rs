@@ -11,13 +11,13 @@ use crate::admission::Admission;
 use crate::session::users::Users;
 
 /// The sizes of the registries.
-pub(super) struct Counted {
+pub(super) struct Registries {
     users: Users,
     admission: Admission,
     descs: Vec<Desc>,
 }
 
-impl Counted {
+impl Registries {
     pub(super) fn new(users: Users, admission: Admission) -> Self {
         Self {
             users,
@@ -30,7 +30,7 @@ impl Counted {
     }
 }
 
-impl Collector for Counted {
+impl Collector for Registries {
     fn desc(&self) -> Vec<&Desc> {
         self.descs.iter().collect()
     }
