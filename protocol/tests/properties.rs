@@ -106,6 +106,16 @@ proptest! {
     }
 
     #[test]
+    fn what_the_log_keeps_is_read_as_it_was_written(
+        changes in vec(state_change(), 0..4), lock in lock_change(), timer in timer_change(),
+    ) {
+        let state = StateChanges { changes };
+        prop_assert_eq!(StateChanges::from_payload(&state.to_payload()), Ok(state));
+        prop_assert_eq!(LockChange::from_payload(&lock.to_payload()), Ok(lock));
+        prop_assert_eq!(TimerChange::from_payload(&timer.to_payload()), Ok(timer));
+    }
+
+    #[test]
     fn positions_are_read_as_they_are_written(position in position()) {
         prop_assert_eq!(position.to_string().parse(), Ok(position));
     }
@@ -178,21 +188,26 @@ fn single_client_frame() -> BoxedStrategy<ClientFrame> {
             option::of(position()),
             option::of(producer),
             any::<bool>(),
-            watch(),
-            option::of(payload())
+            (watch(), option::of(payload())),
+            option::of(vec(prefix(), 0..4)),
+            any::<bool>()
         )
-            .prop_map(|(request, room, since, producer, echo, watch, presence)| {
-                Join {
-                    request,
-                    room: RoomText::from(&*room),
-                    since,
-                    producer,
-                    echo,
-                    watch,
-                    presence,
+            .prop_map(
+                |(request, room, since, producer, echo, (watch, presence), state, locks)| {
+                    Join {
+                        request,
+                        room: RoomText::from(&*room),
+                        since,
+                        producer,
+                        echo,
+                        watch,
+                        presence,
+                        state,
+                        locks,
+                    }
+                    .into()
                 }
-                .into()
-            }),
+            ),
         (request(), room()).prop_map(|(request, room)| Leave { request, room }.into()),
         (request(), room(), option::of(op()), payload()).prop_map(
             |(request, room, op, payload)| Publish {
@@ -241,6 +256,110 @@ fn single_client_frame() -> BoxedStrategy<ClientFrame> {
             .into()),
         (request(), text()).prop_map(|(request, token)| Refresh { request, token }.into()),
         request().prop_map(|request| Ping { request }.into()),
+        (request(), room(), state_request()).prop_map(|(request, room, what)| State {
+            request,
+            room,
+            what
+        }
+        .into()),
+        (request(), room(), lock_request()).prop_map(|(request, room, what)| Lock {
+            request,
+            room,
+            what
+        }
+        .into()),
+        (request(), room(), timer_request()).prop_map(|(request, room, what)| Timer {
+            request,
+            room,
+            what
+        }
+        .into()),
+        (request(), room(), cursor_request()).prop_map(|(request, room, what)| Cursor {
+            request,
+            room,
+            what
+        }
+        .into()),
+    ]
+    .boxed()
+}
+
+fn state_request() -> BoxedStrategy<StateRequest> {
+    let action = select(vec![Action::Put, Action::Patch, Action::Delete]);
+    let fence = (name(), position()).prop_map(|(lock, fence)| HeldFence { lock, fence });
+    let change = (
+        name(),
+        action,
+        option::of(payload()),
+        option::of(position()),
+        any::<bool>(),
+        option::of(fence),
+    );
+    let change = change.prop_map(
+        |(key, action, value, if_version, if_absent, if_fence)| Change {
+            key,
+            action,
+            value,
+            if_version,
+            if_absent,
+            if_fence,
+        },
+    );
+    prop_oneof![
+        (option::of(op()), vec(change.clone(), 1..4))
+            .prop_map(|(op, changes)| StateRequest::Write { op, changes }),
+        vec(change, 0..4).prop_map(|changes| StateRequest::OnDisconnect { changes }),
+        (prefix(), option::of(name()), integer()).prop_map(|(prefix, after, limit)| {
+            StateRequest::Get {
+                prefix,
+                after,
+                limit,
+            }
+        }),
+        option::of(vec(prefix(), 0..4)).prop_map(|prefixes| StateRequest::Watch { prefixes }),
+    ]
+    .boxed()
+}
+
+fn lock_request() -> BoxedStrategy<LockRequest> {
+    prop_oneof![
+        (name(), integer(), any::<bool>()).prop_map(|(lock, ttl_ms, queue)| LockRequest::Acquire {
+            lock,
+            ttl_ms,
+            queue
+        }),
+        (name(), position(), integer()).prop_map(|(lock, fence, ttl_ms)| LockRequest::Renew {
+            lock,
+            fence,
+            ttl_ms
+        }),
+        name().prop_map(|lock| LockRequest::Release { lock }),
+        (option::of(name()), integer())
+            .prop_map(|(after, limit)| LockRequest::Get { after, limit }),
+        any::<bool>().prop_map(|locks| LockRequest::Watch { locks }),
+    ]
+    .boxed()
+}
+
+fn timer_request() -> BoxedStrategy<TimerRequest> {
+    prop_oneof![
+        (name(), integer(), payload()).prop_map(|(name, due_ms, payload)| TimerRequest::Set {
+            name,
+            due_ms,
+            payload
+        }),
+        name().prop_map(|name| TimerRequest::Cancel { name }),
+        (option::of(name()), integer())
+            .prop_map(|(after, limit)| TimerRequest::Get { after, limit }),
+    ]
+    .boxed()
+}
+
+fn cursor_request() -> BoxedStrategy<CursorRequest> {
+    prop_oneof![
+        (option::of(position()), option::of(position()))
+            .prop_map(|(read, delivered)| CursorRequest::Set { read, delivered }),
+        Just(CursorRequest::Get),
     ]
     .boxed()
 }
@@ -286,8 +405,8 @@ fn replies() -> BoxedStrategy<ServerFrame> {
         position(),
         recovery,
         durability,
-        integer(),
-        integer(),
+        (integer(), integer()),
+        (option::of(state_page()), option::of(locks_page())),
     );
     prop_oneof![
         welcome.prop_map(
@@ -318,7 +437,8 @@ fn replies() -> BoxedStrategy<ServerFrame> {
             }
         ),
         joined.prop_map(
-            |(request, room, member, position, head, recovery, durability, revision, occupancy)| {
+            |(request, room, member, position, head, recovery, durability, presence, pages)| {
+                let ((revision, occupancy), (state, locks)) = (presence, pages);
                 Joined {
                     request,
                     room,
@@ -329,6 +449,8 @@ fn replies() -> BoxedStrategy<ServerFrame> {
                     durability,
                     revision,
                     occupancy,
+                    state,
+                    locks,
                 }
                 .into()
             }
@@ -339,9 +461,10 @@ fn replies() -> BoxedStrategy<ServerFrame> {
             any::<u16>(),
             ".{0,20}",
             retry(),
-            optional()
+            optional(),
+            vec(item(), 0..4)
         )
-            .prop_map(|(request, code, text, retry, after_ms)| {
+            .prop_map(|(request, code, text, retry, after_ms, current)| {
                 let code = WireErrorCode(code);
                 Error {
                     request,
@@ -349,6 +472,7 @@ fn replies() -> BoxedStrategy<ServerFrame> {
                     text,
                     retry,
                     after_ms,
+                    current,
                 }
                 .into()
             }),
@@ -390,8 +514,89 @@ fn reply() -> BoxedStrategy<Reply> {
         (vec(entry(), 0..4), option::of(position()))
             .prop_map(|(entries, next)| Reply::History(HistoryPage { entries, next })),
         integer().prop_map(|expires_ms| Reply::Refreshed { expires_ms }),
+        state_page().prop_map(Reply::State),
+        (position(), integer())
+            .prop_map(|(fence, until_ms)| Reply::Lock(LockReply::Granted { fence, until_ms })),
+        integer().prop_map(|place| Reply::Lock(LockReply::Queued { place })),
+        locks_page().prop_map(Reply::Locks),
+        timers_page().prop_map(Reply::Timers),
+        (option::of(position()), option::of(position()), integer()).prop_map(
+            |(read, delivered, unread)| {
+                Reply::Cursors(Cursors {
+                    read,
+                    delivered,
+                    unread,
+                })
+            }
+        ),
     ]
     .boxed()
+}
+
+fn state_page() -> BoxedStrategy<StatePage> {
+    (position(), vec(item(), 0..4), option::of(name()))
+        .prop_map(|(position, items, next)| StatePage {
+            position,
+            items,
+            next,
+        })
+        .boxed()
+}
+
+fn item() -> BoxedStrategy<StateItem> {
+    (name(), position(), option::of(payload()))
+        .prop_map(|(key, version, value)| StateItem {
+            key,
+            version,
+            value,
+        })
+        .boxed()
+}
+
+fn locks_page() -> BoxedStrategy<LocksPage> {
+    let lock = (name(), option::of(holder()), vec(waiter(), 0..4));
+    let lock = lock.prop_map(|(lock, held, queue)| LockInfo { lock, held, queue });
+    (position(), vec(lock, 0..4), option::of(name()))
+        .prop_map(|(position, locks, next)| LocksPage {
+            position,
+            locks,
+            next,
+        })
+        .boxed()
+}
+
+fn holder() -> BoxedStrategy<Holder> {
+    (id(Offset), id(MemberId), user(), integer())
+        .prop_map(|(fence, member, user, until_ms)| Holder {
+            fence,
+            member,
+            user,
+            until_ms,
+        })
+        .boxed()
+}
+
+fn waiter() -> BoxedStrategy<Waiter> {
+    (id(MemberId), user())
+        .prop_map(|(member, user)| Waiter { member, user })
+        .boxed()
+}
+
+fn timers_page() -> BoxedStrategy<TimersPage> {
+    let timer = (name(), integer(), user(), payload());
+    let timer = timer.prop_map(|(name, due_ms, user, payload)| TimerInfo {
+        name,
+        due_ms,
+        user,
+        payload,
+    });
+    (position(), vec(timer, 0..4), option::of(name()))
+        .prop_map(|(position, timers, next)| TimersPage {
+            position,
+            timers,
+            next,
+        })
+        .boxed()
 }
 
 fn room_frames() -> BoxedStrategy<ServerFrame> {
@@ -443,8 +648,113 @@ fn room_frames() -> BoxedStrategy<ServerFrame> {
                 .into()
             }
         ),
+        (
+            room(),
+            (id(Offset), integer(), user()),
+            option::of(op()),
+            vec(state_change(), 0..4)
+        )
+            .prop_map(
+                |(room, (offset, time_ms, user), op, changes)| StateChanged {
+                    room,
+                    offset,
+                    time_ms,
+                    user,
+                    op,
+                    changes
+                }
+                .into()
+            ),
+        (
+            room(),
+            (id(Offset), integer(), name()),
+            lock_why(),
+            option::of(holder()),
+            vec(waiter(), 0..4)
+        )
+            .prop_map(
+                |(room, (offset, time_ms, lock), why, held, queue)| LockChanged {
+                    room,
+                    offset,
+                    time_ms,
+                    lock,
+                    why,
+                    held,
+                    queue
+                }
+                .into()
+            ),
+        (room(), (id(Offset), integer(), user()), timer_change()).prop_map(
+            |(room, (offset, time_ms, user), change)| TimerChanged {
+                room,
+                offset,
+                time_ms,
+                user,
+                name: change.name,
+                what: change.what,
+                due_ms: change.due_ms,
+                payload: change.payload
+            }
+            .into()
+        ),
     ]
     .boxed()
+}
+
+fn lock_why() -> impl Strategy<Value = LockWhy> {
+    select(vec![
+        LockWhy::Granted,
+        LockWhy::Queued,
+        LockWhy::Released,
+        LockWhy::Expired,
+        LockWhy::Left,
+    ])
+}
+
+fn state_change() -> BoxedStrategy<StateChange> {
+    (name(), option::of(payload()))
+        .prop_map(|(key, value)| StateChange { key, value })
+        .boxed()
+}
+
+fn timer_change() -> BoxedStrategy<TimerChange> {
+    let what = select(vec![TimerWhat::Set, TimerWhat::Cancelled, TimerWhat::Fired]);
+    (name(), what, integer(), option::of(payload()))
+        .prop_map(|(name, what, due_ms, payload)| TimerChange {
+            name,
+            what,
+            due_ms,
+            payload,
+        })
+        .boxed()
+}
+
+fn lock_change() -> BoxedStrategy<LockChange> {
+    let session = || any::<u128>().prop_map(SessionId);
+    let held = (holder(), session(), integer());
+    let held = held.prop_map(|(holder, session, ttl_ms)| LoggedHolder {
+        fence: holder.fence,
+        member: holder.member,
+        user: holder.user,
+        until_ms: holder.until_ms,
+        session,
+        ttl_ms,
+    });
+    let waiter = (waiter(), session(), integer());
+    let waiter = waiter.prop_map(|(waiter, session, ttl_ms)| LoggedWaiter {
+        member: waiter.member,
+        user: waiter.user,
+        session,
+        ttl_ms,
+    });
+    (name(), lock_why(), option::of(held), vec(waiter, 0..4))
+        .prop_map(|(lock, why, held, queue)| LockChange {
+            lock,
+            why,
+            held,
+            queue,
+        })
+        .boxed()
 }
 
 fn connection_frames() -> BoxedStrategy<ServerFrame> {
@@ -511,6 +821,18 @@ fn user() -> BoxedStrategy<UserId> {
 fn key() -> BoxedStrategy<SignalKey> {
     "[!-~]{1,64}"
         .prop_map(|text| SignalKey::parse(&text).unwrap())
+        .boxed()
+}
+
+fn name() -> BoxedStrategy<Key> {
+    "[^\\x00-\\x1f\\x7f]{1,30}"
+        .prop_map(|text| Key::parse(&text).unwrap())
+        .boxed()
+}
+
+fn prefix() -> BoxedStrategy<KeyPrefix> {
+    "[^\\x00-\\x1f\\x7f]{0,30}"
+        .prop_map(|text| KeyPrefix::parse(&text).unwrap())
         .boxed()
 }
 
