@@ -352,6 +352,7 @@ mod tests {
             text: "too many publishes".to_owned(),
             retry: Retry::After,
             after_ms: None,
+            current: Vec::new(),
         };
         let skipped = Advance {
             room: RoomAlias(1),
