@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use roomful_protocol::codec::Encoding;
 use roomful_protocol::frame::{
-    ClientFrame, Hello, Join, JoinProducer, OpId, Publish, ServerFrame, Watch,
+    ClientFrame, Durability, Hello, Join, JoinProducer, OpId, Publish, ServerFrame, Watch,
 };
 use roomful_protocol::id::{Epoch, ProducerId, RequestId, RoomAlias, Sequence};
 use roomful_protocol::payload::Payload;
@@ -24,8 +24,8 @@ use roomful_server::clock::Now;
 use roomful_server::config::SecretKey;
 use roomful_server::connection::{Rate, Rates};
 use roomful_server::directory::Directory;
-use roomful_server::journal::HistoryBounds;
 use roomful_server::journal::memory::MemoryJournal;
+use roomful_server::journal::{HistoryBounds, Journals};
 use roomful_server::memory::Memory;
 use roomful_server::room::operations::OperationBounds;
 use roomful_server::room::{RoomSettings, kind};
@@ -116,9 +116,9 @@ impl World {
             monotonic_ms: 0,
             unix_ms: UNIX_MS,
         };
-        let journal = Box::new(MemoryJournal::new(Epoch(1)));
+        let journals = Journals::new(Box::new(MemoryJournal::new(Epoch(1))), None);
         let mut world = Self {
-            shard: Shard::new(ShardId(0), shared(members), journal, Arc::default(), now),
+            shard: Shard::new(ShardId(0), shared(members), journals, Arc::default(), now),
             network: Network::default(),
             in_flight,
             room: RoomAlias(0),
@@ -348,6 +348,7 @@ fn shared(members: usize) -> Shared {
             window_ms: 60_000,
             absent_max: 100,
         },
+        durability: Durability::Memory,
         presence_grace_ms: 10_000,
         presence_delta_ms: 100,
         presence_value_bytes_max: 1_000,

@@ -32,7 +32,9 @@ use roomful_server::config::SecretKey;
 use roomful_server::connection::{Rate, Rates};
 use roomful_server::directory::Directory;
 use roomful_server::journal::memory::MemoryJournal;
-use roomful_server::journal::{HistoryBounds, Journal, Opened, Outcome, ReadPage, ReadQuery};
+use roomful_server::journal::{
+    HistoryBounds, Journal, Journals, Opened, Outcome, ReadPage, ReadQuery, Snapshot,
+};
 use roomful_server::memory::Memory;
 use roomful_server::metrics::{PanicPlace, ShardCounters};
 use roomful_server::room::RoomSettings;
@@ -212,7 +214,7 @@ impl World {
             shard: Shard::new(
                 ShardId(0),
                 shared(),
-                Box::new(storage),
+                Journals::new(Box::new(storage), None),
                 Arc::clone(&counters),
                 now,
             ),
@@ -511,8 +513,20 @@ impl Journal for Storage {
         self.journal.set_bounds(room, bounds);
     }
 
-    fn append(&mut self, room: &RoomId, expected: Offset, entry: &Entry) -> Outcome<()> {
+    fn append(&mut self, room: &RoomId, expected: Offset, entry: &Arc<Entry>) -> Outcome<()> {
         self.journal.append(room, expected, entry)
+    }
+
+    fn snapshot(&mut self, room: &RoomId, snapshot: Snapshot) {
+        self.journal.snapshot(room, snapshot);
+    }
+
+    fn register(&mut self, room: &RoomId, key: Bytes, value: Bytes) -> Outcome<()> {
+        self.journal.register(room, key, value)
+    }
+
+    fn wake_at(&mut self, room: &RoomId, at_ms: Option<u64>) {
+        self.journal.wake_at(room, at_ms);
     }
 
     fn read(&mut self, room: &RoomId, query: ReadQuery) -> Outcome<ReadPage> {
@@ -554,6 +568,7 @@ fn shared() -> Shared {
             window_ms: 60_000,
             absent_max: 100,
         },
+        durability: Durability::Memory,
         presence_grace_ms: 10_000,
         presence_delta_ms: 100,
         presence_value_bytes_max: 1_000,

@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use roomful_protocol::codec::Encoding;
-use roomful_protocol::frame::{ClientFrame, Hello, Join, Ping, Publish, ServerFrame, Watch};
+use roomful_protocol::frame::{
+    ClientFrame, Durability, Hello, Join, Ping, Publish, ServerFrame, Watch,
+};
 use roomful_protocol::id::{Epoch, Offset, RequestId, RoomAlias, UserId};
 use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
@@ -22,8 +24,8 @@ use roomful_server::clock::Now;
 use roomful_server::config::SecretKey;
 use roomful_server::connection::{Rate, Rates};
 use roomful_server::directory::Directory;
-use roomful_server::journal::HistoryBounds;
 use roomful_server::journal::memory::MemoryJournal;
+use roomful_server::journal::{HistoryBounds, Journals};
 use roomful_server::memory::Memory;
 use roomful_server::metrics::ShardCounters;
 use roomful_server::room::operations::OperationBounds;
@@ -182,13 +184,13 @@ impl World {
             unix_ms: UNIX_MS,
         };
         let counters = Arc::<ShardCounters>::default();
-        let journal = Box::new(MemoryJournal::new(Epoch(1)));
+        let journals = Journals::new(Box::new(MemoryJournal::new(Epoch(1))), None);
         let network = Network {
             written: vec![Vec::new(); MEMBERS],
             ..Network::default()
         };
         Self {
-            shard: Shard::new(ShardId(0), shared, journal, Arc::clone(&counters), now),
+            shard: Shard::new(ShardId(0), shared, journals, Arc::clone(&counters), now),
             network,
             counters,
             now,
@@ -416,6 +418,7 @@ fn shared(anonymous: bool) -> Shared {
             window_ms: 60_000,
             absent_max: 100,
         },
+        durability: Durability::Memory,
         presence_grace_ms: 1_000,
         presence_delta_ms: 100,
         presence_value_bytes_max: 1_000,

@@ -33,8 +33,8 @@ use crate::directory::Directory;
 use crate::http::{
     self, Limits, Operations, Origin, OriginError, OriginRule, Readiness, Site, Tls,
 };
-use crate::journal::HistoryBounds;
 use crate::journal::memory::MemoryJournal;
+use crate::journal::{HistoryBounds, Journals};
 use crate::memory::{
     Elsewhere, HTTP_CONNECTION_BYTES, Marks, Memory, TLS_CONNECTION_BYTES, budget_of_system,
 };
@@ -193,9 +193,10 @@ impl App {
         };
         let first_epoch = generation.first_epoch();
         let core = move |id: ShardId, now| {
-            let journal = Box::new(MemoryJournal::new(first_epoch));
+            let memory = Box::new(MemoryJournal::new(first_epoch));
+            let journals = Journals::new(memory, None);
             let counters = Arc::clone(&counters[usize::from(id.0)]);
-            Shard::new(id, shared.clone(), journal, counters, now)
+            Shard::new(id, shared.clone(), journals, counters, now)
         };
         let (shards, threads) = Shards::start(parts, core).map_err(RunError::System)?;
         let (counted, live) = (metrics.clone(), tasks.clone());
@@ -549,6 +550,7 @@ fn room_settings(namespace: &NamespaceConfig, config: &Config) -> RoomSettings {
     RoomSettings {
         kind: kind::named(namespace.kind.name())
             .expect("a configuration names kinds of the registry"),
+        durability: namespace.durability,
         history: HistoryBounds {
             entries_max: namespace.history_entries_max,
             bytes_max: namespace.history_bytes_max,

@@ -1,14 +1,15 @@
 //! The journal that keeps its rooms in memory: gone with the process, and therefore with a new epoch in every process.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use roomful_protocol::frame::{Direction, Durability, Entry};
+use bytes::Bytes;
+use roomful_protocol::frame::{Direction, Durability, Entry, EntryKind};
 use roomful_protocol::id::{Epoch, Offset, RoomId};
 
 use super::{
     ENTRY_OVERHEAD_BYTES, Held, HistoryBounds, Journal, JournalError, Opened, Outcome, RECENT_MAX,
-    ReadPage, ReadQuery,
+    ReadPage, ReadQuery, Snapshot,
 };
 
 /// Logs in memory.
@@ -28,6 +29,19 @@ struct Log {
     entries: VecDeque<Arc<Entry>>,
     bytes: usize,
     bounds: HistoryBounds,
+    /// What only rooms with more than a log have.
+    extras: Option<Box<Extras>>,
+}
+
+/// What a room keeps beside its entries.
+#[derive(Debug, Default)]
+struct Extras {
+    snapshot: Option<Snapshot>,
+    /// The first entry behind the snapshot that a replay needs: it stays, with all that follows it.
+    pinned: Option<Offset>,
+    registers: BTreeMap<Bytes, Bytes>,
+    /// What the snapshot and the registers hold.
+    bytes: usize,
 }
 
 impl MemoryJournal {
@@ -58,18 +72,13 @@ impl Journal for MemoryJournal {
                 entries: VecDeque::new(),
                 bytes: 0,
                 bounds,
+                extras: None,
             }
         });
-        let skipped = log.entries.len().saturating_sub(RECENT_MAX);
-        let recent = log.entries.iter().skip(skipped).cloned().collect();
-        Outcome::Done(Opened {
-            epoch: log.epoch,
-            head: log.head,
-            recent,
-        })
+        Outcome::Done(log.opened())
     }
 
-    fn append(&mut self, room: &RoomId, expected: Offset, entry: &Entry) -> Outcome<()> {
+    fn append(&mut self, room: &RoomId, expected: Offset, entry: &Arc<Entry>) -> Outcome<()> {
         match self.logs.get_mut(room) {
             Some(log) if log.head == expected && entry.offset == expected.next() => {
                 let before = log.held_bytes();
@@ -81,6 +90,34 @@ impl Journal for MemoryJournal {
             _ => Outcome::Failed(JournalError::Conflict),
         }
     }
+
+    fn snapshot(&mut self, room: &RoomId, snapshot: Snapshot) {
+        let Some(log) = self.logs.get_mut(room) else {
+            return;
+        };
+        let before = log.held_bytes();
+        let pinned = log.first_to_replay(snapshot.at);
+        let extras = log.extras.get_or_insert_default();
+        extras.keep(snapshot);
+        extras.pinned = pinned;
+        log.keep_bounds();
+        self.bytes += log.held_bytes();
+        self.bytes -= before;
+    }
+
+    fn register(&mut self, room: &RoomId, key: Bytes, value: Bytes) -> Outcome<()> {
+        let Some(log) = self.logs.get_mut(room) else {
+            return Outcome::Failed(JournalError::Storage);
+        };
+        let before = log.held_bytes();
+        log.extras.get_or_insert_default().set(key, value);
+        self.bytes += log.held_bytes();
+        self.bytes -= before;
+        Outcome::Done(())
+    }
+
+    /// A room in memory that has to be looked at stays open: there is nothing to open it from.
+    fn wake_at(&mut self, _: &RoomId, _: Option<u64>) {}
 
     fn read(&mut self, room: &RoomId, query: ReadQuery) -> Outcome<ReadPage> {
         match self.logs.get(room) {
@@ -103,15 +140,13 @@ impl Journal for MemoryJournal {
         let log = self.logs.get_mut(room)?;
         let before = log.held_bytes();
         while log
-            .entries
-            .front()
+            .droppable()
             .is_some_and(|entry| entry.time_ms + log.bounds.age_max_ms <= now_ms)
         {
             log.pop();
         }
         self.bytes -= before - log.held_bytes();
-        log.entries
-            .front()
+        log.droppable()
             .map(|entry| entry.time_ms + log.bounds.age_max_ms)
     }
 
@@ -133,15 +168,76 @@ impl Journal for MemoryJournal {
 }
 
 impl Log {
-    fn push(&mut self, entry: &Entry) {
+    fn push(&mut self, entry: &Arc<Entry>) {
         self.head = entry.offset;
         self.bytes += cost(entry);
-        self.entries.push_back(Arc::new(entry.clone()));
+        self.entries.push_back(Arc::clone(entry));
+        if entry.kind != EntryKind::Publish {
+            let extras = self.extras.get_or_insert_default();
+            extras.pinned = extras.pinned.or(Some(entry.offset));
+        }
+        self.keep_bounds();
+    }
+
+    /// Drops what is beyond the bounds.
+    fn keep_bounds(&mut self) {
         // The newest entry stays even where it alone is over the bound: it was acknowledged.
         while self.entries.len() > 1
             && (self.entries.len() > self.bounds.entries_max || self.bytes > self.bounds.bytes_max)
+            && self.droppable().is_some()
         {
             self.pop();
+        }
+    }
+
+    /// The oldest entry, unless a replay needs it.
+    fn droppable(&self) -> Option<&Arc<Entry>> {
+        let pinned = self.extras.as_ref().and_then(|extras| extras.pinned);
+        let oldest = self.entries.front()?;
+        pinned
+            .is_none_or(|pinned| oldest.offset < pinned)
+            .then_some(oldest)
+    }
+
+    /// The first entry behind an offset that only a replay makes sense of.
+    fn first_to_replay(&self, after: Offset) -> Option<Offset> {
+        let behind = self.entries.iter().filter(|entry| entry.offset > after);
+        behind
+            .filter(|entry| entry.kind != EntryKind::Publish)
+            .map(|entry| entry.offset)
+            .next()
+    }
+
+    fn opened(&self) -> Opened {
+        let extras = self.extras.as_deref();
+        let snapshot = extras.and_then(|extras| extras.snapshot.clone());
+        let replayed = snapshot
+            .as_ref()
+            .map_or(Offset(0), |snapshot| snapshot.at)
+            .next();
+        let newest = Offset((self.head.0 + 1).saturating_sub(RECENT_MAX as u64));
+        let from = match extras {
+            Some(_) => newest.min(replayed),
+            None => newest,
+        };
+        Opened {
+            epoch: self.epoch,
+            head: self.head,
+            recent: self
+                .entries
+                .iter()
+                .filter(|entry| entry.offset >= from)
+                .cloned()
+                .collect(),
+            registers: extras
+                .map(|extras| {
+                    let registers = extras.registers.iter();
+                    registers
+                        .map(|(key, value)| (key.clone(), value.clone()))
+                        .collect()
+                })
+                .unwrap_or_default(),
+            snapshot,
         }
     }
 
@@ -153,7 +249,11 @@ impl Log {
 
     /// What it takes in memory, which is more than what it is charged.
     fn held_bytes(&self) -> usize {
-        self.bytes + self.entries.len() * (ENTRY_BYTES - ENTRY_OVERHEAD_BYTES)
+        let extras = self
+            .extras
+            .as_ref()
+            .map_or(0, |extras| size_of::<Extras>() + extras.bytes);
+        self.bytes + self.entries.len() * (ENTRY_BYTES - ENTRY_OVERHEAD_BYTES) + extras
     }
 
     /// Whether another entry takes the place of older ones.
@@ -202,6 +302,25 @@ impl Log {
         ReadPage { entries, first }
     }
 }
+
+impl Extras {
+    fn keep(&mut self, snapshot: Snapshot) {
+        self.bytes += snapshot.content.len();
+        let before = self.snapshot.replace(snapshot);
+        self.bytes -= before.map_or(0, |before| before.content.len());
+    }
+
+    fn set(&mut self, key: Bytes, value: Bytes) {
+        self.bytes += key.len() + value.len() + REGISTER_BYTES;
+        let key_bytes = key.len();
+        if let Some(before) = self.registers.insert(key, value) {
+            self.bytes -= key_bytes + before.len() + REGISTER_BYTES;
+        }
+    }
+}
+
+/// What a register takes beside its key and value.
+const REGISTER_BYTES: usize = 96;
 
 /// What is left of a page; the first entry always fits.
 struct Budget {
@@ -264,7 +383,7 @@ mod tests {
         ));
         for offset in 1..=entries {
             assert!(matches!(
-                journal.append(&room(), Offset(offset - 1), &entry(offset)),
+                journal.append(&room(), Offset(offset - 1), &Arc::new(entry(offset))),
                 Outcome::Done(())
             ));
         }
@@ -364,7 +483,7 @@ mod tests {
     #[test]
     fn an_append_that_does_not_follow_the_head_is_refused() {
         let mut journal = filled(LOOSE, 2);
-        let refused = journal.append(&room(), Offset(1), &entry(2));
+        let refused = journal.append(&room(), Offset(1), &Arc::new(entry(2)));
         assert!(matches!(refused, Outcome::Failed(JournalError::Conflict)));
     }
 
@@ -376,5 +495,52 @@ mod tests {
             panic!("memory answers at once")
         };
         assert_eq!((opened.epoch, opened.head), (Epoch(6), Offset(0)));
+    }
+
+    /// What only a replay makes sense of stays, with what follows it, until there is a snapshot behind it.
+    #[test]
+    fn nothing_is_dropped_that_a_replay_needs() {
+        let tight = HistoryBounds {
+            entries_max: 2,
+            bytes_max: 1 << 20,
+            age_max_ms: 60_000,
+        };
+        let mut journal = filled(tight, 3);
+        let state = Entry {
+            kind: EntryKind::State,
+            ..entry(4)
+        };
+        assert!(matches!(
+            journal.append(&room(), Offset(3), &Arc::new(state)),
+            Outcome::Done(())
+        ));
+        for offset in 5..=8 {
+            let entry = Arc::new(entry(offset));
+            journal.append(&room(), Offset(offset - 1), &entry);
+        }
+        assert_eq!(journal.first(&room()), Offset(4));
+        journal.trim(&room(), 1_000_000);
+        assert_eq!(journal.first(&room()), Offset(4));
+
+        let held = journal.held_bytes();
+        let snapshot = Snapshot {
+            at: Offset(6),
+            content: Bytes::from_static(b"as it was"),
+        };
+        journal.snapshot(&room(), snapshot.clone());
+        assert_eq!(journal.first(&room()), Offset(7));
+        assert!(journal.held_bytes() < held);
+        journal.register(&room(), "b".into(), "1".into());
+        journal.register(&room(), "a".into(), "2".into());
+        journal.register(&room(), "b".into(), "3".into());
+        let Outcome::Done(opened) = journal.open(&room(), tight) else {
+            panic!("memory answers at once")
+        };
+        assert_eq!(opened.snapshot, Some(snapshot));
+        assert_eq!(opened.recent.len(), 2);
+        let registers = [("a".into(), "2".into()), ("b".into(), "3".into())];
+        assert_eq!(opened.registers, registers);
+        journal.close(&room());
+        assert_eq!(journal.held_bytes(), 0);
     }
 }

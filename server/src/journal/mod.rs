@@ -10,6 +10,7 @@ pub mod memory;
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use roomful_protocol::frame::{Direction, Durability, Entry};
 use roomful_protocol::id::{Epoch, Offset, RoomId};
 
@@ -29,8 +30,24 @@ pub trait Journal: fmt::Debug {
     /// Keeps other bounds from the next append or [`Journal::trim`] on.
     fn set_bounds(&mut self, room: &RoomId, bounds: HistoryBounds);
 
+    /// Whether an append would be taken now.
+    fn health(&self) -> Health {
+        Health::Good
+    }
+
     /// Appends one entry behind `expected`, the offset of the last one.
-    fn append(&mut self, room: &RoomId, expected: Offset, entry: &Entry) -> Outcome<()>;
+    fn append(&mut self, room: &RoomId, expected: Offset, entry: &Arc<Entry>) -> Outcome<()>;
+
+    /// Keeps what the room is at an offset, in the place of an earlier snapshot. Nobody waits for it: until it is stored, the
+    /// earlier one and what stands behind that are.
+    fn snapshot(&mut self, room: &RoomId, snapshot: Snapshot);
+
+    /// Keeps the last value of a register, which has no place in the log. It is ordered with the appends.
+    fn register(&mut self, room: &RoomId, key: Bytes, value: Bytes) -> Outcome<()>;
+
+    /// When the room has to be opened though nobody is in it, in milliseconds since 1970; none: it has not. It is ordered with
+    /// the appends. [`crate::shard::Input::Wake`] comes at that time, or as soon as there is a process again.
+    fn wake_at(&mut self, room: &RoomId, at_ms: Option<u64>);
 
     /// Reads entries. An answer holds at least one entry unless there is none in that direction.
     fn read(&mut self, room: &RoomId, query: ReadQuery) -> Outcome<ReadPage>;
@@ -53,6 +70,73 @@ pub trait Journal: fmt::Debug {
     fn held_by(&self, _room: &RoomId) -> Held {
         Held::default()
     }
+}
+
+/// The journals of a shard, by what they survive. Their tickets are all different.
+#[derive(Debug)]
+pub struct Journals {
+    memory: Box<dyn Journal>,
+    /// None where no namespace asks for it.
+    local: Option<Box<dyn Journal>>,
+}
+
+impl Journals {
+    /// What every shard has, and what it has where there are rooms on disk.
+    #[must_use]
+    pub fn new(memory: Box<dyn Journal>, local: Option<Box<dyn Journal>>) -> Self {
+        Self { memory, local }
+    }
+
+    /// The one whose rooms survive this.
+    ///
+    /// # Panics
+    /// There is none: somebody has let a namespace in that asks for more than this server was started with.
+    pub fn of(&mut self, durability: Durability) -> &mut dyn Journal {
+        match durability {
+            Durability::Memory => &mut *self.memory,
+            Durability::Local | Durability::Replicated => {
+                let local = self.local.as_deref_mut();
+                local.expect("a server with rooms on disk has a journal there")
+            }
+        }
+    }
+
+    /// What all logs take in memory, in bytes.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        let local = self.local.as_ref().map_or(0, |local| local.held_bytes());
+        self.memory.held_bytes() + local
+    }
+
+    /// What one room's log takes of it.
+    #[must_use]
+    pub fn held_by(&self, room: &RoomId) -> Held {
+        let memory = self.memory.held_by(room);
+        match &self.local {
+            Some(local) if memory == Held::default() => local.held_by(room),
+            _ => memory,
+        }
+    }
+}
+
+/// Whether a journal takes entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// It does.
+    Good,
+    /// There is too little space on the disk. It looks again by itself.
+    Full,
+    /// The disk has failed: nothing is taken until the process starts anew.
+    Failed,
+}
+
+/// What a room was, as the room writes and reads it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// What stood at this offset and before it is in it.
+    pub at: Offset,
+    /// The room's own form.
+    pub content: Bytes,
 }
 
 /// What a log takes in memory.
@@ -93,13 +177,14 @@ pub struct Completion {
 pub enum CompletionResult {
     /// Of [`Journal::open`].
     Opened(Result<Opened, JournalError>),
-    /// Of [`Journal::append`].
+    /// Of [`Journal::append`] and [`Journal::register`].
     Appended(Result<(), JournalError>),
     /// Of [`Journal::read`].
     Read(Result<ReadPage, JournalError>),
 }
 
-/// How much history is kept; whichever bound is met first.
+/// How much history is kept; whichever bound is met first. Entries that only a replay makes sense of, all but those of publishes,
+/// are kept until there is a snapshot of them, with all that follows them.
 #[derive(Debug, Clone, Copy)]
 pub struct HistoryBounds {
     /// Entries.
@@ -120,11 +205,16 @@ pub struct Opened {
     pub epoch: Epoch,
     /// The last entry's offset; 0 in an empty log.
     pub head: Offset,
-    /// The newest entries, ascending, at most [`RECENT_MAX`]: the room fills its op-id window and its tail from them.
+    /// The newest snapshot.
+    pub snapshot: Option<Snapshot>,
+    /// The newest entries, ascending: all behind the snapshot, and of others at most [`RECENT_MAX`]. The room replays the first, and
+    /// fills its op-id window and its tail from all of them.
     pub recent: Vec<Arc<Entry>>,
+    /// The registers, by ascending key.
+    pub registers: Vec<(Bytes, Bytes)>,
 }
 
-/// Most entries in [`Opened::recent`].
+/// Most entries in [`Opened::recent`] that no snapshot asks for.
 pub const RECENT_MAX: usize = 1024;
 
 /// Which entries to read.
@@ -160,4 +250,10 @@ pub enum JournalError {
     /// The storage did not take it or could not tell.
     #[error("the storage failed")]
     Storage,
+    /// There is too little space; nothing was written.
+    #[error("the disk has too little space")]
+    Full,
+    /// What was stored can't be read any more, and nothing is made of the rest before somebody has looked at it.
+    #[error("what was stored is damaged")]
+    Damaged,
 }

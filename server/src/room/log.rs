@@ -237,7 +237,7 @@ impl Room {
         }
         self.kind = None;
         self.log = Log::closed();
-        self.open(context);
+        self.ask_for_log(context);
     }
 
     /// Answers everything that waits for the journal: nothing will come of it.

@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 
 use roomful_protocol::error::ErrorCode;
-use roomful_protocol::frame::{Recovery, Reply, Signalled};
+use roomful_protocol::frame::{Durability, Recovery, Reply, Signalled};
 use roomful_protocol::id::{MemberId, Offset, SignalKey};
 use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
@@ -312,13 +312,12 @@ impl Room {
         let Some(since_ms) = self.empty_since_ms else {
             return After::Open;
         };
-        let stays_ms = if context.is_short {
-            self.settings.empty_ms
-        } else {
-            self.idle_ms()
+        let stays_ms = match context.is_short {
+            true => self.idle_ms().min(self.settings.empty_ms),
+            false => self.idle_ms(),
         };
         let left_ms = (since_ms + stays_ms).saturating_sub(context.now.monotonic_ms);
-        let settled = matches!(self.log.state, LogState::Open);
+        let settled = matches!(self.log.state, LogState::Open) && self.log.pending.is_empty();
         if left_ms == 0 && settled {
             context.journal.close(&self.id);
             return After::Close;
@@ -336,6 +335,9 @@ impl Room {
 
     /// How long an empty room stays.
     pub(super) fn idle_ms(&self) -> u64 {
+        if self.settings.durability != Durability::Memory {
+            return STORED_IDLE_MS;
+        }
         let has_history = self.log.committed > Offset(0);
         let history_ms = if has_history {
             self.settings.history.age_max_ms
@@ -454,3 +456,7 @@ impl Room {
         }
     }
 }
+
+/// How long a room on disk stays open when nobody is in it, in milliseconds: it is back in less than a millisecond, and a
+/// reconnect takes a few seconds.
+const STORED_IDLE_MS: u64 = 10_000;

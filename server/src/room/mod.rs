@@ -20,7 +20,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use roomful_protocol::error::ErrorCode;
-use roomful_protocol::frame::{Direction, Entry, OpId, Published, Reply, Signalled};
+use roomful_protocol::frame::{Direction, Durability, Entry, OpId, Published, Reply, Signalled};
 use roomful_protocol::id::{Epoch, MemberId, Offset, RoomAlias, RoomId};
 use roomful_protocol::position::Position;
 
@@ -72,6 +72,8 @@ pub struct Room {
 pub struct RoomSettings {
     /// Begins what decides on proposals; one of [`kind::REGISTRY`].
     pub kind: kind::Create,
+    /// What an acknowledged publish survives.
+    pub durability: Durability,
     /// How much history is kept.
     pub history: HistoryBounds,
     /// How much is remembered of operations.
@@ -293,6 +295,12 @@ impl Room {
         &self.id
     }
 
+    /// Which journal its log is in.
+    #[must_use]
+    pub fn durability(&self) -> Durability {
+        self.settings.durability
+    }
+
     /// How many members there are, those in their grace included.
     #[must_use]
     pub fn occupancy(&self) -> u64 {
@@ -307,8 +315,14 @@ impl Room {
         (ROOM_BYTES + held) as u64
     }
 
-    /// Opens the log; until the journal answers, requests wait.
-    pub fn open(&mut self, context: &mut Context<'_>) {
+    /// Opens the log; until the journal answers, requests wait. Operations are known as far as it shows them; `anonymous` says
+    /// whether users are.
+    pub fn open(&mut self, anonymous: bool, context: &mut Context<'_>) {
+        self.restores = Some(Restores { anonymous });
+        self.ask_for_log(context);
+    }
+
+    pub(super) fn ask_for_log(&mut self, context: &mut Context<'_>) {
         match context.journal.open(&self.id, self.settings.history) {
             Outcome::Done(opened) => self.opened(&opened, context),
             Outcome::Later(ticket) => {
@@ -325,12 +339,10 @@ impl Room {
         }
     }
 
-    /// Opens the log in the place of a room that has panicked. Operations are known as far as the log shows them;
-    /// `anonymous` says whether users are.
+    /// As [`Room::open`], in the place of a room that has panicked.
     pub fn open_again(&mut self, remains: Remains, anonymous: bool, context: &mut Context<'_>) {
         self.members = Members::after(remains.last_member, remains.revision);
-        self.restores = Some(Restores { anonymous });
-        self.open(context);
+        self.open(anonymous, context);
         self.watch_if_empty(context);
     }
 
@@ -517,7 +529,7 @@ impl Room {
             RoomTimer::Reopen if self.members.occupancy() == 0 => return After::Close,
             RoomTimer::Reopen => {
                 self.log = Log::closed();
-                self.open(context);
+                self.ask_for_log(context);
             }
         }
         After::Open

@@ -60,8 +60,8 @@ impl Shard {
         let Some(room) = self.rooms.get(&alias) else {
             return false;
         };
-        let held = self.journal.held_by(room.id());
-        let average = self.journal.held_bytes() / self.rooms.len().max(1);
+        let held = self.journals.held_by(room.id());
+        let average = self.journals.held_bytes() / self.rooms.len().max(1);
         !held.is_full && held.bytes > average / 4
     }
 }

@@ -47,7 +47,7 @@ use crate::auth::{AuthError, Identity};
 use crate::clock::Now;
 use crate::connection::{Connection, Outlet, Terms};
 use crate::directory::Directory;
-use crate::journal::{Completion, Journal, Ticket};
+use crate::journal::{Completion, Journals, Ticket};
 use crate::memory::Memory;
 use crate::metrics::ShardCounters;
 use crate::room::{Room, RoomTimer};
@@ -71,7 +71,7 @@ pub struct Shard {
     sessions: Sessions,
     memory: Memory,
     users: Users,
-    journal: Box<dyn Journal>,
+    journals: Journals,
     counters: Arc<ShardCounters>,
     /// By slot.
     outlets: Vec<Option<Outlet>>,
@@ -309,7 +309,7 @@ impl Shard {
     pub fn new(
         id: ShardId,
         shared: Shared,
-        journal: Box<dyn Journal>,
+        journals: Journals,
         counters: Arc<ShardCounters>,
         now: Now,
     ) -> Self {
@@ -321,7 +321,7 @@ impl Shard {
             sessions: shared.sessions,
             memory: shared.memory,
             users: shared.users,
-            journal,
+            journals,
             counters,
             outlets: Vec::new(),
             hubs: HashMap::new(),

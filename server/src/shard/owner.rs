@@ -163,7 +163,7 @@ impl Shard {
         let id = self.id;
         let (members_before, bytes_before) = (room.occupancy(), room.held_bytes());
         let mut context = Context {
-            journal: &mut *self.journal,
+            journal: self.journals.of(room.durability()),
             now,
             shard: id,
             out: &mut out,
@@ -185,7 +185,7 @@ impl Shard {
         gauge.set(gauge.get() + room.occupancy() - members_before);
         let gauge = &self.counters.room_bytes;
         gauge.set(gauge.get() + room.held_bytes() - bytes_before);
-        let logs = self.journal.held_bytes();
+        let logs = self.journals.held_bytes();
         self.counters.log_bytes.set(logs as u64);
         if room.is_dirty() {
             self.dirty_rooms.insert(alias);
@@ -215,7 +215,10 @@ impl Shard {
             return Err(failed(Some(after_ms)));
         }
         let alias = self.begin_room(id)?;
-        self.with_room(alias, now, host, |room, context| room.open(context));
+        let anonymous = self.settings.anonymous;
+        self.with_room(alias, now, host, |room, context| {
+            room.open(anonymous, context);
+        });
         Ok(alias)
     }
 
@@ -243,7 +246,8 @@ impl Shard {
         };
         let settings = self.room_settings(room.id().name.namespace());
         if let (Some(room), Ok(settings)) = (self.rooms.get_mut(&alias), settings) {
-            room.renew(settings, &mut *self.journal);
+            let journal = self.journals.of(room.durability());
+            room.renew(settings, journal);
         }
     }
 

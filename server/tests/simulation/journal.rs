@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use roomful_protocol::frame::{Direction, Durability, Entry, OpId};
+use roomful_protocol::frame::{Direction, Durability, Entry, EntryKind, OpId};
 use roomful_protocol::id::{Epoch, Offset, RoomId};
 use roomful_protocol::position::Position;
 use roomful_server::journal::{
     Completion, CompletionResult, ENTRY_OVERHEAD_BYTES, Held, HistoryBounds, Journal, JournalError,
-    Opened, Outcome, ReadPage, ReadQuery, Ticket,
+    Opened, Outcome, ReadPage, ReadQuery, Snapshot, Ticket,
 };
 
 /// The journal of one shard; the world keeps the other handle and completes what is in flight.
@@ -43,6 +44,8 @@ pub struct Faults {
 struct Log {
     epoch: Epoch,
     bounds: HistoryBounds,
+    snapshot: Option<Snapshot>,
+    registers: BTreeMap<Bytes, Bytes>,
     entries: Vec<Stored>,
     /// The offset before the first entry.
     trimmed: Offset,
@@ -170,7 +173,9 @@ impl Inner {
             return Opened {
                 epoch: Epoch(0),
                 head: Offset(0),
+                snapshot: None,
                 recent: Vec::new(),
+                registers: Vec::new(),
             };
         };
         let certain = log
@@ -200,7 +205,13 @@ impl Inner {
         Opened {
             epoch: log.epoch,
             head: log.head(),
+            snapshot: log.snapshot.clone(),
             recent,
+            registers: log
+                .registers
+                .iter()
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect(),
         }
     }
 
@@ -270,6 +281,8 @@ impl Journal for FaultyJournal {
         inner.logs.entry(room.clone()).or_insert_with(|| Log {
             epoch,
             bounds,
+            snapshot: None,
+            registers: BTreeMap::new(),
             entries: Vec::new(),
             trimmed: Offset(0),
             broken: false,
@@ -287,7 +300,7 @@ impl Journal for FaultyJournal {
         }
     }
 
-    fn append(&mut self, room: &RoomId, expected: Offset, entry: &Entry) -> Outcome<()> {
+    fn append(&mut self, room: &RoomId, expected: Offset, entry: &Arc<Entry>) -> Outcome<()> {
         let mut inner = self.0.lock().unwrap();
         let late = inner.faults.late;
         let is_late = inner.percent(late);
@@ -300,7 +313,7 @@ impl Journal for FaultyJournal {
         // An entry that is done at once is durable only if those before it are: they are done too, and will be reported late.
         let reported = !is_late;
         log.entries.push(Stored {
-            entry: Arc::new(entry.clone()),
+            entry: Arc::clone(entry),
             reported,
         });
         if is_late {
@@ -310,6 +323,24 @@ impl Journal for FaultyJournal {
         inner.reported.insert(key, entry.op);
         Outcome::Done(())
     }
+
+    fn snapshot(&mut self, room: &RoomId, snapshot: Snapshot) {
+        if let Some(log) = self.0.lock().unwrap().logs.get_mut(room) {
+            log.snapshot = Some(snapshot);
+        }
+    }
+
+    fn register(&mut self, room: &RoomId, key: Bytes, value: Bytes) -> Outcome<()> {
+        match self.0.lock().unwrap().logs.get_mut(room) {
+            Some(log) => {
+                log.registers.insert(key, value);
+                Outcome::Done(())
+            }
+            None => Outcome::Failed(JournalError::Storage),
+        }
+    }
+
+    fn wake_at(&mut self, _: &RoomId, _: Option<u64>) {}
 
     fn read(&mut self, room: &RoomId, query: ReadQuery) -> Outcome<ReadPage> {
         let mut inner = self.0.lock().unwrap();
@@ -334,7 +365,12 @@ impl Journal for FaultyJournal {
     fn trim(&mut self, room: &RoomId, now_ms: u64) -> Option<u64> {
         let mut inner = self.0.lock().unwrap();
         let log = inner.logs.get_mut(room)?;
+        let replayed = log.snapshot.as_ref().map_or(Offset(0), |kept| kept.at);
+        let pinned = |stored: &Stored| {
+            stored.entry.kind != EntryKind::Publish && stored.entry.offset > replayed
+        };
         while log.entries.len() > log.bounds.entries_max
+            && !log.entries.first().is_some_and(pinned)
             && log.entries.first().is_some_and(|stored| stored.reported)
         {
             log.entries.remove(0);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
+use roomful_protocol::frame::Durability;
 use roomful_server::config::SecretKey;
 use roomful_server::connection::{Rate, Rates};
 use roomful_server::journal::HistoryBounds;
@@ -100,6 +101,7 @@ impl Options {
                 window_ms: 60_000,
                 absent_max: 100,
             },
+            durability: Durability::Memory,
             presence_grace_ms: GRACE_MS,
             presence_delta_ms: 100,
             presence_value_bytes_max: 1_000,

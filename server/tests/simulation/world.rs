@@ -17,6 +17,7 @@ use roomful_protocol::websocket::{ReadLimits, Reader, Role, WebSocketEvent};
 use roomful_server::auth::{AuthError, Grants, Identity};
 use roomful_server::clock::Now;
 use roomful_server::directory::Directory;
+use roomful_server::journal::Journals;
 use roomful_server::memory::{Elsewhere, Level, Memory};
 use roomful_server::metrics::ShardCounters;
 use roomful_server::session::index::Sessions;
@@ -137,12 +138,12 @@ impl World {
         };
         let shards = (0..shards).map(|id| {
             let index = usize::from(id);
-            let journal = Box::new(self.journals[index].clone());
+            let journals = Journals::new(Box::new(self.journals[index].clone()), None);
             let counters = Arc::clone(&self.counters[index]);
             Some(Shard::new(
                 ShardId(id),
                 shared.clone(),
-                journal,
+                journals,
                 counters,
                 now,
             ))
