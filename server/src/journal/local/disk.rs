@@ -6,16 +6,17 @@
 //! left to `segment`.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FallocateFlags, OFlags, fallocate, statvfs};
 
 /// Segments on something that keeps them. Calls may block; any thread may make them.
-pub(super) trait Disk: Send + Sync {
+pub(super) trait Disk: fmt::Debug + Send + Sync {
     /// The segments that are there, ascending.
     fn segments(&self) -> io::Result<Vec<u64>>;
 
@@ -34,8 +35,21 @@ pub(super) trait Disk: Send + Sync {
     /// Takes a segment away.
     fn remove(&self, segment: u64) -> io::Result<()>;
 
-    /// Bytes that are left for more.
-    fn free_bytes(&self) -> io::Result<u64>;
+    /// Cuts a segment's end off, and lets the cut survive a power cut.
+    fn cut(&self, segment: u64, at: u64) -> io::Result<()>;
+
+    /// Puts a segment aside, for somebody to look at.
+    fn put_aside(&self, segment: u64) -> io::Result<()>;
+
+    /// How much space there is.
+    fn space(&self) -> io::Result<Space>;
+}
+
+/// Bytes of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Space {
+    pub(super) free: u64,
+    pub(super) total: u64,
 }
 
 /// Segments as files of a folder.
@@ -59,8 +73,12 @@ impl Folder {
         self.path.join(format!("{segment:010}{EXTENSION}"))
     }
 
+    fn files(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<File>>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn file(&self, segment: u64) -> io::Result<Arc<File>> {
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut files = self.files();
         if let Some(file) = files.get(&segment) {
             return Ok(Arc::clone(file));
         }
@@ -121,21 +139,38 @@ impl Disk for Folder {
     }
 
     fn remove(&self, segment: u64) -> io::Result<()> {
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        files.remove(&segment);
-        drop(files);
+        self.files().remove(&segment);
         fs::remove_file(self.path_of(segment))?;
         self.sync_names()
     }
 
-    fn free_bytes(&self) -> io::Result<u64> {
+    fn cut(&self, segment: u64, at: u64) -> io::Result<()> {
+        let file = self.file(segment)?;
+        file.set_len(at)?;
+        file.sync_all()
+    }
+
+    fn put_aside(&self, segment: u64) -> io::Result<()> {
+        let path = self.path_of(segment);
+        self.files().remove(&segment);
+        fs::rename(&path, path.with_extension("damaged"))?;
+        self.sync_names()
+    }
+
+    fn space(&self) -> io::Result<Space> {
         let space = statvfs(&self.path)?;
-        Ok(space.f_bavail * space.f_frsize)
+        Ok(Space {
+            free: space.f_bavail * space.f_frsize,
+            total: space.f_blocks * space.f_frsize,
+        })
     }
 }
 
 const EXTENSION: &str = ".log";
 
 /// A file of the journal is no link to another one.
-#[expect(clippy::cast_possible_wrap, reason = "a flag's bits are all that counts")]
-const NO_LINKS: i32 = OFlags::NOFOLLOW.bits() as i32;
+#[expect(
+    clippy::cast_possible_wrap,
+    reason = "a flag's bits are all that counts"
+)]
+pub(super) const NO_LINKS: i32 = OFlags::NOFOLLOW.bits() as i32;

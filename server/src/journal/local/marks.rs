@@ -131,9 +131,10 @@ impl Marks {
         }
     }
 
-    /// When the oldest of them is too old, in milliseconds since 1970.
-    pub(super) fn due_ms(&self, bounds: HistoryBounds) -> Option<u64> {
-        let oldest = self.marks.front()?;
+    /// When the oldest of them is too old, in milliseconds since 1970; none where there is none, or where a snapshot at `held`
+    /// doesn't hold it.
+    pub(super) fn due_ms(&self, bounds: HistoryBounds, held: Offset) -> Option<u64> {
+        let oldest = self.marks.front().filter(|mark| mark.pinned <= held.0)?;
         Some(oldest.times_ms.1.saturating_add(bounds.age_max_ms))
     }
 
@@ -145,10 +146,9 @@ impl Marks {
         Some(Offset(before.map_or(0, |mark| mark.last).max(held.0) + 1))
     }
 
-    /// How many entries and bytes it counts.
-    #[cfg(test)]
-    pub(super) fn total(&self) -> (u64, u64) {
-        (self.entries, self.bytes)
+    /// How many bytes it counts.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 }
 
@@ -195,7 +195,7 @@ mod tests {
                 let trimmed = marks.trim(BOUNDS, now_ms, Offset(0));
                 first = trimmed.map_or(first, |first| first.0);
                 let kept = offset + 1 - first;
-                assert_eq!(marks.total(), (kept, kept * bytes));
+                assert_eq!((marks.entries, marks.bytes()), (kept, kept * bytes));
                 assert!(kept == 1 || kept <= 1_000 && kept * bytes <= 100_000);
                 assert!(kept == 0 || (kept - 1) * step_ms < 6_400 + 400);
                 assert!(marks.marks.len() <= MARKS_MAX);
@@ -212,11 +212,11 @@ mod tests {
         let mut marks = Marks::default();
         marks.push(counted(1, 10, 0));
         marks.push(counted(2, 10, 5_000));
-        assert_eq!(marks.due_ms(BOUNDS), Some(6_400));
+        assert_eq!(marks.due_ms(BOUNDS, Offset(0)), Some(6_400));
         assert_eq!(marks.trim(BOUNDS, 6_399, Offset(0)), None);
         assert_eq!(marks.trim(BOUNDS, 6_400, Offset(0)), Some(Offset(2)));
         assert_eq!(marks.trim(BOUNDS, 99_000, Offset(0)), Some(Offset(3)));
-        assert_eq!(marks.due_ms(BOUNDS), None);
+        assert_eq!(marks.due_ms(BOUNDS, Offset(0)), None);
     }
 
     /// What no snapshot holds stays, with all behind it, whatever the bounds.
@@ -233,6 +233,7 @@ mod tests {
         assert_eq!(marks.pinned_from(Offset(0)), Some(Offset(4)));
         assert_eq!(marks.trim(BOUNDS, 99_000, Offset(3)), Some(Offset(4)));
         assert_eq!(marks.trim(BOUNDS, 99_000, Offset(3)), None);
+        assert_eq!(marks.due_ms(BOUNDS, Offset(3)), None);
         assert_eq!(marks.pinned_from(Offset(4)), None);
         assert_eq!(marks.trim(BOUNDS, 99_000, Offset(4)), Some(Offset(11)));
     }

@@ -214,11 +214,6 @@ impl<'a> Record<'a> {
         HEAD_BYTES + self.content.len()
     }
 
-    /// What stands behind the head.
-    pub(super) fn content(&self) -> &'a [u8] {
-        self.content
-    }
-
     /// The key and the value of a register.
     pub(super) fn register(&self) -> Result<(&'a [u8], &'a [u8]), Damage> {
         let (length, rest) = self

@@ -66,7 +66,7 @@ impl SegmentHead {
         let sum = crc32fast::hash(&head[..24]);
         let magic = head.copy_to_bytes(8);
         let (salt, first) = (head.get_u64_le(), head.get_u64_le());
-        (magic == &MAGIC[..] && head.get_u32_le() == sum).then_some(Self { salt, first })
+        (magic == MAGIC[..] && head.get_u32_le() == sum).then_some(Self { salt, first })
     }
 }
 
@@ -84,10 +84,6 @@ impl Batch {
         let at = self.0.len();
         write(&mut self.0);
         at
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.len() == BATCH_HEAD_BYTES
     }
 
     /// Bytes so far.
@@ -110,11 +106,20 @@ impl Batch {
         &self.0
     }
 
+    /// All of it, its header included.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Empties it for the next one.
     pub(super) fn clear(&mut self) {
         self.0.truncate(BATCH_HEAD_BYTES);
+        self.0.shrink_to(KEPT_BYTES_MAX);
     }
 }
+
+/// What an empty batch may hold for the next one.
+const KEPT_BYTES_MAX: usize = 1 << 20;
 
 fn batch_sum(salt: u64, number: u64, length: u32) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
