@@ -21,10 +21,12 @@ mod enter;
 mod guard;
 mod hello;
 pub mod hub;
+mod keyed;
 pub mod message;
 mod owner;
 mod revoke;
 mod settings;
+pub mod view;
 pub mod wheel;
 mod write;
 
