@@ -194,7 +194,7 @@ impl Shard {
     pub(super) fn ask_cursor(
         &mut self,
         id: ConnectionId,
-        cursor: Cursor,
+        cursor: &Cursor,
         host: &mut dyn Host,
     ) -> Outcome {
         let member = self.member(id, cursor.room, None)?.member;
@@ -266,15 +266,11 @@ impl Shard {
                 let text = format!("there are two changes of the key {}", change.key);
                 return Err(Refusal::new(ErrorCode::BadValue, text));
             }
-            match (change.action, &change.value) {
-                (Action::Put | Action::Patch, Some(value)) => check_payload(value, bytes_max)?,
-                (Action::Delete, None) => {}
-                (action, _) => {
-                    let text = match action {
-                        Action::Put | Action::Patch => "it needs a value",
-                        Action::Delete => "a deletion has none",
-                    };
-                    let text = format!("the change of the key {}: {text}", change.key);
+            match &change.value {
+                Some(value) => check_payload(value, bytes_max)?,
+                None if change.action == Action::Delete => {}
+                None => {
+                    let text = format!("the change of the key {} has no value", change.key);
                     return Err(Refusal::new(ErrorCode::BadValue, text));
                 }
             }
