@@ -29,19 +29,19 @@ const BOUNDS: HistoryBounds = HistoryBounds {
 };
 
 /// A process on a machine: what the threads would work with.
-struct Process {
-    face: LocalJournal,
-    parts: Parts,
+pub(super) struct Process {
+    pub(super) face: LocalJournal,
+    pub(super) parts: Parts,
 }
 
 impl Process {
-    fn start(machine: &Machine, starts: u64) -> io::Result<Self> {
+    pub(super) fn start(machine: &Machine, starts: u64) -> io::Result<Self> {
         let recovered = recover(machine, machine).map_err(io::Error::other)?;
         assert!(!recovered.is_damaged, "a power cut damages nothing");
         Self::on(machine, recovered, starts)
     }
 
-    fn on(machine: &Machine, recovered: Recovered, starts: u64) -> io::Result<Self> {
+    pub(super) fn on(machine: &Machine, recovered: Recovered, starts: u64) -> io::Result<Self> {
         let shared = Shared::new(SharedHealth::default(), Arc::default(), false);
         let settings = Settings {
             segment_bytes: 3_000,
@@ -65,7 +65,7 @@ impl Process {
     }
 
     /// Commits what was asked for, and looks up what is to be looked up; gives what came of it.
-    fn settle(&mut self) -> HashMap<Ticket, CompletionResult> {
+    pub(super) fn settle(&mut self) -> HashMap<Ticket, CompletionResult> {
         let mut ended = HashMap::new();
         while !self.face.commands.is_empty() {
             let mut done = Done::default();
@@ -91,7 +91,7 @@ impl Process {
         ended
     }
 
-    fn open(&mut self, id: &RoomId) -> Result<Opened, JournalError> {
+    pub(super) fn open(&mut self, id: &RoomId) -> Result<Opened, JournalError> {
         let Outcome::Later(ticket) = self.face.open(id, BOUNDS) else {
             panic!("it takes its time");
         };
@@ -101,7 +101,11 @@ impl Process {
         }
     }
 
-    fn read(&mut self, id: &RoomId, direction: Direction) -> Result<ReadPage, JournalError> {
+    pub(super) fn read(
+        &mut self,
+        id: &RoomId,
+        direction: Direction,
+    ) -> Result<ReadPage, JournalError> {
         let room = self.face.open_room(id).unwrap();
         let query = ReadQuery {
             from: Offset(match direction {
@@ -122,7 +126,7 @@ impl Process {
     }
 
     /// Takes one segment into the store, if there is one.
-    fn ingest(&self) -> io::Result<()> {
+    pub(super) fn ingest(&self) -> io::Result<()> {
         match self.parts.ingester.oldest() {
             Some(segment) => self.parts.ingester.take(&segment),
             None => Ok(()),
@@ -387,12 +391,14 @@ enum Asked {
 /// Ends of a story.
 const ENDS: u64 = 6;
 
-const HEADROOM: u64 = 100_000;
+pub(super) const HEADROOM: u64 = 100_000;
 
 #[test]
 fn what_was_reported_stored_survives_every_end() {
-    let seeds = match option_env!("ROOMFUL_JOURNAL_SEED").map(str::parse) {
-        Some(seed) => vec![seed.unwrap()],
+    #[expect(clippy::disallowed_methods, reason = "a test has no config")]
+    let chosen = std::env::var("ROOMFUL_JOURNAL_SEED").ok();
+    let seeds = match chosen {
+        Some(seed) => vec![seed.parse().unwrap()],
         None => (0..600).collect(),
     };
     let (mut ends, mut acks) = (0, 0);

@@ -16,6 +16,8 @@ pub mod counters;
 mod crash;
 mod directory;
 mod disk;
+#[cfg(test)]
+mod faults;
 mod index;
 mod ingest;
 mod marks;

@@ -105,6 +105,16 @@ impl Machine {
         file.unsynced.clear();
     }
 
+    /// What is in a segment.
+    pub(super) fn bytes(&self, segment: u64) -> Vec<u8> {
+        self.inner().files[&segment].current.clone()
+    }
+
+    /// Whether a segment is there.
+    pub(super) fn has(&self, segment: u64) -> bool {
+        self.inner().files.contains_key(&segment)
+    }
+
     /// Takes a segment away behind everybody's back.
     pub(super) fn lose(&self, segment: u64) {
         self.inner().files.remove(&segment).unwrap();
