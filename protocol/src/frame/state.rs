@@ -66,7 +66,7 @@ record! {
         if_version: Option<Position> = None,
         /// Whether the key must have no value.
         if_absent: bool = false,
-        /// The lock that must be held.
+        /// The grant that must be its lock's newest.
         if_fence: Option<HeldFence> = None,
     }
 }
@@ -86,7 +86,7 @@ wire_enum! {
     pub Action {
         /// Gives it this value.
         Put = 0 "put",
-        /// Merges a JSON object into its value (RFC 7396), or replaces a value that is no JSON.
+        /// Merges JSON into JSON (RFC 7396); replaces where one of the two is something else.
         Patch = 1 "patch",
         /// Takes its value away.
         Delete = 2 "delete",
