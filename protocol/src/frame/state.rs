@@ -71,6 +71,64 @@ record! {
     }
 }
 
+impl Change {
+    /// Gives the key a value.
+    #[must_use]
+    pub const fn put(key: Key, value: Payload) -> Self {
+        Self::unconditional(key, Action::Put, Some(value))
+    }
+
+    /// Merges a JSON patch into the key's value.
+    #[must_use]
+    pub const fn patch(key: Key, patch: Payload) -> Self {
+        Self::unconditional(key, Action::Patch, Some(patch))
+    }
+
+    /// Takes the key's value away.
+    #[must_use]
+    pub const fn delete(key: Key) -> Self {
+        Self::unconditional(key, Action::Delete, None)
+    }
+
+    const fn unconditional(key: Key, action: Action, value: Option<Payload>) -> Self {
+        Self {
+            key,
+            action,
+            value,
+            if_version: None,
+            if_absent: false,
+            if_fence: None,
+        }
+    }
+
+    /// Only if this is the key's version.
+    #[must_use]
+    pub fn if_version(self, version: Position) -> Self {
+        Self {
+            if_version: Some(version),
+            ..self
+        }
+    }
+
+    /// Only if the key has no value.
+    #[must_use]
+    pub fn if_absent(self) -> Self {
+        Self {
+            if_absent: true,
+            ..self
+        }
+    }
+
+    /// Only if this is the lock's newest grant.
+    #[must_use]
+    pub fn if_fence(self, lock: Key, fence: Position) -> Self {
+        Self {
+            if_fence: Some(HeldFence { lock, fence }),
+            ..self
+        }
+    }
+}
+
 record! {
     /// A lock, and the fence of the grant under which the writer believes to hold it.
     HeldFence {
