@@ -1,0 +1,270 @@
+//! The whole journal on a real directory.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Condvar, MutexGuard};
+use std::time::Duration;
+
+use roomful_protocol::id::RoomId;
+
+use super::*;
+use crate::journal::conformance::{self, Calls, LOOSE, Subject, room};
+use crate::journal::{Completion, CompletionResult};
+
+/// A directory that goes with the test.
+pub(super) struct TestDirectory(PathBuf);
+
+impl TestDirectory {
+    pub(super) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("roomful-journal-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TestDirectory {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+/// What the journal has told.
+#[derive(Debug, Default)]
+struct Heard {
+    told: Mutex<Told>,
+    more: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    completions: HashMap<(ShardId, Ticket), CompletionResult>,
+    woken: Vec<RoomId>,
+}
+
+impl Heard {
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap()
+    }
+
+    fn wait<T>(&self, mut look: impl FnMut(&mut Told) -> Option<T>) -> T {
+        let mut told = self.told();
+        loop {
+            if let Some(value) = look(&mut told) {
+                return value;
+            }
+            let (next, waited) = self.more.wait_timeout(told, DEADLINE).unwrap();
+            assert!(!waited.timed_out(), "the journal says nothing");
+            told = next;
+        }
+    }
+}
+
+impl Notify for Heard {
+    fn completed(&self, shard: ShardId, completions: Vec<Completion>) {
+        let mut told = self.told();
+        for Completion { ticket, result } in completions {
+            let before = told.completions.insert((shard, ticket), result);
+            assert!(before.is_none(), "told twice");
+        }
+        self.more.notify_all();
+    }
+
+    fn wake(&self, room: RoomId) {
+        self.told().woken.push(room);
+        self.more.notify_all();
+    }
+}
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+const SHARD: ShardId = ShardId(0);
+
+fn settings() -> Settings {
+    Settings {
+        segment_bytes: 1 << 20,
+        headroom: Headroom {
+            percent: 0,
+            bytes_min: 0,
+        },
+        lock_wait_ms: 0,
+        ..Settings::new(Epoch(5), Clock::system())
+    }
+}
+
+/// A journal that runs, and the rooms of its one shard.
+struct Running {
+    local: Option<Local>,
+    journal: LocalJournal,
+    heard: Arc<Heard>,
+    // Last: it goes when nothing uses it any more.
+    directory: Option<TestDirectory>,
+}
+
+impl Running {
+    fn new(settings: Settings) -> Self {
+        Self::on(TestDirectory::new(), settings)
+    }
+
+    fn on(directory: TestDirectory, settings: Settings) -> Self {
+        let heard = Arc::new(Heard::default());
+        let mut local = Local::open(directory.path(), settings).unwrap();
+        let notify = Arc::clone(&heard) as Arc<dyn Notify>;
+        local.start(&notify).unwrap();
+        Self {
+            journal: local.of_shard(SHARD),
+            local: Some(local),
+            heard,
+            directory: Some(directory),
+        }
+    }
+
+    /// Ends it as a kill does: nothing is taken into the store, and nothing says that it is over.
+    fn crash(mut self) -> TestDirectory {
+        self.local.take().unwrap().crash();
+        self.directory.take().unwrap()
+    }
+
+    /// Ends it in order.
+    fn close(mut self) -> TestDirectory {
+        self.local.take().unwrap().close().unwrap();
+        self.directory.take().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(local) = self.local.take() {
+            local.close().unwrap();
+        }
+    }
+}
+
+impl Subject for Running {
+    fn journal(&mut self) -> &mut dyn Journal {
+        &mut self.journal
+    }
+
+    fn wait(&mut self, ticket: Ticket) -> CompletionResult {
+        self.journal.flush();
+        self.heard
+            .wait(|told| told.completions.remove(&(SHARD, ticket)))
+    }
+}
+
+mod as_every_journal {
+    use super::*;
+
+    conformance::suite!(Running::new(settings()));
+}
+
+/// The same with segments so small that most is in the store when it is asked for.
+mod as_every_journal_with_small_segments {
+    use super::*;
+
+    conformance::suite!(Running::new(Settings {
+        segment_bytes: 2_000,
+        ..settings()
+    }));
+}
+
+/// A running journal as calls that end before they return.
+fn calls(running: &mut Running) -> Calls<'_> {
+    Calls(running)
+}
+
+/// A process ends and another begins, in order or not: rooms are as they were, and new ones have a later epoch.
+#[test]
+fn rooms_are_the_same_after_a_restart() {
+    for is_orderly in [true, false] {
+        let id = room("a");
+        let mut running = Running::new(settings());
+        let mut before = calls(&mut running);
+        let epoch = before.open(&id, LOOSE).epoch;
+        before.open(&room("empty"), LOOSE);
+        before.fill(&id, 1..=10);
+        let content = Bytes::from_static(b"seven");
+        let snapshot = Snapshot {
+            at: Offset(7),
+            content,
+        };
+        before.journal().snapshot(&id, snapshot.clone());
+        let set = before.journal().register(&id, "k".into(), "v".into());
+        before.stored(set).unwrap();
+        let directory = match is_orderly {
+            true => running.close(),
+            false => running.crash(),
+        };
+        assert_eq!(
+            fs::read_dir(directory.path().join("journal/log"))
+                .unwrap()
+                .count(),
+            usize::from(!is_orderly),
+            "what ended in order is all in the store"
+        );
+
+        let later = Settings {
+            first_epoch: Epoch(9),
+            ..settings()
+        };
+        let mut running = Running::on(directory, later);
+        let mut after = calls(&mut running);
+        let opened = after.open(&id, LOOSE);
+        assert_eq!((opened.epoch, opened.head), (epoch, Offset(10)));
+        assert_eq!(opened.snapshot, Some(snapshot));
+        assert_eq!(opened.recent.len(), 10);
+        assert_eq!(opened.registers, [("k".into(), "v".into())]);
+        assert_eq!(after.open(&room("empty"), LOOSE).epoch, Epoch(5));
+        assert_eq!(after.open(&room("new"), LOOSE).epoch, Epoch(9));
+        after.fill(&id, 11..=12);
+        assert_eq!(after.all(&id), (1..=12).collect::<Vec<_>>());
+    }
+}
+
+/// Rooms are woken once when they are due, also after a restart; those of time 0 in the next process.
+#[test]
+fn rooms_are_woken_when_they_are_due() {
+    let clock = Clock::manual(1_000_000);
+    let with_clock = || Settings {
+        clock: clock.clone(),
+        ..settings()
+    };
+    let mut running = Running::new(with_clock());
+    let mut before = calls(&mut running);
+    for (name, at_ms) in [
+        ("never", None),
+        ("soon", Some(1_000_500)),
+        ("past", Some(999_000)),
+        ("later", Some(2_000_000)),
+        ("next", Some(0)),
+        ("changed", Some(1_000_500)),
+    ] {
+        before.open(&room(name), LOOSE);
+        before.journal().wake_at(&room(name), at_ms);
+    }
+    before.journal().wake_at(&room("changed"), Some(2_000_000));
+    before.open(&room("never"), LOOSE);
+    running
+        .heard
+        .wait(|told| (told.woken == [room("past")]).then_some(()));
+    clock.advance(500);
+    running
+        .heard
+        .wait(|told| (told.woken == [room("past"), room("soon")]).then_some(()));
+    let directory = running.close();
+
+    clock.advance(1_000_000);
+    let running = Running::on(directory, with_clock());
+    let mut woken = std::mem::take(&mut running.heard.told().woken);
+    woken.sort();
+    let due = ["changed", "later", "next", "past", "soon"];
+    assert_eq!(woken, due.map(room));
+}
