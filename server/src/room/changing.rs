@@ -311,7 +311,7 @@ impl Room {
                 let cancelled = kept.and_then(|kept| kept.ahead().timers.cancel(name));
                 let change = cancelled.ok_or_else(|| {
                     let text = format!("no timer {name:?} is set; it may have fired");
-                    Refusal::new(ErrorCode::Conflict, text)
+                    Refusal::new(ErrorCode::BadValue, text)
                 })?;
                 Ok((user, Change::Timer(change)))
             });
