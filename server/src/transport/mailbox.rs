@@ -13,6 +13,7 @@ use mio::Waker;
 
 use super::{Opened, TransportSettings};
 use crate::auth::{AuthError, Identity};
+use crate::journal::Completion;
 use crate::shard::ShardSettings;
 use crate::shard::message::{ConnectionId, Message};
 
@@ -25,6 +26,8 @@ pub(super) enum Letter {
     Opened(Box<Opened>),
     /// A token that the pool has checked.
     Verified(ConnectionId, Result<Identity, AuthError>),
+    /// The journal has done something, in its order.
+    Journal(Vec<Completion>),
     /// Go on with other settings.
     Reload(Arc<ShardSettings>, Box<TransportSettings>),
     /// Say goodbye to everybody.
@@ -128,6 +131,7 @@ impl Letter {
     fn cost(&self) -> usize {
         let payload = match self {
             Self::Message(message) => message.payload_bytes(),
+            Self::Journal(completions) => completions.len() * size_of::<Completion>(),
             Self::Opened(_) | Self::Verified(..) | Self::Reload(..) | Self::Drain { .. } => 0,
         };
         payload + LETTER_BYTES

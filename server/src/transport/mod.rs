@@ -31,6 +31,7 @@ use crate::clock::{Clock, Now};
 use crate::current::Current;
 use crate::directory::Directory;
 use crate::http::{Upgraded, Upgrades};
+use crate::journal::Completion;
 use crate::memory::{Elsewhere, Level, Memory};
 use crate::metrics::{ShardCounters, resident_bytes};
 use crate::shard::ShardSettings;
@@ -96,6 +97,18 @@ impl Place {
     }
 }
 
+/// The way back to a shard for those who work for it on other threads.
+#[derive(Debug, Clone)]
+pub struct Inbox(Arc<Mailbox>);
+
+impl Inbox {
+    /// The journal has done something.
+    pub fn completed(&self, completions: Vec<Completion>) {
+        self.0.push(Letter::Journal(completions));
+        self.0.wake();
+    }
+}
+
 /// What the configuration says about sockets and threads.
 #[derive(Debug, Clone, Copy)]
 pub struct TransportSettings {
@@ -156,7 +169,7 @@ impl Shards {
     /// The system gives no thread or no event queue.
     pub fn start<C: Core>(
         parts: Parts,
-        core: impl Fn(ShardId, Now) -> C + Clone + Send + 'static,
+        core: impl Fn(ShardId, Now, Inbox) -> C + Clone + Send + 'static,
     ) -> std::io::Result<(Self, Threads)> {
         let settings = parts.settings;
         let mut posts = Vec::new();
