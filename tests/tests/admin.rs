@@ -539,3 +539,26 @@ fn words(line: &str) -> Vec<String> {
     }
     words
 }
+
+/// Whoever was revoked stays out over a kill, and whoever was let in again comes in.
+#[tokio::test]
+async fn revocations_outlive_the_process() {
+    let mut server = Server::with_config(&keyed("")).await;
+    let back_end = BackEnd::of(&server).await;
+    for user in ["ada", "bob"] {
+        let body = json!({ "user": user });
+        back_end.ok("POST /v1/revocations", Some(&body)).await;
+    }
+    let lifted = back_end.ok("DELETE /v1/revocations?user=bob", None).await;
+    assert_eq!(lifted, json!({ "lifted": true }));
+    server.kill().await;
+    server.start_again().await;
+    let metrics = server.metrics().await;
+    assert_eq!(metrics.value("roomful_revocations"), 1.0);
+    for (user, comes_in) in [("ada", false), ("bob", true)] {
+        let token = tokens::sign(&tokens::claims(user));
+        let mut client = Connect::to(&server).open().await.unwrap();
+        let welcome = client.hello_with(Some(&token), None).await;
+        assert_eq!(welcome.is_ok(), comes_in, "{user}");
+    }
+}

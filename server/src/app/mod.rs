@@ -44,6 +44,7 @@ use crate::room::{RoomSettings, kind};
 use crate::session::DataFileError;
 use crate::session::generation::Generation;
 use crate::session::index::Sessions;
+use crate::session::revocation_file::RevocationFile;
 use crate::session::token::{ResumeKey, ResumeKeyError};
 use crate::session::users::{UserLimits, Users};
 use crate::shard::message::ShardId;
@@ -179,6 +180,8 @@ impl App {
         metrics.show_budget(memory.clone());
         let shared = shared(config, resume_key.clone(), &clock, memory.clone());
         let revocations = shared.sessions.revocations().clone();
+        let revocation_file = RevocationFile::open(data_dir, &revocations, clock.unix_ms())?;
+        metrics.revoked(revocations.count());
         let users = shared.users.clone();
         let counters = metrics.shards().to_vec();
         let parts = Parts {
@@ -229,6 +232,7 @@ impl App {
         let back_end = Admin::new(admin::Parts {
             shards: shards.clone(),
             revocations,
+            revocation_file,
             key: admin_key,
             metrics: metrics.clone(),
             clock,
