@@ -389,6 +389,8 @@ impl Client {
             echo: true,
             watch: self.watch,
             presence: None,
+            state: None,
+            locks: false,
         }
     }
 
@@ -456,7 +458,10 @@ impl Client {
             | ServerFrame::Goaway(_)
             | ServerFrame::Advance(_)
             | ServerFrame::Event(_)
-            | ServerFrame::ServerBatch(_)) => Err(fault(unwelcome)),
+            | ServerFrame::ServerBatch(_)
+            | ServerFrame::StateChanged(_)
+            | ServerFrame::LockChanged(_)
+            | ServerFrame::TimerChanged(_)) => Err(fault(unwelcome)),
         }
     }
 
@@ -521,6 +526,8 @@ mod tests {
             durability: Durability::Memory,
             revision: 1,
             occupancy: 1,
+            state: None,
+            locks: None,
         }
         .into()
     }

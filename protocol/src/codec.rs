@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer as _, Serialize};
 use crate::frame::{ClientFrame, Fields, ServerBatch, ServerFrame, UNKNOWN_TYPE};
 use crate::id::RequestId;
 use crate::limits::{BATCH_FRAMES_MAX, DEPTH_MAX};
-use crate::payload::json_depth_within;
+use crate::payload::{Payload, PayloadFormat, json_depth_within};
 
 /// How frames are written; chosen by the WebSocket subprotocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -164,6 +164,31 @@ impl Encoding {
         }
         found
     }
+}
+
+/// A record of the server's own as an entry's payload.
+pub(crate) fn write_content(record: &impl Serialize) -> Payload {
+    let mut bytes = Vec::new();
+    Encoding::MessagePack.encode(record, &mut bytes);
+    Payload {
+        format: PayloadFormat::MessagePack,
+        bytes: bytes.into(),
+    }
+}
+
+/// Reads back what [`write_content`] wrote.
+pub(crate) fn read_content<T: DeserializeOwned>(payload: &Payload) -> Result<T, DecodeError> {
+    let read = if payload.format == PayloadFormat::MessagePack {
+        decode_msgpack(&payload.bytes)
+    } else {
+        let text = "the entry's content is not MessagePack".to_owned();
+        Err((DecodeErrorKind::Malformed, text))
+    };
+    read.map_err(|(kind, text)| DecodeError {
+        kind,
+        request: None,
+        text,
+    })
 }
 
 type Failure = (DecodeErrorKind, String);

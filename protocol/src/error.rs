@@ -122,12 +122,30 @@ catalogue! {
     OutcomeUnknown = 402, "outcome_unknown", Now;
     /// The room's kind refuses it.
     Rejected = 403, "rejected", Never;
+    /// A condition of a write does not hold; the error carries what is there.
+    Conflict = 404, "conflict", Never;
+    /// The fence is below the lock's newest grant.
+    StaleFence = 405, "stale_fence", Never;
+    /// Somebody else holds the lock, and the request would not wait for it.
+    LockTaken = 406, "lock_taken", After;
+    /// The member does not hold the lock, and does not wait for it.
+    LockNotHeld = 407, "lock_not_held", Never;
+    /// The room keeps as much as it may; the text says of what.
+    QuotaExceeded = 408, "quota_exceeded", Never;
+    /// Keys of this prefix are written under a lock alone.
+    FenceRequired = 409, "fence_required", Never;
     /// Too many of something; the text says of what.
     RateLimited = 500, "rate_limited", After;
     /// The server is at a limit of its own; the text says which.
     Overloaded = 501, "overloaded", After;
     /// The server's fault. The log has the details.
     Internal = 502, "internal", After;
+    /// The disk has too little room left to store anything more.
+    StorageFull = 503, "storage_full", After;
+    /// The storage failed; nothing is stored until the server has been restarted.
+    StorageFailed = 504, "storage_failed", After;
+    /// What is stored of the room is damaged; it is closed until it has been repaired.
+    StorageDamaged = 505, "storage_damaged", Never;
 }
 
 catalogue! {

@@ -156,7 +156,7 @@ impl fmt::Display for PlacementKey {
 }
 
 macro_rules! text_id {
-    ($(#[$meta:meta])* $name:ident, $max:literal, $allowed:literal, $test:expr) => {
+    ($(#[$meta:meta])* $name:ident, $min:literal to $max:literal, $allowed:literal, $test:expr) => {
         $(#[$meta])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name(Arc<str>);
@@ -170,7 +170,9 @@ macro_rules! text_id {
             /// # Errors
             /// The first rule that is broken, as an [`IdError`].
             pub fn parse(text: &str) -> Result<Self, IdError> {
-                bounded(text.as_bytes(), $max)?;
+                if $min > 0 || !text.is_empty() {
+                    bounded(text.as_bytes(), $max)?;
+                }
                 let test: fn(u8) -> bool = $test;
                 alphabet(text.as_bytes(), 0, $allowed, |_, byte| test(byte))?;
                 Ok(Self(text.into()))
@@ -213,7 +215,7 @@ macro_rules! text_id {
                 impl Visitor<'_> for Text {
                     type Value = $name;
                     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                        write!(f, "a text of 1 to {} bytes", $max)
+                        write!(f, "a text of {} to {} bytes", $min, $max)
                     }
                     fn visit_str<E: de::Error>(self, text: &str) -> Result<$name, E> {
                         $name::parse(text).map_err(E::custom)
@@ -227,17 +229,34 @@ macro_rules! text_id {
 
 text_id!(
     /// A tenant: a name space of its own for rooms, users and sessions. 1 to 64 of `[A-Za-z0-9_-]`.
-    TenantId, 64, "A-Z a-z 0-9 _ -", |byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte)
+    TenantId, 1 to 64, "A-Z a-z 0-9 _ -", |byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte)
 );
 text_id!(
     /// A user, as the token's `sub` names it, or the server for an anonymous one. 1 to 128 bytes of UTF-8 without ASCII
     /// control characters.
-    UserId, 128, "any UTF-8 but ASCII control characters", |byte| !byte.is_ascii_control()
+    UserId, 1 to 128, "any UTF-8 but ASCII control characters", |byte| !byte.is_ascii_control()
 );
 text_id!(
     /// The key by which a signal replaces an older one of the same sender. 1 to 64 printable ASCII characters.
-    SignalKey, 64, "printable ASCII", |byte| byte.is_ascii_graphic()
+    SignalKey, 1 to 64, "printable ASCII", |byte| byte.is_ascii_graphic()
 );
+text_id!(
+    /// What a value of the keyed state, a lock or a timer is called in its room. 1 to 256 bytes of UTF-8 without ASCII control
+    /// characters.
+    Key, 1 to 256, "any UTF-8 but ASCII control characters", |byte| !byte.is_ascii_control()
+);
+text_id!(
+    /// How the keys begin that somebody asks for; the empty one is every key's. At most 256 bytes, of the same characters.
+    KeyPrefix, 0 to 256, "any UTF-8 but ASCII control characters", |byte| !byte.is_ascii_control()
+);
+
+impl KeyPrefix {
+    /// Whether the key begins with it.
+    #[must_use]
+    pub fn is_of(&self, key: &Key) -> bool {
+        key.0.starts_with(&*self.0)
+    }
+}
 
 impl TenantId {
     /// The tenant of a token that names none, and of an anonymous server.

@@ -18,6 +18,12 @@ pub const BATCH_FRAMES_MAX: usize = 256;
 /// Most entries or members in one page.
 pub const PAGE_MAX: usize = 1_000;
 
+/// Most changes in one write of the keyed state.
+pub const CHANGES_MAX: usize = 64;
+
+/// Most prefixes that a member watches the keyed state by.
+pub const PREFIXES_MAX: usize = 16;
+
 /// Longest token in `hello` and `refresh`, in bytes.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 

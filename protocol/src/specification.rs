@@ -3,12 +3,17 @@
 use crate::codec::Encoding;
 use crate::error::{CloseCode, ErrorCode, Retry};
 use crate::frame::{
-    ChangeKind, ClientFrame, Direction, Durability, Entry, EntryKind, HistoryPage, JoinProducer,
-    MemberInfo, MembersPage, OpId, PresenceChange, Published, Recovery, ServerFrame, Watch,
+    Action, Change, ChangeKind, ClientFrame, CursorRequest, Cursors, Direction, Durability, Entry,
+    EntryKind, HeldFence, HistoryPage, Holder, JoinProducer, LockChange, LockInfo, LockReply,
+    LockRequest, LockWhy, LocksPage, LoggedHolder, LoggedWaiter, MemberInfo, MembersPage, OpId,
+    PresenceChange, Published, Recovery, ServerFrame, StateChange, StateChanges, StateItem,
+    StatePage, StateRequest, TimerChange, TimerInfo, TimerRequest, TimerWhat, TimersPage, Waiter,
+    Watch,
 };
-use crate::id::{RoomName, SignalKey, UserId};
+use crate::id::{Key, RoomName, SignalKey, UserId};
 use crate::limits::{
-    BATCH_FRAMES_MAX, DEPTH_MAX, Limits, PAGE_MAX, PAYLOAD_DEPTH_MAX, TOKEN_BYTES_MAX,
+    BATCH_FRAMES_MAX, CHANGES_MAX, DEPTH_MAX, Limits, PAGE_MAX, PAYLOAD_DEPTH_MAX, PREFIXES_MAX,
+    TOKEN_BYTES_MAX,
 };
 use crate::payload::PayloadFormat;
 use crate::position::Position;
@@ -41,6 +46,7 @@ fn check_fields(heading: &str, expected: &[(&str, &str)]) {
         let stated = row[2].trim_matches('`');
         let meant = match *default {
             "None" => "nil".to_owned(),
+            "Vec::new()" => "[]".to_owned(),
             other => other.rsplit(':').next().unwrap_or(other).to_lowercase(),
         };
         assert_eq!(stated, meant, "{heading}: {name} if left out");
@@ -83,6 +89,43 @@ fn every_record_has_its_section_with_its_fields() {
     check_fields("### member", MemberInfo::FIELDS);
     check_fields("### history page", HistoryPage::FIELDS);
     check_fields("### presence change", PresenceChange::FIELDS);
+    check_fields("### change", Change::FIELDS);
+    check_fields("### held fence", HeldFence::FIELDS);
+    check_fields("### state page", StatePage::FIELDS);
+    check_fields("### state item", StateItem::FIELDS);
+    check_fields("### state change", StateChange::FIELDS);
+    check_fields("### holder", Holder::FIELDS);
+    check_fields("### waiter", Waiter::FIELDS);
+    check_fields("### locks page", LocksPage::FIELDS);
+    check_fields("### lock", LockInfo::FIELDS);
+    check_fields("### timers page", TimersPage::FIELDS);
+    check_fields("### timer", TimerInfo::FIELDS);
+    check_fields("### cursors", Cursors::FIELDS);
+    check_fields("### state changes", StateChanges::FIELDS);
+    check_fields("### lock change", LockChange::FIELDS);
+    check_fields("### logged holder", LoggedHolder::FIELDS);
+    check_fields("### logged waiter", LoggedWaiter::FIELDS);
+    check_fields("### timer change", TimerChange::FIELDS);
+}
+
+/// What is one of several things stands in a table of its own, in the section of its frame.
+fn check_forms(heading: &str, head: &str, expected: &[(&str, u8)]) {
+    let section = section(heading);
+    let rows = table(&section[section.find(head).expect(head)..]);
+    let stated: Vec<_> = rows
+        .iter()
+        .map(|row| (row[0].trim_matches('`'), row[1].parse::<u8>().unwrap()))
+        .collect();
+    assert_eq!(stated, expected, "{heading}");
+}
+
+#[test]
+fn every_request_has_its_forms() {
+    check_forms("### 11 `state`", "| `what` | number", StateRequest::FORMS);
+    check_forms("### 12 `lock`", "| `what` | number", LockRequest::FORMS);
+    check_forms("### 13 `timer`", "| `what` | number", TimerRequest::FORMS);
+    check_forms("### 14 `cursor`", "| `what` | number", CursorRequest::FORMS);
+    check_forms("### 38 `ok`", "| outcome | number", LockReply::FORMS);
 }
 
 #[test]
@@ -98,6 +141,14 @@ fn every_choice_has_its_values() {
         ("change kind", ChangeKind::LIST),
         ("retry", Retry::LIST),
         ("what (presence)", crate::frame::ACTIONS),
+        ("what (state)", StateRequest::LIST),
+        ("action", Action::LIST),
+        ("what (lock)", LockRequest::LIST),
+        ("lock why", LockWhy::LIST),
+        ("outcome (lock)", LockReply::LIST),
+        ("what (timer)", TimerRequest::LIST),
+        ("timer what", TimerWhat::LIST),
+        ("what (cursor)", CursorRequest::LIST),
         ("reply", crate::frame::REPLIES),
     ];
     assert_eq!(
@@ -176,6 +227,9 @@ fn limits_are_those_of_the_code() {
         RoomName::BYTES_MAX,
         SignalKey::BYTES_MAX,
         UserId::BYTES_MAX,
+        Key::BYTES_MAX,
+        CHANGES_MAX,
+        PREFIXES_MAX,
         fragments,
     ];
     assert_eq!(stated, expected);

@@ -43,7 +43,7 @@ fn allocated(work: impl FnOnce()) -> usize {
 /// 2^32 − 1 of them and bring none.
 #[test]
 fn an_announced_length_allocates_nothing() {
-    let places: [(&str, &[u8]); 14] = [
+    let places: [(&str, &[u8]); 20] = [
         ("the frame", b""),
         ("the type", b"\x92"),
         ("a batch's frames", b"\x92\x0a"),
@@ -58,6 +58,12 @@ fn an_announced_length_allocates_nothing() {
         ("members", b"\x93\x26\x07\x92\x02\x94\x01\x01"),
         ("entries", b"\x93\x26\x07\x92\x03\x92"),
         ("changes", b"\x95\x25\x03\x01\x01"),
+        ("a write's changes", b"\x94\x0b\x07\x03\x93\x00\xc0"),
+        ("a watch's prefixes", b"\x94\x0b\x07\x03\x92\x03"),
+        ("a lock's name", b"\x94\x0c\x07\x03\x92\x02"),
+        ("changed keys", b"\x97\x2e\x03\x01\x01\xa1a\xc0"),
+        ("a queue", b"\x98\x2f\x03\x01\x01\xa1l\x00\xc0"),
+        ("items", b"\x93\x26\x07\x92\x05\x93\x92\x01\x01"),
     ];
     for (place, start) in places {
         for marker in [0xc6, 0xdb, 0xdd, 0xdf] {

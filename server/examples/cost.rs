@@ -159,6 +159,8 @@ impl World {
             echo: true,
             watch: Watch::None,
             presence: None,
+            state: None,
+            locks: false,
         };
         self.send(member, &encoded(&join.into()));
     }

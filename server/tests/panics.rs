@@ -261,6 +261,8 @@ impl World {
             echo: true,
             watch: Watch::None,
             presence: None,
+            state: None,
+            locks: false,
         };
         self.send(member, &join.into());
         self.settle();

@@ -237,6 +237,8 @@ impl World {
             echo: true,
             watch,
             presence: None,
+            state: None,
+            locks: false,
         };
         self.send(member, &join.into());
     }

@@ -609,6 +609,8 @@ pub fn join(room: &str) -> Join {
         echo: true,
         watch: Watch::None,
         presence: None,
+        state: None,
+        locks: false,
     }
 }
 
@@ -641,7 +643,10 @@ pub const fn reply_to(frame: &ServerFrame) -> Option<RequestId> {
         | ServerFrame::Left(_)
         | ServerFrame::TokenExpiring(_)
         | ServerFrame::Goaway(_)
-        | ServerFrame::ServerBatch(_) => None,
+        | ServerFrame::ServerBatch(_)
+        | ServerFrame::StateChanged(_)
+        | ServerFrame::LockChanged(_)
+        | ServerFrame::TimerChanged(_) => None,
     }
 }
 

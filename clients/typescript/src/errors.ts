@@ -41,9 +41,18 @@ const ERRORS = {
   401: { name: "op_id_conflict", retry: "never" },
   402: { name: "outcome_unknown", retry: "now" },
   403: { name: "rejected", retry: "never" },
+  404: { name: "conflict", retry: "never" },
+  405: { name: "stale_fence", retry: "never" },
+  406: { name: "lock_taken", retry: "after_ms" },
+  407: { name: "lock_not_held", retry: "never" },
+  408: { name: "quota_exceeded", retry: "never" },
+  409: { name: "fence_required", retry: "never" },
   500: { name: "rate_limited", retry: "after_ms" },
   501: { name: "overloaded", retry: "after_ms" },
   502: { name: "internal", retry: "after_ms" },
+  503: { name: "storage_full", retry: "after_ms" },
+  504: { name: "storage_failed", retry: "after_ms" },
+  505: { name: "storage_damaged", retry: "never" },
   // What this client finds itself, and never reads from the wire:
   /** The queue of publishes without an answer is at its bound. */
   900: { name: "queue_full", retry: "after_ms" },

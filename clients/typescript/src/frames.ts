@@ -38,6 +38,37 @@ const memberInfo = record({ member: integer, user: text, value: nullable(payload
 
 const presenceChange = record({ member: integer, kind: oneOf("present", "gone"), user: text, value: nullable(payload) });
 
+const change = record({
+  key: text,
+  action: oneOf("put", "patch", "delete"),
+  value: withDefault(nullable(payload), null),
+  ifVersion: withDefault(nullable(position), null),
+  ifAbsent: withDefault(boolean, false),
+  ifFence: withDefault(nullable(record({ lock: text, fence: position })), null),
+});
+
+const stateItem = record({ key: text, version: position, value: nullable(payload) });
+
+const statePage = record({ position, items: list(stateItem), next: nullable(text) });
+
+const holder = record({ fence: integer, member: integer, user: text, untilMs: integer });
+
+const waiter = record({ member: integer, user: text });
+
+const locksPage = record({
+  position,
+  locks: list(record({ lock: text, held: nullable(holder), queue: list(waiter) })),
+  next: nullable(text),
+});
+
+const timersPage = record({
+  position,
+  timers: list(record({ name: text, dueMs: integer, user: text, payload })),
+  next: nullable(text),
+});
+
+const cursors = record({ read: nullable(position), delivered: nullable(position), unread: integer });
+
 /** A type whose first element says which fields follow. */
 function tagged<const V extends Record<string, Fields>>(variants: V): Type<{ [K in keyof V & string]: { kind: K } & Values<V[K]> }[keyof V & string]> {
   const kinds = oneOf(...Object.keys(variants));
@@ -57,6 +88,34 @@ const presenceRequest = tagged({
   watch: { level: watch },
 });
 
+const page = { after: withDefault(nullable(text), null), limit: withDefault(integer, 100) };
+
+const stateRequest = tagged({
+  write: { op: nullable(opId), changes: list(change) },
+  on_disconnect: { changes: list(change) },
+  get: { prefix: text, ...page },
+  watch: { prefixes: withDefault(nullable(list(text)), null) },
+});
+
+const lockRequest = tagged({
+  acquire: { lock: text, ttlMs: integer, queue: withDefault(boolean, false) },
+  renew: { lock: text, fence: position, ttlMs: integer },
+  release: { lock: text },
+  get: page,
+  watch: { locks: boolean },
+});
+
+const timerRequest = tagged({
+  set: { name: text, dueMs: integer, payload },
+  cancel: { name: text },
+  get: page,
+});
+
+const cursorRequest = tagged({
+  set: { read: withDefault(nullable(position), null), delivered: withDefault(nullable(position), null) },
+  get: {},
+});
+
 const reply = tagged({
   done: {},
   published: { published: record({ position, timeMs: integer, duplicate: boolean }) },
@@ -65,6 +124,16 @@ const reply = tagged({
   },
   history: { page: record({ entries: list(entry), next: nullable(position) }) },
   refreshed: { expiresMs: integer },
+  state: { page: statePage },
+  lock: {
+    lock: tagged({
+      granted: { fence: position, untilMs: integer },
+      queued: { place: integer },
+    }),
+  },
+  locks: { page: locksPage },
+  timers: { page: timersPage },
+  cursors: { cursors },
 });
 
 const request = integer;
@@ -85,6 +154,8 @@ const plainClientFrames = [
     echo: withDefault(boolean, true),
     watch: withDefault(watch, "none"),
     presence: withDefault(nullable(payload), null),
+    state: withDefault(nullable(list(text)), null),
+    locks: withDefault(boolean, false),
   }),
   frame(3, "leave", { request, room }),
   frame(4, "publish", { request, room, op: nullable(opId), payload }),
@@ -99,6 +170,10 @@ const plainClientFrames = [
   }),
   frame(8, "refresh", { request, token: text }),
   frame(9, "ping", { request }),
+  frame(11, "state", { request, room, what: stateRequest }),
+  frame(12, "lock", { request, room, what: lockRequest }),
+  frame(13, "timer", { request, room, what: timerRequest }),
+  frame(14, "cursor", { request, room, what: cursorRequest }),
 ] as const;
 
 const plainServerFrames = [
@@ -123,6 +198,8 @@ const plainServerFrames = [
     durability: oneOf("memory", "local", "replicated"),
     revision: integer,
     occupancy: integer,
+    state: withDefault(nullable(statePage), null),
+    locks: withDefault(nullable(locksPage), null),
   }),
   frame(34, "event", { room, entry }),
   frame(35, "advance", { room, offset: integer }),
@@ -135,12 +212,40 @@ const plainServerFrames = [
     text,
     retry,
     afterMs: withDefault(nullable(integer), null),
+    current: withDefault(list(stateItem), []),
   }),
   frame(40, "caught_up", { room, offset: integer }),
   frame(41, "left", { room, code: integer, text, retry, afterMs: withDefault(nullable(integer), null) }),
   frame(42, "token_expiring", { expiresMs: integer }),
   frame(43, "goaway", { reconnectAfterMs: integer, resume: text }),
   frame(44, "pong", { request, timeMs: integer }),
+  frame(46, "state", {
+    room,
+    offset: integer,
+    timeMs: integer,
+    user: text,
+    op: nullable(opId),
+    changes: list(record({ key: text, value: nullable(payload) })),
+  }),
+  frame(47, "lock", {
+    room,
+    offset: integer,
+    timeMs: integer,
+    lock: text,
+    why: oneOf("granted", "queued", "released", "expired", "left"),
+    held: nullable(holder),
+    queue: list(waiter),
+  }),
+  frame(48, "timer", {
+    room,
+    offset: integer,
+    timeMs: integer,
+    user: text,
+    name: text,
+    what: oneOf("set", "cancelled", "fired"),
+    dueMs: integer,
+    payload: nullable(payload),
+  }),
 ] as const;
 
 type PlainClientFrame = FrameOf<(typeof plainClientFrames)[number]>;

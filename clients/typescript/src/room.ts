@@ -233,6 +233,8 @@ export class Room extends Emitter<RoomEvents> {
       echo: this.#echo,
       watch: this.#watch,
       presence: this.#presence,
+      state: null,
+      locks: false,
     };
     connection.request(frame, {
       resolve: (reply) => this.#joined(connection, reply),
@@ -252,6 +254,9 @@ export class Room extends Emitter<RoomEvents> {
       case "event":
         return this.#received(frame.entry);
       case "advance":
+      case "state":
+      case "lock":
+      case "timer":
         return this.#advanced(frame.offset);
       case "caught_up":
         return this.#caughtUp(frame.offset);
@@ -470,7 +475,7 @@ export class Room extends Emitter<RoomEvents> {
 }
 
 /** The frames that name a room by its alias. */
-export type RoomFrame = ServerFrameOf<"event" | "advance" | "caught_up" | "signal" | "presence" | "left">;
+export type RoomFrame = ServerFrameOf<"event" | "advance" | "caught_up" | "signal" | "presence" | "left" | "state" | "lock" | "timer">;
 
 function content(raw: Payload): Content {
   return { payload: raw.value, format: raw.format, raw };

@@ -146,7 +146,7 @@ test("a refused token is replaced by a fresh one before the next attempt", withS
   const first = await server.peer();
   const hello = await first.expect("hello");
   assert.equal(hello.token, "token-1");
-  first.send({ type: "error", request: hello.request, code: 201, text: "the token has expired", retry: "refresh", afterMs: null });
+  first.send({ type: "error", request: hello.request, code: 201, text: "the token has expired", retry: "refresh", afterMs: null, current: [] });
   first.socket.close(4401);
   assert.equal((await (await server.peer()).welcome()).token, "token-2");
   await connected;
@@ -158,7 +158,7 @@ test("a refused token without a way to get another one ends the client", withSer
   const connected = assert.rejects(client.connect(), { code: 200, name: "invalid_token", message: "a token is needed" });
   const peer = await server.peer();
   const { request } = await peer.expect("hello");
-  peer.send({ type: "error", request, code: 200, text: "a token is needed", retry: "refresh", afterMs: null });
+  peer.send({ type: "error", request, code: 200, text: "a token is needed", retry: "refresh", afterMs: null, current: [] });
   peer.socket.close(4401);
   await connected;
 }));
@@ -168,7 +168,7 @@ test("a hello that is refused for a while is repeated after the time that the se
   void client.connect();
   const peer = await server.peer();
   const { request } = await peer.expect("hello");
-  peer.send({ type: "error", request, code: 501, text: "too many connections", retry: "after_ms", afterMs: 40 });
+  peer.send({ type: "error", request, code: 501, text: "too many connections", retry: "after_ms", afterMs: 40, current: [] });
   peer.socket.close(1013);
   const { retryInMs, error } = await become(client, "waiting");
   assert.equal(error?.name, "overloaded");
@@ -268,7 +268,7 @@ test("an error without a request is told to the application", withServer(async (
   void client.connect();
   const peer = await server.peer();
   await peer.welcome();
-  peer.send({ type: "error", request: null, code: 999, text: "news", retry: "never", afterMs: null });
+  peer.send({ type: "error", request: null, code: 999, text: "news", retry: "never", afterMs: null, current: [] });
   const { code, name, message } = await errors.take("error");
   assert.deepEqual([code, name, message], [999, "error_999", "news"]);
 }));

@@ -192,4 +192,6 @@ export const JOINED: ServerFrameOf<"joined"> = {
   durability: "memory",
   revision: 1,
   occupancy: 1,
+  state: null,
+  locks: null,
 };

@@ -125,7 +125,7 @@ test("an outcome that the server can't know is told as such", withServer(async (
   await second.welcome();
   await second.joined();
   const { request } = await second.expect("publish");
-  second.send({ type: "error", request, code: 400, text: "below the window", retry: "never", afterMs: null });
+  second.send({ type: "error", request, code: 400, text: "below the window", retry: "never", afterMs: null, current: [] });
   await rejected;
 }));
 
@@ -133,7 +133,7 @@ test("an unknown outcome is asked for again with the same op ids", withServer(as
   const { room, peer } = await joined(server);
   const published = Promise.all([room.publish("a"), room.publish("b")]);
   const first = [await peer.expect("publish"), await peer.expect("publish")];
-  for (const { request } of first) peer.send({ type: "error", request, code: 402, text: "the storage failed", retry: "now", afterMs: null });
+  for (const { request } of first) peer.send({ type: "error", request, code: 402, text: "the storage failed", retry: "now", afterMs: null, current: [] });
   const again = [await peer.acknowledged(1), await peer.acknowledged(2)];
   assert.deepEqual(again.map(({ op }) => op), first.map(({ op }) => op));
   await published;
@@ -144,7 +144,7 @@ test("what the server is too busy for is sent again after the time that it names
   const published = Promise.all(["a", "b", "c"].map((text) => room.publish(text)));
   for (const _ of "abc") {
     const { request } = await peer.expect("publish");
-    peer.send({ type: "error", request, code: 500, text: "too many publishes", retry: "after_ms", afterMs: 30 });
+    peer.send({ type: "error", request, code: 500, text: "too many publishes", retry: "after_ms", afterMs: 30, current: [] });
   }
   const startMs = performance.now();
   const a = await peer.expect("publish");
@@ -175,7 +175,7 @@ test("when the server ends a membership resumably, the room joins again on the s
   peer.send(
     event(1),
     { type: "left", room: 1, code: 307, text: "reopened", retry: "now", afterMs: null },
-    { type: "error", request, code: 402, text: "unknown", retry: "now", afterMs: null },
+    { type: "error", request, code: 402, text: "unknown", retry: "now", afterMs: null, current: [] },
   );
   assert.deepEqual(await left.take("left"), { error: new RoomfulError(307, "reopened", "now"), rejoining: true });
   assert.deepEqual((await peer.joined({ room: 2 })).since, { epoch: 7, offset: 1 });
@@ -201,7 +201,7 @@ test("a join that is refused ends the room alone", withServer(async (server) => 
   const peer = await server.peer();
   await peer.welcome();
   const { request } = await peer.expect("join");
-  peer.send({ type: "error", request, code: 300, text: "no namespace", retry: "never", afterMs: null });
+  peer.send({ type: "error", request, code: 300, text: "no namespace", retry: "never", afterMs: null, current: [] });
   await assert.rejects(room.whenJoined(), { code: 300, name: "bad_room_name" });
   assert.equal((await client.connect()).user, "ada");
   assert.throws(() => client.join("chat:lobby") && client.join("chat:lobby"), { name: "already_joined" });
@@ -309,7 +309,7 @@ test("a signal goes out without a request; an acknowledged one waits and may be 
   assert.deepEqual([sent.request, sent.to, sent.key, sent.payload.value], [null, null, "cursor", { x: 1 }]);
   const refused = assert.rejects(room.signalAcknowledged("psst", { to: 99 }), { code: 306, name: "no_such_member" });
   const { request } = await peer.expect("signal");
-  peer.send({ type: "error", request, code: 306, text: "nobody", retry: "never", afterMs: null });
+  peer.send({ type: "error", request, code: 306, text: "nobody", retry: "never", afterMs: null, current: [] });
   await refused;
   peer.send({ type: "signal", room: 1, from: 4, user: "bob", key: null, payload: new Payload("msgpack", new Uint8Array([0xc1])) });
   const { from, user, key, payload, format } = await signals.take("signal");

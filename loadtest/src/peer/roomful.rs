@@ -152,6 +152,8 @@ impl Peer for Roomful {
             echo: true,
             watch: Watch::None,
             presence: None,
+            state: None,
+            locks: false,
         };
         Ok(vec![encoded(&hello.into()), encoded(&join.into())])
     }
@@ -236,7 +238,10 @@ fn other(frame: ServerFrame, seat: &mut Seat, listener: Listener<'_>) -> Result<
         | ServerFrame::Goaway(_)
         | ServerFrame::Advance(_)
         | ServerFrame::Event(_)
-        | ServerFrame::ServerBatch(_)) => Err(frames::fault(&unwelcome)),
+        | ServerFrame::ServerBatch(_)
+        | ServerFrame::StateChanged(_)
+        | ServerFrame::LockChanged(_)
+        | ServerFrame::TimerChanged(_)) => Err(frames::fault(&unwelcome)),
     }
 }
 
@@ -347,6 +352,7 @@ mod tests {
             text: "too many publishes".to_owned(),
             retry: Retry::After,
             after_ms: None,
+            current: Vec::new(),
         };
         let skipped = Advance {
             room: RoomAlias(1),

@@ -1,7 +1,8 @@
 //! `error`: the reply to a request that failed.
 
 use super::macros::frame;
-use super::wire::OptionalInteger;
+use super::state::StateItem;
+use super::wire::{Many, OptionalInteger};
 use crate::error::{Retry, WireErrorCode};
 use crate::id::RequestId;
 
@@ -18,5 +19,7 @@ frame! {
         retry: Retry,
         /// How long to wait first, in milliseconds.
         after_ms: Option<u64> as OptionalInteger = None,
+        /// With `conflict`: those of the request's keys whose conditions did not hold, as they are.
+        current: Vec<StateItem> as Many<StateItem> = Vec::new(),
     }
 }

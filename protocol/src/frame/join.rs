@@ -6,8 +6,10 @@ use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::macros::{frame, record};
+use super::wire::OptionalList;
 use super::wire_enum;
-use crate::id::{IdError, ProducerId, RequestId, RoomName, Sequence};
+use crate::id::{IdError, KeyPrefix, ProducerId, RequestId, RoomName, Sequence};
+use crate::limits::PREFIXES_MAX;
 use crate::payload::Payload;
 use crate::position::Position;
 
@@ -28,6 +30,10 @@ frame! {
         watch: Watch = Watch::None,
         /// The member's presence value.
         presence: Option<Payload> = None,
+        /// How the keys begin of which state to send; none: nothing of the state.
+        state: Option<Vec<KeyPrefix>> as OptionalList<KeyPrefix, PREFIXES_MAX> = None,
+        /// Whether to send changes of locks.
+        locks: bool = false,
     }
 }
 

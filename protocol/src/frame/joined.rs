@@ -1,6 +1,8 @@
 //! `joined`: the reply to `join`.
 
+use super::lock::LocksPage;
 use super::macros::frame;
+use super::state::StatePage;
 use super::wire::Integer;
 use super::wire_enum;
 use crate::id::{MemberId, RequestId, RoomAlias};
@@ -27,6 +29,10 @@ frame! {
         revision: u64 as Integer,
         /// How many members there are, this one included.
         occupancy: u64 as Integer,
+        /// The first page of the state that was asked for; nil where none was, and where entries from `since` on tell it.
+        state: Option<StatePage> = None,
+        /// The first page of the locks, likewise.
+        locks: Option<LocksPage> = None,
     }
 }
 

@@ -80,6 +80,75 @@ macro_rules! record {
     };
 }
 
+/// Declares what is one of several things: an enum written as `[kind, field, …]`. The kinds get an enum of their own.
+macro_rules! variants {
+    (
+        $(#[$meta:meta])*
+        $name:ident by $kind:ident {
+            $( $(#[$vmeta:meta])* $variant:ident = $code:literal $text:literal
+            $({ $( $(#[$fmeta:meta])* $field:ident : $ty:ty $(as $wire:ty)? $(= $default:expr)?, )* })?, )*
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub enum $name { $( $(#[$vmeta])* $variant $({ $( $(#[$fmeta])* $field: $ty, )* })?, )* }
+
+        $crate::frame::wire_enum! {
+            #[doc = concat!("The first element of [`", stringify!($name), "`].")]
+            $kind { $( $(#[$vmeta])* $variant = $code $text, )* }
+        }
+
+        #[cfg(test)]
+        impl $name {
+            /// Numbers and names, as the specification lists them.
+            pub(crate) const LIST: &str = $kind::LIST;
+
+            /// How each is written, as the specification shows it, and its number.
+            pub(crate) const FORMS: &[(&str, u8)] =
+                &[$( (concat!("[", $text, $($( ", ", stringify!($field), )*)? "]"), $code) ),*];
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                use serde::ser::SerializeTuple as _;
+                match self {
+                    $( Self::$variant $({ $( $field, )* })? => {
+                        let fields: &[&str] = &[$($( stringify!($field) ),*)?];
+                        let mut tuple = serializer.serialize_tuple(fields.len() + 1)?;
+                        tuple.serialize_element(&$kind::$variant)?;
+                        $($( tuple.serialize_element($field)?; )*)?
+                        tuple.end()
+                    } )*
+                }
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Parts;
+                impl<'de> serde::de::Visitor<'de> for Parts {
+                    type Value = $name;
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.write_str("an array: [kind, field, …]")
+                    }
+                    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<$name, A::Error> {
+                        let kind: $kind = $crate::frame::macros::field!(&mut seq, kind: $kind);
+                        let found = match kind {
+                            $( $kind::$variant => {
+                                $($( let $field: $ty = $crate::frame::macros::field!(&mut seq, $field: $ty $(as $wire)? $(= $default)?); )*)?
+                                $name::$variant $({ $( $field, )* })?
+                            } )*
+                        };
+                        $crate::frame::skip_rest(&mut seq)?;
+                        Ok(found)
+                    }
+                }
+                deserializer.deserialize_any(Parts)
+            }
+        }
+    };
+}
+
 /// Reads one field; evaluates to its value.
 macro_rules! field {
     ($seq:expr, $field:ident : $ty:ty) => {
@@ -172,4 +241,4 @@ macro_rules! frames {
     };
 }
 
-pub(crate) use {field, frame, frames, record};
+pub(crate) use {field, frame, frames, record, variants};

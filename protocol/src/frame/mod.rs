@@ -9,6 +9,8 @@ pub(crate) mod macros;
 mod advance;
 mod batch;
 mod caught_up;
+mod content;
+mod cursor;
 mod error;
 mod event;
 mod goaway;
@@ -18,6 +20,8 @@ mod join;
 mod joined;
 mod leave;
 mod left;
+mod lock;
+mod lock_changed;
 mod ok;
 mod ping;
 mod pong;
@@ -27,6 +31,10 @@ mod publish;
 mod refresh;
 mod signal;
 mod signalled;
+mod state;
+mod state_changed;
+mod timer;
+mod timer_changed;
 mod token_expiring;
 mod welcome;
 pub(crate) mod wire;
@@ -39,6 +47,7 @@ use serde::ser::{SerializeTuple, Serializer};
 pub use advance::Advance;
 pub use batch::{ClientBatch, Frames, ServerBatch};
 pub use caught_up::CaughtUp;
+pub use cursor::{Cursor, CursorRequest, Cursors};
 pub use error::Error;
 pub use event::{Entry, EntryKind, Event};
 pub use goaway::Goaway;
@@ -48,6 +57,10 @@ pub use join::{Join, JoinProducer, RoomText, Watch};
 pub use joined::{Durability, Joined, Recovery};
 pub use leave::Leave;
 pub use left::Left;
+pub use lock::{Lock, LockInfo, LockReply, LockRequest, LocksPage};
+pub use lock_changed::{
+    Holder, LockChange, LockChanged, LockWhy, LoggedHolder, LoggedWaiter, Waiter,
+};
 pub(crate) use macros::record;
 pub use ok::{HistoryPage, MemberInfo, MembersPage, Ok, Published, Reply};
 pub use ping::Ping;
@@ -58,6 +71,10 @@ pub use publish::{OpId, Publish};
 pub use refresh::Refresh;
 pub use signal::Signal;
 pub use signalled::Signalled;
+pub use state::{Action, Change, HeldFence, State, StateItem, StatePage, StateRequest};
+pub use state_changed::{StateChange, StateChanged, StateChanges};
+pub use timer::{Timer, TimerInfo, TimerRequest, TimersPage};
+pub use timer_changed::{TimerChange, TimerChanged, TimerWhat};
 pub use token_expiring::TokenExpiring;
 pub use welcome::Welcome;
 
@@ -90,6 +107,14 @@ frames! {
         Ping,
         /// Several frames in one message.
         ClientBatch,
+        /// Writes, reads or watches the keyed state.
+        State,
+        /// Takes, keeps, gives back, reads or watches locks.
+        Lock,
+        /// Sets, cancels or reads timers.
+        Timer,
+        /// Moves or reads the own cursors.
+        Cursor,
     }
 }
 
@@ -124,6 +149,12 @@ frames! {
         Pong,
         /// Several frames in one message.
         ServerBatch,
+        /// What became of keys.
+        StateChanged,
+        /// What became of a lock.
+        LockChanged,
+        /// What became of a timer.
+        TimerChanged,
     }
 }
 
@@ -139,7 +170,11 @@ impl ClientFrame {
             | Self::Presence(Presence { request, .. })
             | Self::History(History { request, .. })
             | Self::Refresh(Refresh { request, .. })
-            | Self::Ping(Ping { request, .. }) => Some(*request),
+            | Self::Ping(Ping { request, .. })
+            | Self::State(State { request, .. })
+            | Self::Lock(Lock { request, .. })
+            | Self::Timer(Timer { request, .. })
+            | Self::Cursor(Cursor { request, .. }) => Some(*request),
             Self::Signal(Signal { request, .. }) => *request,
             Self::ClientBatch(_) => None,
         }

@@ -6,8 +6,12 @@ use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::ser::SerializeTuple;
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::cursor::Cursors;
 use super::event::Entry;
+use super::lock::{LockReply, LocksPage};
 use super::macros::{frame, record};
+use super::state::StatePage;
+use super::timer::TimersPage;
 use super::wire::{Integer, Page};
 use super::{next, skip_rest, wire_enum};
 use crate::id::{MemberId, RequestId, UserId};
@@ -27,9 +31,9 @@ frame! {
 /// What a request gave; on the wire `[kind, field, …]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
-    /// Nothing but success: `leave`, `signal`, `presence` set and watch.
+    /// Nothing but success: `leave`, `signal`, `presence` set and watch, `state` on_disconnect and watch, `lock` release and watch.
     Done,
-    /// `publish`.
+    /// `publish`, `state` write, `timer` set and cancel.
     Published(Published),
     /// `presence` get.
     Members(MembersPage),
@@ -40,6 +44,16 @@ pub enum Reply {
         /// When the new token expires, in milliseconds since 1970.
         expires_ms: u64,
     },
+    /// `state` get.
+    State(StatePage),
+    /// `lock` acquire and renew.
+    Lock(LockReply),
+    /// `lock` get.
+    Locks(LocksPage),
+    /// `timer` get.
+    Timers(TimersPage),
+    /// `cursor`.
+    Cursors(Cursors),
 }
 
 record! {
@@ -104,6 +118,16 @@ wire_enum! {
         History = 3 "history",
         /// An expiry.
         Refreshed = 4 "refreshed",
+        /// Values.
+        State = 5 "state",
+        /// A grant, or a place in the queue.
+        Lock = 6 "lock",
+        /// Locks.
+        Locks = 7 "locks",
+        /// Timers.
+        Timers = 8 "timers",
+        /// Cursors.
+        Cursors = 9 "cursors",
     }
 }
 
@@ -119,6 +143,11 @@ impl Serialize for Reply {
             Self::Members(page) => two(serializer, ReplyKind::Members, page),
             Self::History(page) => two(serializer, ReplyKind::History, page),
             Self::Refreshed { expires_ms } => two(serializer, ReplyKind::Refreshed, expires_ms),
+            Self::State(page) => two(serializer, ReplyKind::State, page),
+            Self::Lock(lock) => two(serializer, ReplyKind::Lock, lock),
+            Self::Locks(page) => two(serializer, ReplyKind::Locks, page),
+            Self::Timers(page) => two(serializer, ReplyKind::Timers, page),
+            Self::Cursors(cursors) => two(serializer, ReplyKind::Cursors, cursors),
         }
     }
 }
@@ -161,6 +190,11 @@ impl<'de> Deserialize<'de> for Reply {
                             expires_ms: expires_ms.into(),
                         }
                     }
+                    ReplyKind::State => Reply::State(content(&mut seq, "state")?),
+                    ReplyKind::Lock => Reply::Lock(content(&mut seq, "lock")?),
+                    ReplyKind::Locks => Reply::Locks(content(&mut seq, "locks")?),
+                    ReplyKind::Timers => Reply::Timers(content(&mut seq, "timers")?),
+                    ReplyKind::Cursors => Reply::Cursors(content(&mut seq, "cursors")?),
                 };
                 skip_rest(&mut seq)?;
                 Ok(reply)

@@ -21,6 +21,12 @@ pub(crate) struct OptionalInteger(Option<u64>);
 /// At most `MAX` of something. Room is made as they are read: an announced length costs nothing.
 pub(crate) struct List<T, const MAX: usize>(Vec<T>);
 
+/// At most `MAX` of something, or nil.
+pub(crate) struct OptionalList<T, const MAX: usize>(Option<Vec<T>>);
+
+/// At least one and at most `MAX` of something.
+pub(crate) struct NonEmpty<T, const MAX: usize>(Vec<T>);
+
 /// A page.
 pub(crate) type Page<T> = List<T, PAGE_MAX>;
 
@@ -63,6 +69,23 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for List<T, MA
     }
 }
 
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for OptionalList<T, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let list = Option::<List<T, MAX>>::deserialize(deserializer)?;
+        Ok(Self(list.map(Vec::from)))
+    }
+}
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for NonEmpty<T, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let List(items) = List::<T, MAX>::deserialize(deserializer)?;
+        if items.is_empty() {
+            return Err(de::Error::invalid_length(0, &"an array of at least 1"));
+        }
+        Ok(Self(items))
+    }
+}
+
 impl From<Integer> for u64 {
     fn from(integer: Integer) -> Self {
         integer.0
@@ -77,6 +100,18 @@ impl From<OptionalInteger> for Option<u64> {
 
 impl<T, const MAX: usize> From<List<T, MAX>> for Vec<T> {
     fn from(list: List<T, MAX>) -> Self {
+        list.0
+    }
+}
+
+impl<T, const MAX: usize> From<OptionalList<T, MAX>> for Option<Vec<T>> {
+    fn from(list: OptionalList<T, MAX>) -> Self {
+        list.0
+    }
+}
+
+impl<T, const MAX: usize> From<NonEmpty<T, MAX>> for Vec<T> {
+    fn from(list: NonEmpty<T, MAX>) -> Self {
         list.0
     }
 }

@@ -124,12 +124,20 @@ fn status(code: ErrorCode) -> StatusCode {
         | Code::FellBehind
         | Code::MembershipTaken
         | Code::OpIdExpired
-        | Code::OpIdConflict => StatusCode::CONFLICT,
+        | Code::OpIdConflict
+        | Code::StaleFence
+        | Code::LockTaken
+        | Code::LockNotHeld => StatusCode::CONFLICT,
+        Code::Conflict => StatusCode::PRECONDITION_FAILED,
+        Code::FenceRequired => StatusCode::PRECONDITION_REQUIRED,
+        Code::QuotaExceeded | Code::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
         Code::Rejected => StatusCode::UNPROCESSABLE_ENTITY,
         Code::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-        Code::TooManyRooms | Code::RoomFull | Code::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+        Code::TooManyRooms | Code::RoomFull | Code::Overloaded | Code::StorageFailed => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         Code::OutcomeUnknown => StatusCode::GATEWAY_TIMEOUT,
-        Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        Code::Internal | Code::StorageDamaged => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 

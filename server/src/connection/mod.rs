@@ -10,7 +10,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use roomful_protocol::codec::Encoding;
-use roomful_protocol::frame::{ClientFrame, Hello, PresenceRequest};
+use roomful_protocol::frame::{
+    Change, ClientFrame, Hello, PresenceRequest, State, StateRequest, TimerRequest,
+};
 use roomful_protocol::id::{MemberId, ProducerId, RequestId, RoomAlias, RoomId, SessionId};
 
 use crate::auth::Identity;
@@ -131,14 +133,33 @@ pub fn held_bytes(frame: &ClientFrame) -> usize {
             PresenceRequest::Set(value) => value.as_ref(),
             PresenceRequest::Get { .. } | PresenceRequest::Watch(_) => None,
         },
+        ClientFrame::Timer(timer) => match &timer.what {
+            TimerRequest::Set { payload, .. } => Some(payload),
+            TimerRequest::Cancel { .. } | TimerRequest::Get { .. } => None,
+        },
+        ClientFrame::State(state) => return size_of::<ClientFrame>() + changes_bytes(state),
         ClientFrame::Hello(_)
         | ClientFrame::Leave(_)
         | ClientFrame::History(_)
         | ClientFrame::Refresh(_)
         | ClientFrame::Ping(_)
+        | ClientFrame::Lock(_)
+        | ClientFrame::Cursor(_)
         | ClientFrame::ClientBatch(_) => None,
     };
     size_of::<ClientFrame>() + payload.map_or(0, |payload| payload.bytes.len())
+}
+
+/// What the changes of a write take, in bytes.
+fn changes_bytes(state: &State) -> usize {
+    let (StateRequest::Write { changes, .. } | StateRequest::OnDisconnect { changes }) =
+        &state.what
+    else {
+        return 0;
+    };
+    let value = |change: &Change| change.value.as_ref().map_or(0, |value| value.bytes.len());
+    let bytes = |change| size_of::<Change>() + value(change);
+    changes.iter().map(bytes).sum()
 }
 
 /// What a connection said before its token was checked.

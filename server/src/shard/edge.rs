@@ -318,6 +318,12 @@ impl Shard {
                 );
                 Ok(())
             }
+            ClientFrame::State(_)
+            | ClientFrame::Lock(_)
+            | ClientFrame::Timer(_)
+            | ClientFrame::Cursor(_) => {
+                Err(Refusal::new(ErrorCode::Rejected, "not served by this room"))
+            }
             ClientFrame::ClientBatch(_) => Ok(()),
         };
         if let Err(refusal) = outcome {
@@ -366,6 +372,7 @@ impl Shard {
             text: refusal.text,
             retry,
             after_ms: refusal.after_ms,
+            current: Vec::new(),
         };
         self.stage(id, &frame.into());
     }

@@ -251,6 +251,8 @@ impl Shard {
             durability: admitted.durability,
             revision: admitted.revision,
             occupancy: admitted.occupancy,
+            state: None,
+            locks: None,
         };
         self.stage(id, &joined.into());
         if let Some(from) = pull {

@@ -191,6 +191,8 @@ impl Client {
             echo: self.echo,
             watch: self.watch,
             presence: Some(self.presence_value()),
+            state: None,
+            locks: false,
         }
         .into()
     }
@@ -390,6 +392,11 @@ impl Client {
                 Vec::new()
             }
             ServerFrame::TokenExpiring(_) | ServerFrame::Pong(_) => Vec::new(),
+            ServerFrame::StateChanged(_)
+            | ServerFrame::LockChanged(_)
+            | ServerFrame::TimerChanged(_) => {
+                panic!("{frame:?}, where nobody writes state, takes locks or sets timers")
+            }
         }
     }
 

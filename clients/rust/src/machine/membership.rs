@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use roomful_protocol::error::{ErrorCode, Retry};
 use roomful_protocol::frame::{
-    Advance, CaughtUp, Event, History, Join, JoinProducer, Joined, Leave, Left, OpId, Presence,
+    CaughtUp, Event, History, Join, JoinProducer, Joined, Leave, Left, OpId, Presence,
     PresenceDelta, PresenceRequest, Publish, Recovery, Reply, RoomText, Signal as SignalFrame,
     Signalled,
 };
@@ -170,6 +170,8 @@ impl Machine {
                 echo,
                 watch,
                 presence,
+                state: None,
+                locks: false,
             }
             .into()
         });
@@ -444,12 +446,12 @@ impl Machine {
         ));
     }
 
-    pub(super) fn advance(&mut self, advance: &Advance, turn: &mut Turn<'_>) {
-        let Some((key, last)) = self.stands_at(advance.room) else {
+    pub(super) fn advance(&mut self, room: RoomAlias, offset: Offset, turn: &mut Turn<'_>) {
+        let Some((key, last)) = self.stands_at(room) else {
             return;
         };
-        if advance.offset > last.offset {
-            let position = self.move_to(key, advance.offset, last);
+        if offset > last.offset {
+            let position = self.move_to(key, offset, last);
             turn.out.push(Output::Position(key, position));
         }
     }

@@ -254,7 +254,7 @@ impl Machine {
             ServerFrame::Welcome(welcome) => self.welcome(welcome, turn),
             ServerFrame::Joined(joined) => self.joined(&joined, turn),
             ServerFrame::Event(event) => self.event(event, turn),
-            ServerFrame::Advance(advance) => self.advance(&advance, turn),
+            ServerFrame::Advance(advance) => self.advance(advance.room, advance.offset, turn),
             ServerFrame::Signalled(signal) => self.signalled(signal, turn),
             ServerFrame::PresenceDelta(delta) => self.presence_delta(delta, turn),
             ServerFrame::Ok(ok) => self.ok(ok, turn),
@@ -264,6 +264,11 @@ impl Machine {
             ServerFrame::TokenExpiring(_) => self.renew_token(turn),
             ServerFrame::Goaway(goaway) => self.goaway(&goaway),
             ServerFrame::Pong(pong) => self.pong(&pong, turn),
+            ServerFrame::StateChanged(changed) => {
+                self.advance(changed.room, changed.offset, turn);
+            }
+            ServerFrame::LockChanged(changed) => self.advance(changed.room, changed.offset, turn),
+            ServerFrame::TimerChanged(changed) => self.advance(changed.room, changed.offset, turn),
             ServerFrame::ServerBatch(batch) => batch
                 .frames
                 .0
@@ -295,6 +300,7 @@ impl Machine {
             text,
             retry,
             after_ms,
+            current: _,
         }: frame::Error,
         turn: &mut Turn<'_>,
     ) {

@@ -275,6 +275,8 @@ fn joined(request: RequestId, position: Position, recovery: Recovery) -> Joined 
         durability: Durability::Memory,
         revision: 1,
         occupancy: 1,
+        state: None,
+        locks: None,
     }
 }
 
@@ -305,6 +307,7 @@ fn refused(request: RequestId, code: ErrorCode, after_ms: Option<u64>) -> ErrorF
         text: "no".to_owned(),
         retry: code.retry(),
         after_ms,
+        current: Vec::new(),
     }
 }
 

@@ -189,6 +189,8 @@ pub(crate) const fn joined(request: RequestId, offset: u64, recovery: Recovery) 
         durability: Durability::Memory,
         revision: 1,
         occupancy: 1,
+        state: None,
+        locks: None,
     }
 }
 
