@@ -82,7 +82,7 @@ async fn serve(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> 
         settings: arguments.transport(),
     };
     let message_bytes_max = arguments.message_bytes_max;
-    let core = move |_shard, _now, _inbox| Echo {
+    let core = move |_shard, _now| Echo {
         message_bytes_max,
         connections: Vec::new(),
     };

@@ -248,7 +248,7 @@ impl World {
         let script = Script::default();
         let (tell, verified) = channel();
         let acts = Arc::clone(&script);
-        let core = move |_shard, _now, _inbox| Scripted {
+        let core = move |_shard, _now| Scripted {
             acts: Arc::clone(&acts),
             verified: tell.clone(),
         };

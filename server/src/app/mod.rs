@@ -195,7 +195,7 @@ impl App {
             settings: transport_settings(config),
         };
         let first_epoch = generation.first_epoch();
-        let core = move |id: ShardId, now, _| {
+        let core = move |id: ShardId, now| {
             let memory = Box::new(MemoryJournal::new(first_epoch));
             let journals = Journals::new(memory, None);
             let counters = Arc::clone(&counters[usize::from(id.0)]);

@@ -97,18 +97,6 @@ impl Place {
     }
 }
 
-/// The way back to a shard for those who work for it on other threads.
-#[derive(Debug, Clone)]
-pub struct Inbox(Arc<Mailbox>);
-
-impl Inbox {
-    /// The journal has done something.
-    pub fn completed(&self, completions: Vec<Completion>) {
-        self.0.push(Letter::Journal(completions));
-        self.0.wake();
-    }
-}
-
 /// What the configuration says about sockets and threads.
 #[derive(Debug, Clone, Copy)]
 pub struct TransportSettings {
@@ -169,7 +157,7 @@ impl Shards {
     /// The system gives no thread or no event queue.
     pub fn start<C: Core>(
         parts: Parts,
-        core: impl Fn(ShardId, Now, Inbox) -> C + Clone + Send + 'static,
+        core: impl Fn(ShardId, Now) -> C + Clone + Send + 'static,
     ) -> std::io::Result<(Self, Threads)> {
         let settings = parts.settings;
         let mut posts = Vec::new();
@@ -278,6 +266,14 @@ impl Shards {
         for post in &self.inner.posts {
             let letter = Letter::Reload(Arc::clone(shard), Box::new(transport));
             post.mailbox.push(letter);
+            post.mailbox.wake();
+        }
+    }
+
+    /// The journal has ended calls of a shard, in this order.
+    pub fn completed(&self, shard: ShardId, completions: Vec<Completion>) {
+        if let Some(post) = self.inner.posts.get(usize::from(shard.0)) {
+            post.mailbox.push(Letter::Journal(completions));
             post.mailbox.wake();
         }
     }

@@ -21,7 +21,6 @@ use mio::{Events, Interest, Poll, Token};
 use roomful_protocol::error::CloseCode;
 use roomful_protocol::websocket::{ReadLimits, Reader, Role, Violation, WebSocketEvent};
 
-use super::Inbox;
 use super::calls::Calls;
 use super::core::Core;
 use super::host::{ENDS_MAX, ThreadHost, Took};
@@ -63,12 +62,11 @@ impl Thread {
     /// The system gives no thread.
     pub(super) fn start<C: Core>(
         self,
-        core: impl FnOnce(ShardId, Now, Inbox) -> C + Send + 'static,
+        core: impl FnOnce(ShardId, Now) -> C + Send + 'static,
     ) -> io::Result<JoinHandle<()>> {
         let name = format!("shard-{}", self.id.0);
         std::thread::Builder::new().name(name).spawn(move || {
-            let inbox = Inbox(Arc::clone(&self.mailbox));
-            let core = core(self.id, self.clock.now(), inbox);
+            let core = core(self.id, self.clock.now());
             let (mailbox, poll, mut driver) = self.into_driver(core);
             if let Err(error) = driver.run(poll, &mailbox) {
                 tracing::error!(%error, "a shard can't wait for its sockets any more");
