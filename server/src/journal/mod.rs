@@ -5,6 +5,9 @@
 //! never calls anybody. Positions are assigned by the room, not here: the journal refuses what does not
 //! follow its own head. What is kept, and for how long, is bounded by [`HistoryBounds`].
 
+#[cfg(test)]
+mod conformance;
+pub mod local;
 pub mod memory;
 
 use std::fmt;
@@ -61,6 +64,14 @@ pub trait Journal: fmt::Debug {
     /// The room has no members and is not needed any more. A journal in memory forgets it; a durable one drops caches.
     fn close(&mut self, room: &RoomId);
 
+    /// The turn is over: what was asked for in it goes on its way. Nothing that was answered with a ticket completes before.
+    fn flush(&mut self) {}
+
+    /// Whether a flush would find something.
+    fn has_unsent(&self) -> bool {
+        false
+    }
+
     /// What all logs take in memory, in bytes. A journal that keeps nothing there has nothing to say.
     fn held_bytes(&self) -> usize {
         0
@@ -99,6 +110,21 @@ impl Journals {
                 local.expect("a server with rooms on disk has a journal there")
             }
         }
+    }
+
+    /// The turn is over: see [`Journal::flush`].
+    pub fn flush(&mut self) {
+        self.memory.flush();
+        if let Some(local) = &mut self.local {
+            local.flush();
+        }
+    }
+
+    /// Whether a flush would find something.
+    #[must_use]
+    pub fn has_unsent(&self) -> bool {
+        let local = self.local.as_ref();
+        self.memory.has_unsent() || local.is_some_and(|local| local.has_unsent())
     }
 
     /// What all logs take in memory, in bytes.

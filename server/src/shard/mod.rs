@@ -399,6 +399,8 @@ impl Shard {
     /// every staged reply.
     pub fn flush(&mut self, now: Now, host: &mut dyn Host) -> Flush {
         self.counters.turns.add(1);
+        // What waits for a disk goes first: the rest of the turn happens meanwhile.
+        self.journals.flush();
         self.sweep(now, host);
         host.begin(Phase::Rooms);
         self.flush_rooms(now, host);
@@ -409,6 +411,7 @@ impl Shard {
         host.begin(Phase::Replies);
         self.flush_staged(now, host);
         self.handle_local(now, host);
+        self.journals.flush();
         if self.is_idle() {
             return Flush::Done;
         }
@@ -449,6 +452,7 @@ impl Shard {
             && self.catching.is_empty()
             && self.sweeps.is_empty()
             && self.local.is_empty()
+            && !self.journals.has_unsent()
     }
 
     /// Whether a connection may be read.

@@ -1,0 +1,560 @@
+//! What makes appends durable: commands of all shards become one batch, one write and one sync.
+//!
+//! A [`Committer`] has no thread and no clock: whoever drives it hands over what has gathered and gets what came of it. The order
+//! of commands is the order of records. Nothing is reported, and nothing is in the index, before a sync said that it is
+//! stored. After a write or a sync that failed nothing is known of the file, so nothing is taken any more, and nothing is tried
+//! again: the process has to start anew and read what is really there.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use roomful_protocol::frame::Entry;
+use roomful_protocol::id::{Epoch, Offset, RoomId};
+
+use super::counters::Counters;
+use super::disk::Disk;
+use super::index::{Index, Segment, Spot};
+use super::marks::Marks;
+use super::record::{Head, Kind, LogId, Record, Term, put_entry, put_register, put_room};
+use super::segment::{Batch, SEGMENT_HEAD_BYTES, SegmentHead};
+use crate::journal::{
+    Completion, CompletionResult, Health, JournalError, Opened, Snapshot, Ticket,
+};
+use crate::shard::message::ShardId;
+
+/// A log as its shard and the committer know it. One that is opened again gets a new one.
+#[derive(Debug)]
+pub(super) struct Log {
+    pub(super) id: LogId,
+    pub(super) epoch: Epoch,
+    pub(super) shard: ShardId,
+    /// The last entry that the committer has taken.
+    pub(super) head: AtomicU64,
+    /// The newest snapshot that is stored; 0 for none.
+    pub(super) snapshot: AtomicU64,
+    /// An append has failed: no further one is taken, since there would be a gap.
+    is_broken: AtomicBool,
+}
+
+impl Log {
+    pub(super) fn new(
+        id: LogId,
+        epoch: Epoch,
+        shard: ShardId,
+        head: Offset,
+        snapshot: Offset,
+    ) -> Self {
+        Self {
+            id,
+            epoch,
+            shard,
+            head: AtomicU64::new(head.0),
+            snapshot: AtomicU64::new(snapshot.0),
+            is_broken: AtomicBool::new(false),
+        }
+    }
+
+    /// The newest snapshot that is stored.
+    pub(super) fn held(&self) -> Offset {
+        Offset(self.snapshot.load(Ordering::Relaxed))
+    }
+
+    fn head(&self, kind: Kind, term: Term, offset: Offset) -> Head {
+        Head {
+            kind,
+            is_pinned: false,
+            log: self.id,
+            epoch: self.epoch,
+            term,
+            offset,
+            time_ms: 0,
+        }
+    }
+}
+
+/// A log that a shard has opened.
+#[derive(Debug)]
+pub(super) struct OpenLog {
+    pub(super) log: Arc<Log>,
+    pub(super) head: Offset,
+    pub(super) first: Offset,
+    pub(super) marks: Marks,
+}
+
+/// Where a log is put for its shard, before the completion is sent.
+pub(super) type Slot = Arc<Mutex<Option<OpenLog>>>;
+
+/// Puts a log where its shard finds it.
+pub(super) fn put(slot: &Slot, log: OpenLog) {
+    *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(log);
+}
+
+/// Somebody asks for a room.
+#[derive(Debug)]
+pub(super) struct OpenRequest {
+    pub(super) room: RoomId,
+    pub(super) shard: ShardId,
+    pub(super) ticket: Ticket,
+    pub(super) slot: Slot,
+}
+
+/// What a shard asks for, in the order in which it takes effect.
+#[derive(Debug)]
+pub(super) enum Command {
+    Append {
+        log: Arc<Log>,
+        entry: Arc<Entry>,
+        ticket: Ticket,
+    },
+    Snapshot {
+        log: Arc<Log>,
+        snapshot: Snapshot,
+    },
+    Register {
+        log: Arc<Log>,
+        key: Bytes,
+        value: Bytes,
+        ticket: Ticket,
+    },
+    Wake {
+        log: Arc<Log>,
+        room: RoomId,
+        at_ms: Option<u64>,
+    },
+    Trim {
+        log: Arc<Log>,
+        first: Offset,
+    },
+    /// To be looked up once everything before it is stored.
+    Open(OpenRequest),
+    /// There was no such room when that many segments were in the store.
+    Begin {
+        request: OpenRequest,
+        taken: u64,
+    },
+}
+
+/// What came of commands.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    /// By shard.
+    pub(super) letters: Vec<(ShardId, Vec<Completion>)>,
+    /// Rooms to look up.
+    pub(super) opens: Vec<OpenRequest>,
+    /// Whether a segment was sealed.
+    pub(super) has_sealed: bool,
+}
+
+impl Done {
+    pub(super) fn complete(&mut self, shard: ShardId, ticket: Ticket, result: CompletionResult) {
+        let completion = Completion { ticket, result };
+        match self.letters.iter_mut().find(|(known, _)| *known == shard) {
+            Some((_, letter)) => letter.push(completion),
+            None => self.letters.push((shard, vec![completion])),
+        }
+    }
+}
+
+/// The journal's health, shared by all who ask.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SharedHealth(Arc<AtomicU8>);
+
+impl SharedHealth {
+    pub(super) fn get(&self) -> Health {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Health::Good,
+            1 => Health::Full,
+            _ => Health::Failed,
+        }
+    }
+
+    /// What has failed stays so.
+    pub(super) fn set(&self, health: Health) {
+        self.0
+            .fetch_max(2 * u8::from(health == Health::Failed), Ordering::Relaxed);
+        let (from, to) = match health {
+            Health::Good => (1, 0),
+            Health::Full => (0, 1),
+            Health::Failed => return,
+        };
+        let changed = self
+            .0
+            .compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
+        if changed.is_ok() {
+            match health {
+                Health::Good => {
+                    tracing::info!("there is space on the disk again: durable rooms take entries");
+                }
+                _ => tracing::warn!("the disk has too little space: durable rooms take no entries"),
+            }
+        }
+    }
+}
+
+/// Space that is left to others, and to what is in flight.
+#[derive(Debug, Clone, Copy)]
+pub struct Headroom {
+    /// Percent of the disk.
+    pub percent: u64,
+    /// Bytes at least.
+    pub bytes_min: u64,
+}
+
+/// How the committer works.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CommitterSettings {
+    pub(super) term: Term,
+    pub(super) first_epoch: Epoch,
+    pub(super) segment_bytes: u64,
+    pub(super) headroom: Headroom,
+    /// A random number.
+    pub(super) salt: u64,
+}
+
+/// Writes batches. See the module.
+#[derive(Debug)]
+pub(super) struct Committer {
+    settings: CommitterSettings,
+    disk: Arc<dyn Disk>,
+    index: Arc<Mutex<Index>>,
+    health: SharedHealth,
+    counters: Arc<Counters>,
+    segment: Written,
+    next_log: u64,
+    batch: Batch,
+    /// The records of the batch.
+    added: Vec<(Head, Spot)>,
+    /// Who waits for it.
+    waiting: Vec<Waiting>,
+}
+
+/// The segment that is written.
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    number: u64,
+    salt: u64,
+    /// Where the next batch goes.
+    at: u64,
+    bytes: u64,
+    next_batch: u64,
+}
+
+#[derive(Debug)]
+enum Waiting {
+    Entry(Arc<Log>, Ticket),
+    Snapshot(Arc<Log>, Offset),
+    Beginning(OpenRequest, LogId, Epoch),
+}
+
+impl Committer {
+    /// Goes on behind what the index knows. `next_log` is higher than every log's number.
+    ///
+    /// # Errors
+    /// The first segment can't be made.
+    pub(super) fn begin(
+        settings: CommitterSettings,
+        disk: Arc<dyn Disk>,
+        index: Arc<Mutex<Index>>,
+        health: SharedHealth,
+        counters: Arc<Counters>,
+        next_log: u64,
+    ) -> io::Result<Self> {
+        let (number, next_batch) = {
+            let mut index = index.lock().unwrap_or_else(PoisonError::into_inner);
+            let active = index.active();
+            (active.number, active.next_batch)
+        };
+        let mut committer = Self {
+            settings,
+            disk,
+            index,
+            health,
+            counters,
+            segment: Written {
+                number,
+                salt: 0,
+                at: 0,
+                bytes: 0,
+                next_batch,
+            },
+            next_log,
+            batch: Batch::new(),
+            added: Vec::new(),
+            waiting: Vec::new(),
+        };
+        committer.begin_segment(number, 0)?;
+        Ok(committer)
+    }
+
+    /// Takes commands; says what came of them once that survives a power cut.
+    pub(super) fn commit(&mut self, commands: &mut Vec<Command>, done: &mut Done) {
+        self.look_at_space();
+        for command in commands.drain(..) {
+            self.take(command, done);
+            if self.batch.len() >= BATCH_BYTES_MAX {
+                self.store(done);
+            }
+        }
+        self.store(done);
+    }
+
+    /// Looks whether there is space enough.
+    pub(super) fn look_at_space(&self) {
+        let Ok(space) = self.disk.space() else {
+            return;
+        };
+        let Headroom { percent, bytes_min } = self.settings.headroom;
+        let headroom = (space.total / 100 * percent).max(bytes_min);
+        self.health.set(match space.free < headroom {
+            true => Health::Full,
+            false => Health::Good,
+        });
+    }
+
+    fn take(&mut self, command: Command, done: &mut Done) {
+        let term = self.settings.term;
+        match command {
+            Command::Append { log, entry, ticket } => self.append(log, &entry, ticket, done),
+            Command::Snapshot { log, snapshot } => {
+                let head = log.head(Kind::Snapshot, term, snapshot.at);
+                self.put(head, |out| out.extend_from_slice(&snapshot.content));
+                self.waiting.push(Waiting::Snapshot(log, snapshot.at));
+            }
+            Command::Register {
+                log,
+                key,
+                value,
+                ticket,
+            } => {
+                let head = log.head(Kind::Register, term, Offset(0));
+                self.put(head, |out| put_register(&key, &value, out));
+                self.waiting.push(Waiting::Entry(log, ticket));
+            }
+            Command::Wake { log, room, at_ms } => {
+                let head = Head {
+                    time_ms: at_ms.unwrap_or_default(),
+                    ..log.head(Kind::Wake, term, Offset(u64::from(at_ms.is_some())))
+                };
+                self.put(head, |out| put_room(&room, out));
+            }
+            Command::Trim { log, first } => {
+                self.put(log.head(Kind::Trimmed, term, first), |_| {});
+            }
+            Command::Open(request) => done.opens.push(request),
+            Command::Begin { request, taken } => self.begin_log(request, taken, done),
+        }
+    }
+
+    fn append(&mut self, log: Arc<Log>, entry: &Entry, ticket: Ticket, done: &mut Done) {
+        let follows = entry.offset.0 == log.head.load(Ordering::Relaxed) + 1;
+        if !follows || log.is_broken.load(Ordering::Relaxed) {
+            log.is_broken.store(true, Ordering::Relaxed);
+            let refused = CompletionResult::Appended(Err(JournalError::Conflict));
+            done.complete(log.shard, ticket, refused);
+            return;
+        }
+        log.head.store(entry.offset.0, Ordering::Relaxed);
+        let head = Head::of_entry(log.id, log.epoch, self.settings.term, entry);
+        self.put(head, |out| put_entry(entry, out));
+        self.waiting.push(Waiting::Entry(log, ticket));
+    }
+
+    fn begin_log(&mut self, request: OpenRequest, taken: u64, done: &mut Done) {
+        let begins_here = |waiting: &Waiting| matches!(waiting, Waiting::Beginning(other, ..) if other.room == request.room);
+        let is_known = {
+            let index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+            index.taken() != taken || index.log_of(&request.room).is_some()
+        };
+        if is_known || self.waiting.iter().any(begins_here) {
+            done.opens.push(request);
+            return;
+        }
+        let (log, epoch) = (LogId(self.next_log), self.settings.first_epoch);
+        self.next_log += 1;
+        let head = Head {
+            kind: Kind::Began,
+            is_pinned: false,
+            log,
+            epoch,
+            term: self.settings.term,
+            offset: Offset(0),
+            time_ms: 0,
+        };
+        self.put(head, |out| put_room(&request.room, out));
+        self.waiting.push(Waiting::Beginning(request, log, epoch));
+    }
+
+    fn put(&mut self, head: Head, content: impl FnOnce(&mut Vec<u8>)) {
+        let at = self.batch.add(|out| head.write(out, content));
+        let bytes = self.batch.len() - at;
+        let spot = Spot {
+            at: u32::try_from(at).expect("smaller than a segment"),
+            bytes: u32::try_from(bytes).expect("smaller than a segment"),
+        };
+        self.added.push((head, spot));
+    }
+
+    /// Stores the batch, and tells those who wait for it.
+    fn store(&mut self, done: &mut Done) {
+        if self.added.is_empty() {
+            return;
+        }
+        let is_stored = self.health.get() != Health::Failed
+            && match self.write(done) {
+                Ok(at) => {
+                    self.note(at);
+                    true
+                }
+                Err(error) => {
+                    let segment = self.segment.number;
+                    tracing::error!(%error, segment, "the journal can't be written: nothing durable is taken until the next start");
+                    self.health.set(Health::Failed);
+                    false
+                }
+            };
+        for waiting in self.waiting.drain(..) {
+            waiting.tell(is_stored, done);
+        }
+        self.batch.clear();
+        self.added.clear();
+    }
+
+    /// Writes and syncs the batch; gives its place in the segment.
+    fn write(&mut self, done: &mut Done) -> io::Result<u64> {
+        let bytes_max = (self.batch.len() as u64).next_multiple_of(8);
+        if self.segment.at + bytes_max > self.segment.bytes {
+            let number = self.segment.number + 1;
+            self.begin_segment(number, bytes_max)?;
+            let next = Segment::new(number, self.segment.next_batch);
+            let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+            index.seal(next);
+            done.has_sealed = true;
+        }
+        let Written {
+            number,
+            salt,
+            at,
+            next_batch,
+            ..
+        } = self.segment;
+        let bytes = self.batch.finish(next_batch, salt);
+        self.disk.write(number, at, bytes)?;
+        self.disk.sync(number)?;
+        self.segment.at += bytes.len() as u64;
+        self.segment.next_batch += 1;
+        let counters = &self.counters;
+        counters.commits.add(1);
+        counters.syncs.add(1);
+        counters.bytes.add(bytes.len() as u64);
+        counters.records.add(self.added.len() as u64);
+        counters.batch_records.see(self.added.len() as u64);
+        Ok(at)
+    }
+
+    /// Notes in the index what was stored at a place.
+    fn note(&self, at: u64) {
+        let base = u32::try_from(at).expect("a segment is smaller than 4 GiB");
+        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        let active = index.active();
+        for (head, spot) in &self.added {
+            let place = Spot {
+                at: base + spot.at,
+                ..*spot
+            };
+            if head.kind == Kind::Entry {
+                active.add_entry(head, place);
+            } else {
+                let bytes = &self.batch.bytes()[spot.at as usize..];
+                let (record, _) = Record::read(bytes).expect("it was written a moment ago");
+                active.add(&record, place.at);
+            }
+        }
+        active.end = self.segment.at;
+        active.next_batch = self.segment.next_batch;
+        let bytes = index.bytes();
+        self.counters.segment_bytes.set(bytes);
+    }
+
+    /// Makes a segment that has room for so many bytes.
+    fn begin_segment(&mut self, number: u64, bytes_min: u64) -> io::Result<()> {
+        let head_bytes = SEGMENT_HEAD_BYTES as u64;
+        let bytes = self.settings.segment_bytes.max(head_bytes + bytes_min);
+        let next_batch = self.segment.next_batch;
+        let head = SegmentHead {
+            salt: self.settings.salt.wrapping_add(number),
+            first: next_batch,
+        };
+        self.disk.create(number, bytes)?;
+        self.disk.write(number, 0, &head.to_bytes())?;
+        self.disk.sync(number)?;
+        self.counters.syncs.add(1);
+        self.segment = Written {
+            number,
+            salt: head.salt,
+            at: head_bytes,
+            bytes,
+            next_batch,
+        };
+        Ok(())
+    }
+
+    /// Seals the segment that is written, so that all of it can go into the store.
+    pub(super) fn seal(&self) {
+        let next = Segment::new(self.segment.number + 1, self.segment.next_batch);
+        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        index.seal(next);
+    }
+
+    /// Sealed segments that wait for the store.
+    pub(super) fn segments_waiting(&self) -> usize {
+        let index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        index.waiting()
+    }
+}
+
+impl Waiting {
+    fn tell(self, is_stored: bool, done: &mut Done) {
+        let outcome = match is_stored {
+            true => Ok(()),
+            false => Err(JournalError::Storage),
+        };
+        match self {
+            Self::Entry(log, ticket) => {
+                if !is_stored {
+                    log.is_broken.store(true, Ordering::Relaxed);
+                }
+                done.complete(log.shard, ticket, CompletionResult::Appended(outcome));
+            }
+            Self::Snapshot(log, at) if is_stored => {
+                log.snapshot.fetch_max(at.0, Ordering::Relaxed);
+            }
+            Self::Snapshot(..) => {}
+            Self::Beginning(request, id, epoch) => {
+                let opened = outcome.map(|()| {
+                    let log = Log::new(id, epoch, request.shard, Offset(0), Offset(0));
+                    let open = OpenLog {
+                        log: Arc::new(log),
+                        head: Offset(0),
+                        first: Offset(1),
+                        marks: Marks::default(),
+                    };
+                    put(&request.slot, open);
+                    Opened {
+                        epoch,
+                        head: Offset(0),
+                        snapshot: None,
+                        recent: Vec::new(),
+                        registers: Vec::new(),
+                    }
+                });
+                let result = CompletionResult::Opened(opened);
+                done.complete(request.shard, request.ticket, result);
+            }
+        }
+    }
+}
+
+/// What gathered beyond this is a batch of its own: nobody waits for the sum of a burst.
+const BATCH_BYTES_MAX: usize = 4 << 20;

@@ -1,0 +1,241 @@
+//! The directory of the journal: whose it is, and what is in it.
+//!
+//! | name | what |
+//! |---|---|
+//! | `lock` | locked by the process that uses the directory |
+//! | `FORMAT` | `roomful journal` and the version of all the rest |
+//! | `log/` | segments |
+//! | `store/` | fjall's files |
+//!
+//! Only the owner may look into it. A link is never followed, and nothing is written where something else is.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use super::disk::NO_LINKS;
+use crate::clock::Clock;
+
+/// Why the journal can't be opened. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Something in it can't be made, read or written.
+    #[error("the journal in {} can't be used", path.display())]
+    Io {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It, or something in it, is a link.
+    #[error("{} is a link: the journal follows none, put the directory itself there", .0.display())]
+    Link(PathBuf),
+    /// Somebody has it.
+    #[error("another process uses the journal in {}", .0.display())]
+    Locked(PathBuf),
+    /// There are other files.
+    #[error("{} holds files that are not of a journal: nothing was changed, name another data_dir or move them away", .0.display())]
+    Foreign(PathBuf),
+    /// It is of a later version of the server.
+    #[error("the journal in {} has format {found}, and this server knows formats up to {known}: start the version that wrote it, or a later one", path.display())]
+    Newer {
+        /// Where.
+        path: PathBuf,
+        /// What it says.
+        found: u64,
+        /// What is known.
+        known: u64,
+    },
+    /// It has records of a later version of the server.
+    #[error("the journal in {} was written by a later version of the server: {what}", path.display())]
+    NewerRecords {
+        /// Where.
+        path: PathBuf,
+        /// Which.
+        what: String,
+    },
+}
+
+/// A directory that this process alone uses.
+#[derive(Debug)]
+pub(super) struct Directory {
+    path: PathBuf,
+    /// Locked while it is open.
+    _lock: File,
+}
+
+impl Directory {
+    /// Takes the directory, or makes one. Waits for another process that has it.
+    pub(super) fn take(path: PathBuf, wait_ms: u64, clock: &Clock) -> Result<Self, OpenError> {
+        let failed = |source| OpenError::Io {
+            path: path.clone(),
+            source,
+        };
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.is_symlink() => return Err(OpenError::Link(path)),
+            Ok(found) if !found.is_dir() => return Err(OpenError::Foreign(path)),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                make_directory(&path).map_err(failed)?;
+            }
+            Err(error) => return Err(failed(error)),
+        }
+        if !path.join(FORMAT).exists() && has_others(&path).map_err(failed)? {
+            return Err(OpenError::Foreign(path));
+        }
+        for name in [FORMAT, LOCK, LOG, STORE] {
+            let inner = path.join(name);
+            if fs::symlink_metadata(&inner).is_ok_and(|found| found.is_symlink()) {
+                return Err(OpenError::Link(inner));
+            }
+        }
+        let lock = lock(&path, wait_ms, clock)?;
+        // Once more, now that nobody else writes here.
+        if !path.join(FORMAT).exists() && has_others(&path).map_err(failed)? {
+            return Err(OpenError::Foreign(path));
+        }
+        check_format(&path)?;
+        fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(failed)?;
+        for name in [LOG, STORE] {
+            let inner = path.join(name);
+            if !inner.exists() {
+                make_directory(&inner).map_err(failed)?;
+            }
+        }
+        sync_directory(&path).map_err(failed)?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where segments are.
+    pub(super) fn log(&self) -> PathBuf {
+        self.path.join(LOG)
+    }
+
+    /// Where the store is.
+    pub(super) fn store(&self) -> PathBuf {
+        self.path.join(STORE)
+    }
+}
+
+/// Whether there is something else than what a start that was interrupted may leave.
+fn has_others(path: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(path)? {
+        let name = entry?.file_name();
+        if name != LOCK && name != FORMAT_BESIDE {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn make_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    path.parent().map_or(Ok(()), sync_directory)
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+fn lock(path: &Path, wait_ms: u64, clock: &Clock) -> Result<File, OpenError> {
+    let failed = |source| OpenError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(NO_LINKS)
+        .open(path.join(LOCK))
+        .map_err(failed)?;
+    let until_ms = clock.monotonic_ms() + wait_ms;
+    let mut has_told = false;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+            Err(TryLockError::WouldBlock) if clock.monotonic_ms() >= until_ms => {
+                return Err(OpenError::Locked(path.to_owned()));
+            }
+            Err(TryLockError::WouldBlock) => {
+                if !has_told {
+                    tracing::info!(path = %path.display(), wait_ms, "another process uses the journal: waiting for it");
+                    has_told = true;
+                }
+                thread::park_timeout(LOCK_POLL);
+            }
+        }
+    }
+}
+
+fn check_format(path: &Path) -> Result<(), OpenError> {
+    let failed = |source| OpenError::Io {
+        path: path.join(FORMAT),
+        source,
+    };
+    let mut file = OpenOptions::new();
+    let file = file
+        .read(true)
+        .custom_flags(NO_LINKS)
+        .open(path.join(FORMAT));
+    let mut file = match file {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return write_format(path).map_err(failed);
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    let mut text = String::new();
+    if file.read_to_string(&mut text).is_err() {
+        return Err(OpenError::Foreign(path.join(FORMAT)));
+    }
+    let version = text
+        .strip_prefix(FORMAT_NAME)
+        .and_then(|version| version.trim().parse::<u64>().ok());
+    match version {
+        Some(VERSION) => Ok(()),
+        Some(found) if found > VERSION => Err(OpenError::Newer {
+            path: path.to_owned(),
+            found,
+            known: VERSION,
+        }),
+        _ => Err(OpenError::Foreign(path.join(FORMAT))),
+    }
+}
+
+/// Whole or not at all: it is written beside its place and moved there.
+fn write_format(path: &Path) -> io::Result<()> {
+    let beside = path.join(FORMAT_BESIDE);
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(NO_LINKS)
+        .open(&beside)?;
+    file.write_all(format!("{FORMAT_NAME}{VERSION}\n").as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&beside, path.join(FORMAT))?;
+    sync_directory(path)
+}
+
+const FORMAT: &str = "FORMAT";
+const FORMAT_BESIDE: &str = ".FORMAT";
+const FORMAT_NAME: &str = "roomful journal ";
+const VERSION: u64 = 1;
+const LOCK: &str = "lock";
+const LOG: &str = "log";
+const STORE: &str = "store";
+
+/// How often a lock that somebody has is tried again.
+const LOCK_POLL: Duration = Duration::from_millis(20);

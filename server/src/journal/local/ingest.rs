@@ -1,0 +1,218 @@
+//! How a sealed segment goes into the store.
+//!
+//! Entries go in sorted, then what is known of each log, together with its room, snapshot, registers and wake-up time, then the
+//! number of the segment; each step survives a power cut before the segment goes. All of it may be done again after a crash
+//! and comes to the same: entries have keys, and a log remembers the last segment that it was taken from.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use roomful_protocol::id::Offset;
+
+use super::counters::Counters;
+use super::disk::Disk;
+use super::index::{Index, Rest, Run, Segment, Spot};
+use super::meta::{self, EntryKey, LogMeta, STATE_KEY, State};
+use super::record::LogId;
+use super::store::{Change, Space, Store};
+
+/// Takes sealed segments into the store, one after the other.
+#[derive(Debug)]
+pub(super) struct Ingester {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) index: Arc<Mutex<Index>>,
+    pub(super) counters: Arc<Counters>,
+    /// What of the store is not kept any more, in bytes of records.
+    pub(super) garbage_bytes: AtomicU64,
+}
+
+impl Ingester {
+    /// The oldest sealed segment.
+    pub(super) fn oldest(&self) -> Option<Arc<Segment>> {
+        self.index().oldest()
+    }
+
+    /// Takes the oldest sealed segment.
+    pub(super) fn take(&self, segment: &Segment) -> io::Result<()> {
+        let mut logs: Vec<_> = segment.runs().collect();
+        logs.sort_unstable_by_key(|(log, _)| *log);
+        let bytes = self.disk.read(segment.number, 0, to_usize(segment.end))?;
+        let bytes = Bytes::from(bytes);
+        self.take_entries(&bytes, &logs)?;
+        for logs in logs.chunks(LOGS_AT_ONCE) {
+            let mut changes = Vec::new();
+            for (log, run) in logs {
+                self.take_log(segment, &bytes, *log, run, &mut changes)?;
+            }
+            self.store.write(changes)?;
+        }
+        // All of it is known to be there before the state says so.
+        self.store.sync()?;
+        self.take_segment(segment, logs.last().map(|(log, _)| *log))?;
+        self.index().take();
+        match segment.is_damaged {
+            true => self.disk.put_aside(segment.number)?,
+            false => self.disk.remove(segment.number)?,
+        }
+        let left = self.index().bytes();
+        self.counters.segment_bytes.set(left);
+        self.counters.store_bytes.set(self.store.entry_bytes());
+        self.counters.ingestions.add(1);
+        Ok(())
+    }
+
+    /// Whether so much of the store is not kept any more that a rewrite pays.
+    pub(super) fn wants_cleaning(&self, bytes_min: u64) -> bool {
+        let garbage = self.garbage_bytes.load(Ordering::Relaxed);
+        garbage >= bytes_min.max(self.store.entry_bytes() / 2)
+    }
+
+    /// Gives back what is not kept any more.
+    pub(super) fn clean(&self) -> io::Result<()> {
+        self.garbage_bytes.store(0, Ordering::Relaxed);
+        self.store.clean()?;
+        self.counters.cleanings.add(1);
+        self.counters.store_bytes.set(self.store.entry_bytes());
+        Ok(())
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_entries(&self, bytes: &Bytes, logs: &[(LogId, &Run)]) -> io::Result<()> {
+        let mut entries = logs.iter().flat_map(|(log, run)| {
+            let rest = run.rest.as_ref();
+            let first = rest.map_or(Offset(0), |rest| rest.trimmed);
+            let kept = run.entries().filter(move |(offset, _)| *offset >= first);
+            kept.map(|(offset, spot)| (EntryKey::new(*log, offset), slice(bytes, spot)))
+        });
+        self.store.ingest(&mut entries)
+    }
+
+    fn take_log(
+        &self,
+        segment: &Segment,
+        bytes: &Bytes,
+        log: LogId,
+        run: &Run,
+        changes: &mut Vec<Change>,
+    ) -> io::Result<()> {
+        let key = meta::log_key(log);
+        let mut meta = match self.store.get(Space::Logs, &key)? {
+            None => LogMeta::new(run.epoch),
+            Some(value) => {
+                let damaged = || io::Error::other("what the store knows of a log is damaged");
+                LogMeta::read(&value).ok_or_else(damaged)?
+            }
+        };
+        if meta.segment >= segment.number {
+            return Ok(());
+        }
+        meta.segment = segment.number;
+        if let Some(head) = run.head() {
+            meta.is_damaged |= run.first.0 > meta.head + 1;
+            segment.count(run, Offset(meta.head), &mut meta.marks);
+            meta.head = meta.head.max(head.0);
+        }
+        if let Some(rest) = &run.rest {
+            self.take_rest((segment, bytes), log, rest, &mut meta, changes);
+        }
+        changes.push(Change {
+            space: Space::Logs,
+            key,
+            value: Some(meta.to_value()),
+        });
+        Ok(())
+    }
+
+    fn take_rest(
+        &self,
+        (segment, bytes): (&Segment, &Bytes),
+        log: LogId,
+        rest: &Rest,
+        meta: &mut LogMeta,
+        changes: &mut Vec<Change>,
+    ) {
+        let mut put = |space, key, value| changes.push(Change { space, key, value });
+        if let Some(room) = &rest.room {
+            let value = Some(meta::log_value(log));
+            put(Space::Rooms, meta::room_key(room), value);
+        }
+        if let Some((at, spot)) = rest.snapshot {
+            meta.snapshot = at.0;
+            let value = Some(slice(bytes, spot));
+            put(Space::Snapshots, meta::log_key(log), value);
+        }
+        for (key, spot) in &rest.registers {
+            let value = Some(slice(bytes, *spot));
+            put(Space::Registers, meta::register_key(log, key), value);
+        }
+        if let Some(wake) = segment.wake(log) {
+            if let Some(before_ms) = meta.wake_ms {
+                put(Space::Wakes, meta::wake_key(before_ms, log), None);
+            }
+            if let Some(at_ms) = wake.at_ms {
+                let value = Some(Bytes::from(meta::room_key(&wake.room)));
+                put(Space::Wakes, meta::wake_key(at_ms, log), value);
+            }
+            meta.wake_ms = wake.at_ms;
+        }
+        if rest.trimmed.0 > meta.first {
+            meta.first = rest.trimmed.0;
+            let before = meta.marks.bytes();
+            meta.marks.drop_before(rest.trimmed);
+            let dropped = before - meta.marks.bytes();
+            self.garbage_bytes.fetch_add(dropped, Ordering::Relaxed);
+        }
+        meta.is_damaged |= rest.is_damaged;
+    }
+
+    fn take_segment(&self, segment: &Segment, last_log: Option<LogId>) -> io::Result<()> {
+        let state = read_state(&*self.store)?.unwrap_or(State::NEW);
+        let next_log = last_log.map_or(0, |log| log.0 + 1);
+        write_state(
+            &*self.store,
+            State {
+                taken: segment.number,
+                next_batch: segment.next_batch,
+                next_log: state.next_log.max(next_log),
+                is_written: true,
+            },
+        )
+    }
+}
+
+/// What is known of the journal as a whole, if it is not new.
+pub(super) fn read_state(store: &dyn Store) -> io::Result<Option<State>> {
+    let Some(value) = store.get(Space::State, STATE_KEY)? else {
+        return Ok(None);
+    };
+    let damaged = || io::Error::other("what the store knows of the journal is damaged");
+    State::read(&value).map(Some).ok_or_else(damaged)
+}
+
+/// Keeps what is known of the journal as a whole.
+pub(super) fn write_state(store: &dyn Store, state: State) -> io::Result<()> {
+    store.write(vec![Change {
+        space: Space::State,
+        key: STATE_KEY.to_vec(),
+        value: Some(state.to_value()),
+    }])?;
+    store.sync()
+}
+
+fn slice(segment: &Bytes, spot: Spot) -> Bytes {
+    let at = spot.at as usize;
+    segment.slice(at..at + spot.bytes as usize)
+}
+
+fn to_usize(bytes: u64) -> usize {
+    usize::try_from(bytes).expect("a segment fits into memory")
+}
+
+/// What of a segment's logs is held in memory at once.
+const LOGS_AT_ONCE: usize = 1024;

@@ -1,0 +1,288 @@
+//! The sorted store behind the segments: what of a room is asked for by key.
+//!
+//! A [`Store`] keeps keys in order, in a few spaces. [`Store::write`] is atomic and survives a power cut from the next
+//! [`Store::sync`] on, [`Store::ingest`] from its return. What keys and values mean is left to `meta`.
+
+use std::fmt;
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use fjall::compaction::filter::{
+    CompactionFilter, CompactionFilterResult, Context, Factory, ItemAccessor, Verdict,
+};
+use fjall::config::CompressionPolicy;
+use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use roomful_protocol::frame::Direction;
+
+use super::meta::{self, EntryKey};
+use super::record::LogId;
+
+/// A part of the store with keys of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Space {
+    /// Log and offset → record of an entry.
+    Entries,
+    /// Log → what is known of it.
+    Logs,
+    /// Room → log.
+    Rooms,
+    /// Log → record of its newest snapshot.
+    Snapshots,
+    /// Log and key → record of a register.
+    Registers,
+    /// Time and log → room that has to be looked at.
+    Wakes,
+    /// What is known of the journal as a whole.
+    State,
+}
+
+/// A change of one key; no value: it goes.
+#[derive(Debug, Clone)]
+pub(super) struct Change {
+    pub(super) space: Space,
+    pub(super) key: Vec<u8>,
+    pub(super) value: Option<Bytes>,
+}
+
+/// Where a walk over keys is told of a key and its value; false ends it.
+pub(super) type Visit<'a> = &'a mut dyn FnMut(&[u8], Bytes) -> bool;
+
+/// Sorted keys on something that keeps them. Calls may block; any thread may make them.
+pub(super) trait Store: fmt::Debug + Send + Sync {
+    /// One value.
+    fn get(&self, space: Space, key: &[u8]) -> io::Result<Option<Bytes>>;
+
+    /// Walks over the keys from `from` to `until`, both included, from one end or from the other.
+    fn range(
+        &self,
+        space: Space,
+        from: &[u8],
+        until: &[u8],
+        direction: Direction,
+        visit: Visit<'_>,
+    ) -> io::Result<()>;
+
+    /// Takes entries in ascending order. They are there after a power cut.
+    fn ingest(&self, entries: &mut dyn Iterator<Item = (EntryKey, Bytes)>) -> io::Result<()>;
+
+    /// Makes some changes, all or none.
+    fn write(&self, changes: Vec<Change>) -> io::Result<()>;
+
+    /// Comes back when what was written survives a power cut.
+    fn sync(&self) -> io::Result<()>;
+
+    /// What entries take on the disk.
+    fn entry_bytes(&self) -> u64;
+
+    /// Drops entries that are before their logs' first: a rewrite of all, which takes its time.
+    fn clean(&self) -> io::Result<()>;
+}
+
+/// The store of the server: fjall in a folder.
+pub(super) struct Fjall {
+    database: Database,
+    /// In the order of [`Space`].
+    spaces: Vec<Keyspace>,
+    known_logs: KnownLogs,
+}
+
+impl Fjall {
+    /// Opens it, or makes one.
+    pub(super) fn open(path: &Path, cache_bytes: u64) -> io::Result<Self> {
+        let known_logs = KnownLogs::default();
+        let trims = Arc::new(Trims(AssertUnwindSafe(known_logs.clone())));
+        let database = Database::builder(path)
+            .cache_size(cache_bytes)
+            .worker_threads(1)
+            .max_journaling_size(JOURNAL_BYTES_MAX)
+            .with_compaction_filter_factories(Arc::new(move |name| {
+                (name == NAMES[0]).then(|| Arc::clone(&trims) as Arc<dyn Factory>)
+            }))
+            .open()
+            .map_err(failed)?;
+        let options = || {
+            KeyspaceCreateOptions::default()
+                .max_memtable_size(MEMTABLE_BYTES)
+                .data_block_compression_policy(CompressionPolicy::all(CompressionType::Lz4))
+        };
+        let mut spaces = Vec::with_capacity(NAMES.len());
+        for name in NAMES {
+            spaces.push(database.keyspace(name, options).map_err(failed)?);
+        }
+        // Until this is known, a compaction keeps everything.
+        known_logs.set(Some(spaces[Space::Logs as usize].clone()));
+        Ok(Self {
+            database,
+            spaces,
+            known_logs,
+        })
+    }
+
+    fn space(&self, space: Space) -> &Keyspace {
+        &self.spaces[space as usize]
+    }
+}
+
+impl fmt::Debug for Fjall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fjall").finish_non_exhaustive()
+    }
+}
+
+impl Store for Fjall {
+    fn get(&self, space: Space, key: &[u8]) -> io::Result<Option<Bytes>> {
+        let value = self.space(space).get(key).map_err(failed)?;
+        Ok(value.map(Bytes::from))
+    }
+
+    fn range(
+        &self,
+        space: Space,
+        from: &[u8],
+        until: &[u8],
+        direction: Direction,
+        visit: Visit<'_>,
+    ) -> io::Result<()> {
+        let mut items = self.space(space).range(from..=until);
+        loop {
+            let item = match direction {
+                Direction::Forward => items.next(),
+                Direction::Backward => items.next_back(),
+            };
+            let Some(item) = item else {
+                return Ok(());
+            };
+            let (key, value) = item.into_inner().map_err(failed)?;
+            if !visit(&key, Bytes::from(value)) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn ingest(&self, entries: &mut dyn Iterator<Item = (EntryKey, Bytes)>) -> io::Result<()> {
+        let mut ingestion = self
+            .space(Space::Entries)
+            .start_ingestion()
+            .map_err(failed)?;
+        for (key, value) in entries {
+            ingestion.write(key.0, value).map_err(failed)?;
+        }
+        ingestion.finish().map_err(failed)
+    }
+
+    fn write(&self, changes: Vec<Change>) -> io::Result<()> {
+        let mut batch = self.database.batch();
+        for Change { space, key, value } in changes {
+            match value {
+                Some(value) => batch.insert(self.space(space), key, value),
+                None => batch.remove(self.space(space), key),
+            }
+        }
+        batch.commit().map_err(failed)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.database.persist(PersistMode::SyncAll).map_err(failed)
+    }
+
+    fn entry_bytes(&self) -> u64 {
+        self.space(Space::Entries).disk_space()
+    }
+
+    fn clean(&self) -> io::Result<()> {
+        self.space(Space::Entries).major_compact().map_err(failed)
+    }
+}
+
+fn failed(error: fjall::Error) -> io::Error {
+    match error {
+        fjall::Error::Io(error) => error,
+        error => io::Error::other(error),
+    }
+}
+
+impl Drop for Fjall {
+    /// A compaction would hold what it belongs to, and the directory would stay locked.
+    fn drop(&mut self) {
+        self.known_logs.set(None);
+    }
+}
+
+/// The space of logs, while the store is open.
+#[derive(Clone, Default)]
+struct KnownLogs(Arc<Mutex<Option<Keyspace>>>);
+
+impl KnownLogs {
+    fn set(&self, logs: Option<Keyspace>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = logs;
+    }
+
+    fn get(&self) -> Option<Keyspace> {
+        let logs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        logs.clone()
+    }
+}
+
+/// Lets a compaction drop what is before a log's first entry.
+struct Trims(AssertUnwindSafe<KnownLogs>);
+
+impl Factory for Trims {
+    fn name(&self) -> &str {
+        "trims"
+    }
+
+    fn make_filter(&self, _: &Context) -> Box<dyn CompactionFilter> {
+        Box::new(Trim {
+            logs: self.0.get(),
+            last: None,
+        })
+    }
+}
+
+struct Trim {
+    logs: Option<Keyspace>,
+    /// The log of the item before, and its first offset.
+    last: Option<(LogId, u64)>,
+}
+
+impl CompactionFilter for Trim {
+    fn filter_item(&mut self, item: ItemAccessor<'_>, _: &Context) -> CompactionFilterResult {
+        // Whatever is not understood stays.
+        let (Some(logs), Some((log, offset))) = (&self.logs, EntryKey::read(item.key())) else {
+            return Ok(Verdict::Keep);
+        };
+        let first = match self.last {
+            Some((last, first)) if last == log => first,
+            _ => {
+                let known = logs.get(log.0.to_be_bytes()).ok().flatten();
+                let first = known.and_then(|value| meta::first_of(&value)).unwrap_or(0);
+                self.last = Some((log, first));
+                first
+            }
+        };
+        // A key is written again with the same value only, so that no older value can come to light.
+        Ok(match offset.0 < first {
+            true => Verdict::Destroy,
+            false => Verdict::Keep,
+        })
+    }
+}
+
+const NAMES: [&str; 7] = [
+    "entries",
+    "logs",
+    "rooms",
+    "snapshots",
+    "registers",
+    "wakes",
+    "state",
+];
+
+/// The store's own journal holds changes of the small spaces alone.
+const JOURNAL_BYTES_MAX: u64 = 64 << 20;
+
+/// What a space holds in memory before it is written out.
+const MEMTABLE_BYTES: u64 = 8 << 20;

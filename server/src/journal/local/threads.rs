@@ -1,0 +1,431 @@
+//! The threads of the journal: one that commits, one that takes segments into the store, one that cleans it, and a few that read.
+//!
+//! They hold no logic of their own: each waits for work, hands it to what does it, and passes on what came of it. A thread that
+//! panics ends the process, because nobody could say any more what is stored.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use std::{fmt, io};
+
+use roomful_protocol::id::RoomId;
+
+use super::committer::{Command, Committer, Done, OpenRequest, SharedHealth};
+use super::counters::Counters;
+use super::ingest::Ingester;
+use super::reading::{Looked, PageRequest, Reader};
+use super::wakes::Wakes;
+use crate::clock::Clock;
+use crate::journal::{Completion, CompletionResult, Health, Ticket};
+use crate::shard::message::ShardId;
+
+/// Who hears of what the journal has done. Called by the journal's threads; it must not wait for anything.
+pub trait Notify: fmt::Debug + Send + Sync {
+    /// Calls of a shard have ended.
+    fn completed(&self, shard: ShardId, completions: Vec<Completion>);
+
+    /// Somebody has to look at a room.
+    fn wake(&self, room: RoomId);
+}
+
+/// What shards and threads share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) commands: Queue<Command>,
+    pub(super) jobs: Queue<Job>,
+    pub(super) health: SharedHealth,
+    pub(super) counters: Arc<Counters>,
+    /// Something is damaged, and nobody knows whose it was: no room is opened.
+    pub(super) is_damaged: bool,
+    /// Rung when a segment was sealed.
+    work: Bell,
+    /// Rung when a segment has gone into the store, or can't.
+    moved: Bell,
+    /// Rung when the store has something to clean.
+    clean: Bell,
+}
+
+/// What a reader is asked for.
+#[derive(Debug)]
+pub(super) enum Job {
+    Open(OpenRequest),
+    Read {
+        room: RoomId,
+        shard: ShardId,
+        ticket: Ticket,
+        request: PageRequest,
+    },
+}
+
+/// Things that wait for a thread. They are as many as their senders may have under way.
+#[derive(Debug)]
+pub(super) struct Queue<T> {
+    waiting: Mutex<Waiting<T>>,
+    filled: Condvar,
+}
+
+#[derive(Debug)]
+struct Waiting<T> {
+    things: VecDeque<T>,
+    /// Threads that sleep until there is something.
+    sleepers: usize,
+    is_closed: bool,
+}
+
+impl<T> Queue<T> {
+    fn new() -> Self {
+        Self {
+            waiting: Mutex::new(Waiting {
+                things: VecDeque::new(),
+                sleepers: 0,
+                is_closed: false,
+            }),
+            filled: Condvar::new(),
+        }
+    }
+
+    /// Adds things, and wakes a thread only if one sleeps.
+    pub(super) fn push(&self, things: impl IntoIterator<Item = T>) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.things.extend(things);
+        let sleepers = waiting.sleepers;
+        drop(waiting);
+        if sleepers > 0 {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Takes all, or none after a second; false: it is closed, and nothing is left.
+    fn take_all(&self, into: &mut Vec<T>) -> bool {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.things.is_empty() && !waiting.is_closed {
+            waiting.sleepers += 1;
+            let woken = self.filled.wait_timeout(waiting, SECOND);
+            waiting = woken.unwrap_or_else(PoisonError::into_inner).0;
+            waiting.sleepers -= 1;
+        }
+        into.extend(waiting.things.drain(..));
+        !(into.is_empty() && waiting.is_closed)
+    }
+
+    /// Takes one as soon as there is one; none: it is closed, and nothing is left.
+    fn take(&self) -> Option<T> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(thing) = waiting.things.pop_front() {
+                return Some(thing);
+            }
+            if waiting.is_closed {
+                return None;
+            }
+            waiting.sleepers += 1;
+            let woken = self.filled.wait(waiting);
+            waiting = woken.unwrap_or_else(PoisonError::into_inner);
+            waiting.sleepers -= 1;
+        }
+    }
+
+    fn close(&self) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.is_closed = true;
+        drop(waiting);
+        self.filled.notify_all();
+    }
+}
+
+/// Wakes a thread that waits for others; rung in vain it is remembered.
+#[derive(Debug, Default)]
+struct Bell {
+    has_rung: Mutex<bool>,
+    rung: Condvar,
+}
+
+impl Bell {
+    fn ring(&self) {
+        *self.has_rung.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.rung.notify_all();
+    }
+
+    /// Waits until it rings, a second at most.
+    fn wait(&self) {
+        let mut has_rung = self.has_rung.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*has_rung {
+            let woken = self.rung.wait_timeout(has_rung, SECOND);
+            has_rung = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *has_rung = false;
+    }
+}
+
+impl Shared {
+    pub(super) fn new(health: SharedHealth, counters: Arc<Counters>, is_damaged: bool) -> Self {
+        Self {
+            commands: Queue::new(),
+            jobs: Queue::new(),
+            health,
+            counters,
+            is_damaged,
+            work: Bell::default(),
+            moved: Bell::default(),
+            clean: Bell::default(),
+        }
+    }
+}
+
+/// What the threads work with.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) committer: Committer,
+    pub(super) reader: Reader,
+    pub(super) ingester: Ingester,
+    pub(super) wakes: Wakes,
+    pub(super) clean_bytes_min: u64,
+    pub(super) clock: Clock,
+}
+
+/// The threads, while they run.
+#[derive(Debug)]
+pub(super) struct Threads {
+    shared: Arc<Shared>,
+    /// The store is to be left as it is.
+    is_ending: Arc<AtomicBool>,
+    committer: JoinHandle<()>,
+    readers: Vec<JoinHandle<()>>,
+    ingester: JoinHandle<io::Result<()>>,
+    cleaner: JoinHandle<()>,
+}
+
+impl Threads {
+    pub(super) fn start(
+        parts: Parts,
+        shared: &Arc<Shared>,
+        notify: &Arc<dyn Notify>,
+    ) -> io::Result<Self> {
+        let Parts {
+            committer,
+            reader,
+            ingester,
+            mut wakes,
+            clean_bytes_min,
+            clock,
+        } = parts;
+        let is_ending = Arc::new(AtomicBool::new(false));
+        let ingester = Arc::new(ingester);
+        // Those of time 0 are of the process before: nothing may be set before they are read.
+        for room in wakes.due(clock.unix_ms())? {
+            notify.wake(room);
+        }
+        let (at, told) = (Arc::clone(shared), Arc::clone(notify));
+        let timed = clock.clone();
+        let committer = spawn("journal-commit", move || {
+            commit(committer, &at, &*told, &timed);
+        })?;
+        let mut readers = Vec::new();
+        for number in 0..READERS {
+            let (at, told, reader) = (Arc::clone(shared), Arc::clone(notify), reader.clone());
+            readers.push(spawn(&format!("journal-read-{number}"), move || {
+                read(&reader, &at, &*told);
+            })?);
+        }
+        let taking = Taking {
+            ingester: Arc::clone(&ingester),
+            wakes,
+            shared: Arc::clone(shared),
+            is_ending: Arc::clone(&is_ending),
+            notify: Arc::clone(notify),
+            clock,
+            clean_bytes_min,
+        };
+        let ingesting = spawn("journal-ingest", move || taking.run())?;
+        let (at, ending) = (Arc::clone(shared), Arc::clone(&is_ending));
+        let cleaner = spawn("journal-clean", move || {
+            clean(&ingester, &at, &ending, clean_bytes_min);
+        })?;
+        Ok(Self {
+            shared: Arc::clone(shared),
+            is_ending,
+            committer,
+            readers,
+            ingester: ingesting,
+            cleaner,
+        })
+    }
+
+    /// Stores what was handed over, takes all segments into the store, and ends the threads.
+    pub(super) fn close(self) -> io::Result<()> {
+        self.shared.commands.close();
+        join(self.committer);
+        self.shared.jobs.close();
+        for reader in self.readers {
+            join(reader);
+        }
+        self.is_ending.store(true, Ordering::Relaxed);
+        self.shared.work.ring();
+        self.shared.clean.ring();
+        join(self.cleaner);
+        join(self.ingester)
+    }
+}
+
+fn spawn<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    thread::Builder::new().name(name.to_owned()).spawn(|| {
+        let guard = EndsProcess;
+        let done = work();
+        drop(guard);
+        done
+    })
+}
+
+/// A panic has been told by its hook; what is stored, nobody knows any more.
+struct EndsProcess;
+
+impl Drop for EndsProcess {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+fn join<T>(thread: JoinHandle<T>) -> T {
+    thread.join().expect("a panic ends the process")
+}
+
+fn commit(mut committer: Committer, shared: &Shared, notify: &dyn Notify, clock: &Clock) {
+    let mut commands = Vec::new();
+    while shared.commands.take_all(&mut commands) {
+        if commands.is_empty() {
+            committer.look_at_space();
+            continue;
+        }
+        while committer.segments_waiting() >= SEALED_MAX && shared.health.get() != Health::Failed {
+            shared.moved.wait();
+        }
+        let began_us = clock.monotonic_us();
+        let mut done = Done::default();
+        committer.commit(&mut commands, &mut done);
+        let took_us = clock.monotonic_us().saturating_sub(began_us);
+        shared.counters.commit_us.see(took_us);
+        for (shard, letter) in done.letters {
+            notify.completed(shard, letter);
+        }
+        if !done.opens.is_empty() {
+            shared.jobs.push(done.opens.into_iter().map(Job::Open));
+        }
+        if done.has_sealed {
+            shared.work.ring();
+        }
+    }
+    if shared.health.get() != Health::Failed {
+        committer.seal();
+    }
+}
+
+fn read(reader: &Reader, shared: &Shared, notify: &dyn Notify) {
+    while let Some(job) = shared.jobs.take() {
+        let (shard, ticket, result) = match job {
+            Job::Open(request) => {
+                let result = match reader.open(&request) {
+                    Ok(Looked::Absent(taken)) => {
+                        shared.commands.push([Command::Begin { request, taken }]);
+                        continue;
+                    }
+                    Ok(Looked::Found(opened)) => Ok(opened),
+                    Err(error) => Err(error),
+                };
+                shared.counters.opens.add(1);
+                (
+                    request.shard,
+                    request.ticket,
+                    CompletionResult::Opened(result),
+                )
+            }
+            Job::Read {
+                room,
+                shard,
+                ticket,
+                request,
+            } => {
+                let page = reader.read(&room, &request);
+                (shard, ticket, CompletionResult::Read(page))
+            }
+        };
+        notify.completed(shard, vec![Completion { ticket, result }]);
+    }
+}
+
+/// What the thread that takes segments works with.
+struct Taking {
+    ingester: Arc<Ingester>,
+    wakes: Wakes,
+    shared: Arc<Shared>,
+    is_ending: Arc<AtomicBool>,
+    notify: Arc<dyn Notify>,
+    clock: Clock,
+    clean_bytes_min: u64,
+}
+
+impl Taking {
+    fn run(mut self) -> io::Result<()> {
+        loop {
+            let ends = self.is_ending.load(Ordering::Relaxed);
+            while self.shared.health.get() != Health::Failed {
+                let segment = self.ingester.oldest();
+                // What is in it has to be looked at before it goes into the store.
+                self.wake();
+                let Some(segment) = segment else {
+                    break;
+                };
+                let taken = self.ingester.take(&segment);
+                if let Err(error) = &taken {
+                    tracing::error!(%error, "the journal's store can't be written: nothing durable is taken until the next start");
+                    self.shared.health.set(Health::Failed);
+                }
+                self.shared.moved.ring();
+                if ends {
+                    taken?;
+                }
+            }
+            if ends {
+                return Ok(());
+            }
+            if self.ingester.wants_cleaning(self.clean_bytes_min) {
+                self.shared.clean.ring();
+            }
+            self.shared.work.wait();
+        }
+    }
+
+    fn wake(&mut self) {
+        match self.wakes.due(self.clock.unix_ms()) {
+            Ok(rooms) => rooms.into_iter().for_each(|room| self.notify.wake(room)),
+            Err(error) => tracing::error!(%error, "rooms that have to be looked at can't be read"),
+        }
+    }
+}
+
+fn clean(ingester: &Ingester, shared: &Shared, is_ending: &AtomicBool, clean_bytes_min: u64) {
+    while !is_ending.load(Ordering::Relaxed) {
+        shared.clean.wait();
+        if shared.health.get() == Health::Failed || !ingester.wants_cleaning(clean_bytes_min) {
+            continue;
+        }
+        if let Err(error) = ingester.clean() {
+            tracing::error!(%error, "the journal's store can't be cleaned: nothing durable is taken until the next start");
+            shared.health.set(Health::Failed);
+        }
+    }
+}
+
+/// Threads that read.
+const READERS: usize = 2;
+
+/// Sealed segments that may wait for the store. Beyond that appends wait too: memory and the time of a start are bounded by them.
+const SEALED_MAX: usize = 8;
+
+const SECOND: Duration = Duration::from_secs(1);
