@@ -55,7 +55,7 @@ async fn the_back_end_publishes_and_members_see_it() {
         assert_eq!(done["position"][1], entry.offset.0);
         assert_eq!(done["time_ms"], entry.time_ms);
         assert_eq!(done["duplicate"], false);
-        assert_eq!(done["durability"], "memory");
+        assert_eq!(done["durability"], "local");
         assert_eq!(entry.user, UserId::parse(user.unwrap_or("server")).unwrap());
         assert_eq!(entry.payload.format, format);
         assert_eq!(String::from_utf8_lossy(&entry.payload.bytes), bytes);
@@ -149,7 +149,7 @@ async fn looking_at_a_room_does_not_open_it() {
     let back_end = BackEnd::of(&server).await;
     let closed = json!({
         "room": "chat:quiet", "open": false, "occupancy": 0, "position": null,
-        "kind": "relay", "durability": "memory",
+        "kind": "relay", "durability": "local",
     });
     assert_eq!(back_end.ok("GET /v1/rooms/chat:quiet", None).await, closed);
     let nobody = json!({ "occupancy": 0, "members": [], "next": null });

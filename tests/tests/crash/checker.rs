@@ -77,7 +77,6 @@ impl Log {
 
 async fn log(server: &Server, room: &str) -> Log {
     let mut client = RawClient::connect(server).await;
-    client.hello().await;
     let joined = client.join(room).await;
     let epoch = joined.head.epoch;
     let mut entries: Vec<Entry> = Vec::new();
