@@ -28,6 +28,7 @@ use roomful_server::journal::memory::MemoryJournal;
 use roomful_server::journal::{HistoryBounds, Journals};
 use roomful_server::memory::Memory;
 use roomful_server::room::operations::OperationBounds;
+use roomful_server::room::tables::TableBounds;
 use roomful_server::room::{RoomSettings, kind};
 use roomful_server::session::index::Sessions;
 use roomful_server::session::token::ResumeKey;
@@ -358,6 +359,7 @@ fn shared(members: usize) -> Shared {
         chunk_entries_max: 256,
         chunk_bytes_max: 64 * 1024,
         empty_ms: 60_000,
+        tables: TableBounds::default(),
     };
     let any = Rate {
         per_s: 1e7,

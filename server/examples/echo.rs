@@ -244,6 +244,7 @@ impl Core for Echo {
             | Input::Verified { .. }
             | Input::Mail(_)
             | Input::Journal(_)
+            | Input::Wake(_)
             | Input::Settings(_)
             | Input::Tick
             | Input::Drain { .. } => {}

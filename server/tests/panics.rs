@@ -40,6 +40,7 @@ use roomful_server::metrics::{PanicPlace, ShardCounters};
 use roomful_server::room::RoomSettings;
 use roomful_server::room::kind::{Decision, Proposal, Rejection, Relay, RoomKind};
 use roomful_server::room::operations::OperationBounds;
+use roomful_server::room::tables::TableBounds;
 use roomful_server::session::index::Sessions;
 use roomful_server::session::token::ResumeKey;
 use roomful_server::session::users::{UserLimits, Users};
@@ -578,6 +579,7 @@ fn shared() -> Shared {
         chunk_entries_max: 256,
         chunk_bytes_max: 64 * 1024,
         empty_ms: 60_000,
+        tables: TableBounds::default(),
     };
     let any = Rate {
         per_s: 1e7,

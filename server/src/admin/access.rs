@@ -104,11 +104,9 @@ impl Denied {
                 Some(after_ms),
             ),
         };
-        let text = text.to_owned();
         let failure = Failure::from(Refusal {
-            code,
-            text,
             after_ms,
+            ..Refusal::new(code, text)
         });
         let mut response = failure.into_response();
         if response.status() == StatusCode::UNAUTHORIZED {

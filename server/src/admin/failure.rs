@@ -36,12 +36,8 @@ impl Failure {
     }
 
     pub(super) fn too_many(max: usize) -> Self {
-        Refusal {
-            code: ErrorCode::Overloaded,
-            text: format!("{max} requests are worked on already, as many as may be"),
-            after_ms: Some(BUSY_RETRY_MS),
-        }
-        .into()
+        let text = format!("{max} requests are worked on already, as many as may be");
+        Refusal::later(ErrorCode::Overloaded, text, BUSY_RETRY_MS).into()
     }
 
     pub(super) fn slow_body() -> Self {

@@ -42,7 +42,11 @@ use crate::memory::{
     Elsewhere, HTTP_CONNECTION_BYTES, Marks, Memory, TLS_CONNECTION_BYTES, budget_of_system,
 };
 use crate::metrics::Metrics;
+use crate::room::locks::LockBounds;
 use crate::room::operations::OperationBounds;
+use crate::room::state::StateBounds;
+use crate::room::tables::TableBounds;
+use crate::room::timers::TimerBounds;
 use crate::room::{RoomSettings, kind};
 use crate::session::DataFileError;
 use crate::session::generation::Generation;
@@ -595,6 +599,31 @@ fn room_settings(namespace: &NamespaceConfig, config: &Config) -> RoomSettings {
         chunk_entries_max: namespace.catch_up_entries_max,
         chunk_bytes_max: namespace.catch_up_bytes_max,
         empty_ms: config.session.retention_ms,
+        tables: table_bounds(namespace),
+    }
+}
+
+fn table_bounds(namespace: &NamespaceConfig) -> TableBounds {
+    TableBounds {
+        state: StateBounds {
+            keys_max: namespace.state_keys_max,
+            value_bytes_max: namespace.state_value_bytes_max,
+            bytes_max: namespace.state_bytes_max,
+            tombstones_max: namespace.state_tombstones_max,
+            tombstone_age_max_ms: namespace.state_tombstone_age_max_ms,
+            fence_prefixes: namespace.fence_prefixes.clone(),
+        },
+        locks: LockBounds {
+            locks_max: namespace.locks_max,
+            queue_max: namespace.lock_queue_max,
+            ttl_max_ms: namespace.lock_ttl_max_ms,
+        },
+        timers: TimerBounds {
+            timers_max: namespace.timers_max,
+            payload_bytes_max: namespace.timer_payload_bytes_max,
+        },
+        departure_bytes_max: namespace.on_disconnect_bytes_max,
+        cursors_max: namespace.cursor_users_max,
     }
 }
 

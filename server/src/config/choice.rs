@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use roomful_protocol::id::KeyPrefix;
 use tracing_subscriber::EnvFilter;
 
 use super::setting::{Range, Scalar, quoted, text_of, text_scalar};
@@ -108,6 +109,13 @@ text_scalar!(
     LogFilter,
     "a level (error, warn, info, debug, trace, off), or levels per module such as \"info,roomful_server=debug\"",
     |text| Self::parse(text),
+    |value| value.as_str()
+);
+
+text_scalar!(
+    KeyPrefix,
+    "a text of at most 256 bytes without control characters",
+    |text| Self::parse(text).ok(),
     |value| value.as_str()
 );
 

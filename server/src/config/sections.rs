@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use roomful_protocol::frame::Durability;
+use roomful_protocol::id::KeyPrefix;
 
 use super::choice::{ForwardedHeader, LogFilter, LogFormat, RoomKind, WebOrigin};
 use super::key::KeyConfig;
@@ -319,6 +320,32 @@ section! {
         live catch_up_entries_max: usize = 256, 1..=65_536;
         /// Bytes in one chunk of a recovery. At most what an outbox holds.
         live catch_up_bytes_max: usize = 65_536, 1_024..=16_777_216;
+        /// Keys of a room's state.
+        live state_keys_max: usize = 4_096, 1..=10_000_000;
+        /// Longest value of a room's state, in bytes, also where a patch has made it longer.
+        live state_value_bytes_max: usize = 61_440, 1..=16_777_216;
+        /// Bytes of all keys and values of a room's state.
+        live state_bytes_max: usize = 1_048_576, 1..=1_073_741_824;
+        /// Deleted keys of a room's state whose deletion is remembered.
+        live state_tombstones_max: usize = 1_024, 0..=10_000_000;
+        /// How long a deletion is remembered, in milliseconds.
+        live state_tombstone_age_max_ms: u64 = 86_400_000, 1..=31_536_000_000;
+        /// Keys of a room's state that begin with one of these are written with a lock's fence alone. Locks are advice elsewhere.
+        live fence_prefixes: Vec<KeyPrefix> = Vec::new();
+        /// Bytes of what the members of a room leave to be written when they are gone.
+        live on_disconnect_bytes_max: usize = 262_144, 0..=1_073_741_824;
+        /// Locks of a room that are held at a time. Of as many free ones the last holder's fence still counts.
+        live locks_max: usize = 1_024, 1..=1_000_000;
+        /// Members that wait for one lock.
+        live lock_queue_max: usize = 256, 0..=100_000;
+        /// Longest time that a lock is held without being renewed, in milliseconds.
+        live lock_ttl_max_ms: u64 = 300_000, 100..=86_400_000;
+        /// Timers of a room that are set at a time.
+        live timers_max: usize = 256, 1..=1_000_000;
+        /// Longest payload of a timer, in bytes.
+        live timer_payload_bytes_max: usize = 4_096, 0..=16_777_216;
+        /// Users of a room with read or delivered cursors.
+        live cursor_users_max: usize = 10_000, 1..=10_000_000;
     }
 }
 

@@ -48,7 +48,7 @@ macro_rules! suite {
 }
 pub(super) use suite;
 
-const LOOSE: HistoryBounds = HistoryBounds {
+pub(super) const LOOSE: HistoryBounds = HistoryBounds {
     entries_max: 10_000,
     bytes_max: 1 << 24,
     age_max_ms: 60_000,
@@ -73,10 +73,10 @@ pub(super) fn entry(offset: u64, kind: EntryKind) -> Arc<Entry> {
 }
 
 /// Calls that end before they return.
-struct Calls<'a>(&'a mut dyn Subject);
+pub(super) struct Calls<'a>(pub(super) &'a mut dyn Subject);
 
 impl Calls<'_> {
-    fn journal(&mut self) -> &mut dyn Journal {
+    pub(super) fn journal(&mut self) -> &mut dyn Journal {
         self.0.journal()
     }
 
@@ -92,7 +92,7 @@ impl Calls<'_> {
         }
     }
 
-    fn open(&mut self, room: &RoomId, bounds: HistoryBounds) -> Opened {
+    pub(super) fn open(&mut self, room: &RoomId, bounds: HistoryBounds) -> Opened {
         let outcome = self.journal().open(room, bounds);
         let opened = self.end(outcome, |result| match result {
             CompletionResult::Opened(opened) => Some(opened),
@@ -101,13 +101,13 @@ impl Calls<'_> {
         opened.unwrap()
     }
 
-    fn append(&mut self, room: &RoomId, entry: &Arc<Entry>) -> Result<(), JournalError> {
+    pub(super) fn append(&mut self, room: &RoomId, entry: &Arc<Entry>) -> Result<(), JournalError> {
         let expected = Offset(entry.offset.0 - 1);
         let outcome = self.journal().append(room, expected, entry);
         self.stored(outcome)
     }
 
-    fn stored(&mut self, outcome: Outcome<()>) -> Result<(), JournalError> {
+    pub(super) fn stored(&mut self, outcome: Outcome<()>) -> Result<(), JournalError> {
         self.end(outcome, |result| match result {
             CompletionResult::Appended(stored) => Some(stored),
             _ => None,
@@ -115,7 +115,7 @@ impl Calls<'_> {
     }
 
     /// Appends many without waiting for each.
-    fn fill(&mut self, room: &RoomId, offsets: std::ops::RangeInclusive<u64>) {
+    pub(super) fn fill(&mut self, room: &RoomId, offsets: std::ops::RangeInclusive<u64>) {
         let mut outcomes = Vec::new();
         for offset in offsets {
             let entry = entry(offset, EntryKind::Publish);
@@ -127,7 +127,7 @@ impl Calls<'_> {
         }
     }
 
-    fn read(&mut self, room: &RoomId, query: ReadQuery) -> ReadPage {
+    pub(super) fn read(&mut self, room: &RoomId, query: ReadQuery) -> ReadPage {
         let outcome = self.journal().read(room, query);
         let page = self.end(outcome, |result| match result {
             CompletionResult::Read(page) => Some(page),
@@ -136,13 +136,19 @@ impl Calls<'_> {
         page.unwrap()
     }
 
-    fn offsets(&mut self, room: &RoomId, from: u64, direction: Direction, max: usize) -> Vec<u64> {
+    pub(super) fn offsets(
+        &mut self,
+        room: &RoomId,
+        from: u64,
+        direction: Direction,
+        max: usize,
+    ) -> Vec<u64> {
         let page = self.read(room, query(from, direction, max));
         assert_eq!(page.first, self.journal().first(room));
         offsets(&page.entries)
     }
 
-    fn all(&mut self, room: &RoomId) -> Vec<u64> {
+    pub(super) fn all(&mut self, room: &RoomId) -> Vec<u64> {
         self.offsets(room, 0, Direction::Forward, 100_000)
     }
 }

@@ -348,199 +348,49 @@ fn cost(entry: &Entry) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use roomful_protocol::frame::EntryKind;
-    use roomful_protocol::id::{RoomName, TenantId, UserId};
-    use roomful_protocol::payload::Payload;
-
     use super::*;
+    use crate::journal::conformance::{self, LOOSE, Subject, entry, room};
+    use crate::journal::{CompletionResult, Ticket};
 
-    fn room() -> RoomId {
-        RoomId {
-            tenant: TenantId::default_tenant(),
-            name: RoomName::parse(b"chat:a").unwrap(),
+    impl Subject for MemoryJournal {
+        fn journal(&mut self) -> &mut dyn Journal {
+            self
+        }
+
+        fn wait(&mut self, _: Ticket) -> CompletionResult {
+            panic!("memory answers at once")
         }
     }
 
-    fn entry(offset: u64) -> Entry {
-        Entry {
-            offset: Offset(offset),
-            time_ms: offset * 1000,
-            kind: EntryKind::Publish,
-            user: UserId::parse("u").unwrap(),
-            op: None,
-            payload: Payload::binary(vec![0; 4]),
-        }
-    }
+    conformance::suite!(MemoryJournal::new(Epoch(5)));
 
-    fn filled(bounds: HistoryBounds, entries: u64) -> MemoryJournal {
+    /// What rooms hold is what is left of them, and nothing once they are closed.
+    #[test]
+    fn what_is_held_is_counted() {
         let mut journal = MemoryJournal::new(Epoch(5));
-        assert!(matches!(
-            journal.open(&room(), bounds),
-            Outcome::Done(Opened {
-                epoch: Epoch(5),
-                ..
-            })
-        ));
-        for offset in 1..=entries {
-            assert!(matches!(
-                journal.append(&room(), Offset(offset - 1), &Arc::new(entry(offset))),
-                Outcome::Done(())
-            ));
+        let id = room("a");
+        journal.open(&id, LOOSE);
+        for offset in 1..=3 {
+            journal.append(&id, Offset(offset - 1), &entry(offset, EntryKind::State));
         }
-        journal
-    }
-
-    fn read(
-        journal: &mut MemoryJournal,
-        from: u64,
-        direction: Direction,
-        entries_max: usize,
-    ) -> (Vec<u64>, u64) {
-        let query = ReadQuery {
-            from: Offset(from),
-            until: Offset(99),
-            direction,
-            entries_max,
-            bytes_max: 1 << 20,
+        let bounds = HistoryBounds {
+            entries_max: 1,
+            ..LOOSE
         };
-        let Outcome::Done(page) = journal.read(&room(), query) else {
-            panic!("memory answers at once")
-        };
-        (
-            page.entries.iter().map(|entry| entry.offset.0).collect(),
-            page.first.0,
-        )
-    }
-
-    const LOOSE: HistoryBounds = HistoryBounds {
-        entries_max: 100,
-        bytes_max: 1 << 20,
-        age_max_ms: 60_000,
-    };
-
-    #[test]
-    fn pages_go_both_ways() {
-        let mut journal = filled(LOOSE, 9);
-        assert_eq!(
-            read(&mut journal, 0, Direction::Forward, 3),
-            (vec![1, 2, 3], 1)
-        );
-        assert_eq!(
-            read(&mut journal, 3, Direction::Forward, 99),
-            (vec![4, 5, 6, 7, 8, 9], 1)
-        );
-        assert_eq!(read(&mut journal, 9, Direction::Forward, 3), (vec![], 1));
-        assert_eq!(
-            read(&mut journal, 10, Direction::Backward, 3),
-            (vec![7, 8, 9], 1)
-        );
-        assert_eq!(
-            read(&mut journal, 3, Direction::Backward, 99),
-            (vec![1, 2], 1)
-        );
-    }
-
-    #[test]
-    fn history_is_bounded_by_count_bytes_and_age() {
-        let mut journal = filled(
-            HistoryBounds {
-                entries_max: 4,
-                ..LOOSE
-            },
-            9,
-        );
-        assert_eq!(
-            read(&mut journal, 0, Direction::Forward, 99),
-            (vec![6, 7, 8, 9], 6)
-        );
-        let mut journal = filled(
-            HistoryBounds {
-                bytes_max: 250,
-                ..LOOSE
-            },
-            9,
-        );
-        assert_eq!(
-            read(&mut journal, 0, Direction::Forward, 99),
-            (vec![8, 9], 8)
-        );
-        let mut journal = filled(
-            HistoryBounds {
-                age_max_ms: 3000,
-                ..LOOSE
-            },
-            9,
-        );
-        assert_eq!(journal.trim(&room(), 10_000), Some(11_000));
-        assert_eq!(
-            read(&mut journal, 0, Direction::Forward, 99),
-            (vec![8, 9], 8)
-        );
-        assert_eq!(journal.trim(&room(), 99_000), None);
-        assert_eq!(read(&mut journal, 0, Direction::Forward, 99), (vec![], 10));
-    }
-
-    #[test]
-    fn an_append_that_does_not_follow_the_head_is_refused() {
-        let mut journal = filled(LOOSE, 2);
-        let refused = journal.append(&room(), Offset(1), &Arc::new(entry(2)));
-        assert!(matches!(refused, Outcome::Failed(JournalError::Conflict)));
-    }
-
-    #[test]
-    fn a_room_that_was_closed_begins_a_later_epoch() {
-        let mut journal = filled(LOOSE, 2);
-        journal.close(&room());
-        let Outcome::Done(opened) = journal.open(&room(), LOOSE) else {
-            panic!("memory answers at once")
-        };
-        assert_eq!((opened.epoch, opened.head), (Epoch(6), Offset(0)));
-    }
-
-    /// What only a replay makes sense of stays, with what follows it, until there is a snapshot behind it.
-    #[test]
-    fn nothing_is_dropped_that_a_replay_needs() {
-        let tight = HistoryBounds {
-            entries_max: 2,
-            bytes_max: 1 << 20,
-            age_max_ms: 60_000,
-        };
-        let mut journal = filled(tight, 3);
-        let state = Entry {
-            kind: EntryKind::State,
-            ..entry(4)
-        };
-        assert!(matches!(
-            journal.append(&room(), Offset(3), &Arc::new(state)),
-            Outcome::Done(())
-        ));
-        for offset in 5..=8 {
-            let entry = Arc::new(entry(offset));
-            journal.append(&room(), Offset(offset - 1), &entry);
-        }
-        assert_eq!(journal.first(&room()), Offset(4));
-        journal.trim(&room(), 1_000_000);
-        assert_eq!(journal.first(&room()), Offset(4));
-
+        journal.set_bounds(&id, bounds);
         let held = journal.held_bytes();
-        let snapshot = Snapshot {
-            at: Offset(6),
-            content: Bytes::from_static(b"as it was"),
-        };
-        journal.snapshot(&room(), snapshot.clone());
-        assert_eq!(journal.first(&room()), Offset(7));
+        journal.snapshot(
+            &id,
+            Snapshot {
+                at: Offset(2),
+                content: Bytes::from_static(b"as it was"),
+            },
+        );
+        assert_eq!(journal.first(&id), Offset(3));
         assert!(journal.held_bytes() < held);
-        journal.register(&room(), "b".into(), "1".into());
-        journal.register(&room(), "a".into(), "2".into());
-        journal.register(&room(), "b".into(), "3".into());
-        let Outcome::Done(opened) = journal.open(&room(), tight) else {
-            panic!("memory answers at once")
-        };
-        assert_eq!(opened.snapshot, Some(snapshot));
-        assert_eq!(opened.recent.len(), 2);
-        let registers = [("a".into(), "2".into()), ("b".into(), "3".into())];
-        assert_eq!(opened.registers, registers);
-        journal.close(&room());
+        journal.register(&id, "b".into(), "1".into());
+        assert!(journal.held_by(&id).is_full);
+        journal.close(&id);
         assert_eq!(journal.held_bytes(), 0);
     }
 }

@@ -58,6 +58,28 @@ labels! {
         UserRooms = "user_rooms",
     }
 
+    /// A bound of what a room keeps beside its log. The names are those of the configuration's keys, without `_max`.
+    Quota by "bound" {
+        /// Keys of the state.
+        StateKeys = "state_keys",
+        /// Bytes of one value of the state.
+        StateValueBytes = "state_value_bytes",
+        /// Bytes of the state.
+        StateBytes = "state_bytes",
+        /// Locks that are held.
+        Locks = "locks",
+        /// Who waits for one lock.
+        LockQueue = "lock_queue",
+        /// Timers that are set.
+        Timers = "timers",
+        /// Bytes of what one timer brings.
+        TimerBytes = "timer_payload_bytes",
+        /// Bytes of what members have left to be written when they are gone.
+        DepartureBytes = "on_disconnect_bytes",
+        /// Users with cursors.
+        Cursors = "cursor_users",
+    }
+
     /// What a panic happened in, and ended.
     PanicPlace by "where" {
         /// The handling of one connection.

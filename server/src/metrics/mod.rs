@@ -28,7 +28,8 @@ pub use admin::AdminDenial;
 pub use cells::{By, Counter, Gauge, Label, Longest};
 pub use keys::{KeyFetch, Reloaded};
 pub use labels::{
-    AuthFailure, HandshakeRejection, LimitedBy, MemoryKind, MemoryShed, PanicPlace, Violation,
+    AuthFailure, HandshakeRejection, LimitedBy, MemoryKind, MemoryShed, PanicPlace, Quota,
+    Violation,
 };
 pub use tls::{TlsHandshake, TlsReload};
 
@@ -116,6 +117,12 @@ shard_counters! {
     errors: By<ErrorCode> = "roomful_errors_total", "Errors that were sent, in error and left frames.";
     publishes: Counter = "roomful_publishes_total", "Publishes that entered a log.";
     publish_duplicates: Counter = "roomful_publish_duplicates_total", "Publishes that were answered from the window of op ids.";
+    state_writes: Counter = "roomful_state_writes_total", "Writes of keyed state that entered a log.";
+    lock_changes: Counter = "roomful_lock_changes_total", "Grants, releases and other changes of locks that entered a log.";
+    timers_fired: Counter = "roomful_timers_fired_total", "Timers whose firing entered a log.";
+    departures: Counter = "roomful_departures_total", "Writes that members had left and that were made when they were gone.";
+    quota_refusals: By<Quota> = "roomful_quota_refusals_total", "Requests that were refused because a room keeps as much as it may, by the bound.";
+    snapshots: Counter = "roomful_snapshots_total", "Snapshots of rooms that were given to a journal.";
     deliveries: Counter = "roomful_deliveries_total", "Events that were put into an outbox or a socket.";
     events_recovered: Counter = "roomful_events_recovered_total", "Events that were sent out of the history to a member behind.";
     catch_ups: Counter = "roomful_catch_ups_total", "Times that a member fell behind and was switched to its own position in the log.";

@@ -5,23 +5,41 @@
 //! append the room is opened again, and what the journal then shows decides which operations took effect.
 //! What an entry says is left to the kind, where it is kept to the journal.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use roomful_protocol::error::ErrorCode;
-use roomful_protocol::frame::{Entry, OpId, Published, Reply};
-use roomful_protocol::id::UserId;
+use roomful_protocol::frame::{Entry, EntryKind, OpId, Published, Reply};
+use roomful_protocol::id::{Offset, UserId};
 use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
 
+use super::asked::refuse;
+use super::due::UNHEALTHY_MS;
+use super::kept::{Answer, Kept};
 use super::kind::Proposal;
 use super::operations::{BACK_END_SEQUENCE, ProducerKey, Scope, Seen};
+use super::tables::Change;
 use super::{
-    Context, Log, LogState, MAINTENANCE_MS, Pending, PendingState, Read, Restores, Room, RoomTimer,
-    TAIL_MAX, UNKNOWN_TEXT, not_a_member, refuse,
+    Context, Log, LogState, MAINTENANCE_MS, Pending, PendingState, Restores, Room, RoomTimer,
+    TAIL_MAX, UNKNOWN_TEXT, not_a_member,
 };
 use crate::clock::Now;
 use crate::journal::{JournalError, Opened, Outcome};
 use crate::shard::message::{Author, Message, Origin, Refusal};
+
+/// An entry that is to be appended, and who waits for it.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) entry: Arc<Entry>,
+    pub(super) producer: Option<ProducerKey>,
+    /// What its operation is known again by, where that isn't the entry's payload.
+    pub(super) asked: Option<Payload>,
+    /// What it changes; none for a publish.
+    pub(super) change: Option<Box<Change>>,
+    pub(super) answer: Answer,
+    pub(super) to: Origin,
+}
 
 impl Room {
     /// One publish: the same operation has one effect, whatever becomes of its answers.
@@ -40,28 +58,56 @@ impl Room {
             Ok(author) => author,
             Err(refusal) => return context.reply(to, Err(refusal)),
         };
-        if let (Some(op), Some(producer)) = (op, &producer) {
-            match self.operations.look_up(producer, op.sequence, &payload) {
-                Seen::New => {}
-                Seen::Accepted(published) => return self.acknowledge_again(to, published, context),
-                Seen::Expired => {
-                    let text = "the operation is below the window in which results are kept; it may have taken effect";
-                    return context.reply(to, Err(Refusal::new(ErrorCode::OpIdExpired, text)));
-                }
-                Seen::Conflict => {
-                    let text = "the operation's id was used before with another payload";
-                    return context.reply(to, Err(Refusal::new(ErrorCode::OpIdConflict, text)));
-                }
-            }
+        if let (Some(op), Some(producer)) = (op, &producer)
+            && self.is_answered(producer, op, &payload, to, context)
+        {
+            return;
         }
-        match self.reduce(&user, op, payload, context.now) {
-            Ok(entry) => self.append(entry, producer, to, context),
+        let entry = context
+            .check_health()
+            .and_then(|()| self.reduce(&user, op, payload, context.now));
+        match entry {
+            Ok(entry) => {
+                let draft = Draft {
+                    entry,
+                    producer,
+                    asked: None,
+                    change: None,
+                    answer: Answer::Published,
+                    to,
+                };
+                self.append(draft, context);
+            }
             Err(refusal) => context.reply(to, Err(refusal)),
         }
     }
 
+    /// Whether the operation has a result already, or can't have one any more, which is its answer.
+    pub(super) fn is_answered(
+        &mut self,
+        producer: &ProducerKey,
+        op: OpId,
+        asked: &Payload,
+        to: Origin,
+        context: &mut Context<'_>,
+    ) -> bool {
+        match self.operations.look_up(producer, op.sequence, asked) {
+            Seen::New => return false,
+            Seen::Accepted(published) => self.acknowledge_again(to, published, context),
+            Seen::Expired => {
+                let text = "the operation is below the window in which results are kept; it may have taken effect";
+                context.reply(to, Err(Refusal::new(ErrorCode::OpIdExpired, text)));
+            }
+            Seen::Conflict => {
+                let text = "the operation's id was used before with another payload";
+                context.reply(to, Err(Refusal::new(ErrorCode::OpIdConflict, text)));
+            }
+        }
+        true
+    }
+
     /// Who publishes, and whose operation it is; a member's producer has to be the one that it joined with.
-    fn author(
+    pub(super) fn author(
         &mut self,
         author: &Author,
         op: Option<OpId>,
@@ -108,13 +154,24 @@ impl Room {
             duplicate: true,
             ..published
         };
-        let offset = published.position.offset;
+        let reply = Reply::Published(again);
+        self.reply_at(published.position.offset, to, reply, context);
+    }
+
+    /// A reply that says what an entry at this offset has brought about: not before it is stored.
+    pub(super) fn reply_at(
+        &mut self,
+        offset: Offset,
+        to: Origin,
+        reply: Reply,
+        context: &mut Context<'_>,
+    ) {
         if offset <= self.log.distributed {
-            context.reply(to, Ok(Reply::Published(again)));
+            context.reply(to, Ok(reply));
         } else if offset <= self.log.committed {
-            self.turn.acks.push((to, again));
+            self.turn.acks.push((to, reply));
         } else {
-            self.waiting.push((to, again));
+            self.waiting.push((offset, to, reply));
         }
     }
 
@@ -151,14 +208,16 @@ impl Room {
     }
 
     /// Gives an entry to the journal, and remembers who waits for it.
-    pub(super) fn append(
-        &mut self,
-        entry: Arc<Entry>,
-        producer: Option<ProducerKey>,
-        to: Origin,
-        context: &mut Context<'_>,
-    ) {
+    pub(super) fn append(&mut self, draft: Draft, context: &mut Context<'_>) {
         context.counters.journal_appends.add(1);
+        let Draft {
+            entry,
+            producer,
+            asked,
+            change,
+            answer,
+            to,
+        } = draft;
         let expected = self.log.appended;
         let state = match context.journal.append(&self.id, expected, &entry) {
             Outcome::Done(()) => PendingState::Stored,
@@ -170,14 +229,20 @@ impl Room {
         };
         if let (Some(producer), Some(op)) = (&producer, entry.op) {
             let published = self.published(&entry);
-            self.operations
-                .accept(producer, op, &entry.payload, published);
+            let asked = asked.as_ref().unwrap_or(&entry.payload);
+            self.operations.accept(producer, op, Some(asked), published);
+        }
+        if let Some(change) = &change {
+            let is_next = state == PendingState::Stored && self.log.pending.is_empty();
+            self.advance(&entry, change, is_next);
         }
         self.log.appended = entry.offset;
         self.log.last_ms = entry.time_ms;
         self.log.pending.push_back(Pending {
             entry,
             producer,
+            change,
+            answer,
             to,
             state,
         });
@@ -197,22 +262,40 @@ impl Room {
 
     /// The front entry is stored: its ack and the entry itself leave with the turn.
     pub(super) fn commit(&mut self, context: &mut Context<'_>) {
-        let Some(Pending { entry, to, .. }) = self.log.pending.pop_front() else {
+        let Some(pending) = self.log.pending.pop_front() else {
             return;
         };
+        let Pending {
+            entry,
+            change,
+            answer,
+            to,
+            ..
+        } = pending;
         self.log.committed = entry.offset;
         self.log.tail.push_back(Arc::clone(&entry));
         if self.log.tail.len() > TAIL_MAX {
             self.log.tail.pop_front();
         }
-        context.counters.publishes.add(1);
-        let published = self.published(&entry);
-        self.turn.acks.push((to, published));
+        match change {
+            None => context.counters.publishes.add(1),
+            Some(change) => self.keep_committed(&entry, &change, context),
+        }
+        if to.request.is_some() {
+            let reply = match answer {
+                Answer::Published => Reply::Published(self.published(&entry)),
+                Answer::Done => Reply::Done,
+                Answer::Lock(reply) => Reply::Lock(reply),
+            };
+            self.turn.acks.push((to, reply));
+        }
         let committed = self.log.committed;
         let again = self
             .waiting
-            .extract_if(.., |(_, again)| again.position.offset <= committed);
-        self.turn.acks.extend(again);
+            .extract_if(.., |(offset, ..)| *offset <= committed);
+        self.turn
+            .acks
+            .extend(again.map(|(_, to, reply)| (to, reply)));
         self.turn.entries.push(entry);
         self.arm_maintenance(context);
     }
@@ -256,13 +339,17 @@ impl Room {
             }
             context.reply(to, refusal(ErrorCode::OutcomeUnknown, UNKNOWN_TEXT));
         }
-        for (to, _) in self.waiting.drain(..) {
+        for (_, to, _) in self.waiting.drain(..) {
+            context.reply(to, refusal(ErrorCode::OutcomeUnknown, UNKNOWN_TEXT));
+        }
+        let registers = self.kept.take().map(|kept| kept.registers);
+        for (to, _) in registers.into_iter().flat_map(BTreeMap::into_values) {
             context.reply(to, refusal(ErrorCode::OutcomeUnknown, UNKNOWN_TEXT));
         }
         let mut reads: Vec<_> = self.log.reads.drain().collect();
         reads.sort_unstable_by_key(|(ticket, _)| *ticket);
         for (_, read) in reads {
-            if let Read::History { to, .. } = read {
+            if let Some(to) = read.reply_to() {
                 context.reply(
                     to,
                     refusal(
@@ -276,11 +363,19 @@ impl Room {
 
     /// The journal shows the log: the room stands at its head, and what has waited is handled.
     pub(super) fn opened(&mut self, opened: &Opened, context: &mut Context<'_>) {
+        let kept = match Kept::rebuilt(opened, context.now, &self.settings.tables) {
+            Ok(kept) => kept,
+            Err(error) => {
+                tracing::error!(room = %self.id, %error, "what the room has stored can't be read");
+                return self.open_failed(JournalError::Damaged, context);
+            }
+        };
         let LogState::Opening { waiting, .. } =
             std::mem::replace(&mut self.log.state, LogState::Open)
         else {
             return;
         };
+        self.kept = kept;
         self.log.epoch = opened.epoch;
         self.log.appended = opened.head;
         self.log.committed = opened.head;
@@ -289,12 +384,19 @@ impl Room {
         let skipped = opened.recent.len().saturating_sub(TAIL_MAX);
         self.log.tail = opened.recent.iter().skip(skipped).cloned().collect();
         self.settle_unknown(&opened.recent);
+        // Not at once: where the journal fails at once, that would never end.
+        let look_ms = self.restores.as_ref().map_or(UNHEALTHY_MS, |_| 1);
         if let Some(restores) = self.restores.take() {
             self.restore(opened, restores, context.now);
         }
+        self.restore_members(context);
         self.queued = waiting.into();
         while let Some(request) = self.queued.pop_front() {
             self.handle(request, context);
+        }
+        if self.kept.is_some() {
+            self.look_in(look_ms, context);
+            self.tell_wake(context);
         }
     }
 
@@ -308,7 +410,7 @@ impl Room {
             let is_this = |entry: &&Arc<Entry>| entry.op == Some(op) && is_theirs(entry);
             if let Some(entry) = recent.iter().rev().find(is_this) {
                 self.operations
-                    .accept(&producer, op, &entry.payload, self.published(entry));
+                    .accept(&producer, op, asked(entry), self.published(entry));
             }
         }
     }
@@ -328,7 +430,7 @@ impl Room {
                 {
                     let key = (scope, op.producer);
                     self.operations
-                        .restore(&key, op, &entry.payload, published, now.unix_ms);
+                        .restore(&key, op, asked(entry), published, now.unix_ms);
                 }
             }
         }
@@ -339,12 +441,12 @@ impl Room {
         tracing::error!(room = %self.id, %error, "the room's log can't be opened");
         context.counters.journal_failures.add(1);
         let LogState::Opening { waiting, .. } =
-            std::mem::replace(&mut self.log.state, LogState::Failed)
+            std::mem::replace(&mut self.log.state, LogState::Failed(error))
         else {
             return;
         };
         for request in waiting {
-            refuse(&request, self.alias, context);
+            refuse(&request, error, self.alias, context);
         }
         context.timers.push((REOPEN_MS, RoomTimer::Reopen));
     }
@@ -382,6 +484,11 @@ impl Room {
             context.timers.push((delay_ms, RoomTimer::Maintain));
         }
     }
+}
+
+/// What an operation asked for, where its entry shows it: a publish is what was published, a change what came of it.
+fn asked(entry: &Entry) -> Option<&Payload> {
+    (entry.kind == EntryKind::Publish).then_some(&entry.payload)
 }
 
 /// When to ask a journal again that could not open a room.

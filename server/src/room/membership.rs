@@ -10,6 +10,7 @@ use std::collections::HashSet;
 use roomful_protocol::error::ErrorCode;
 use roomful_protocol::frame::{Durability, Recovery, Reply, Signalled};
 use roomful_protocol::id::{MemberId, Offset, SignalKey};
+use roomful_protocol::limits::PAGE_MAX;
 use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
 
@@ -21,14 +22,14 @@ use super::{
 };
 use crate::clock::Now;
 use crate::shard::message::{
-    Admitted, Attachment, Delta, Join, Message, Origin, Refusal, ShardId, Turn, Wire,
+    Admitted, Attachment, Delta, Join, Message, Origin, Refusal, ShardId, Turn, View, Wire,
 };
 
 impl Room {
     /// Lets a session in, or back in, and says where it stands in the log.
-    pub(super) fn join(&mut self, join: &Join, context: &mut Context<'_>) {
+    pub(super) fn join(&mut self, join: Join, context: &mut Context<'_>) {
         let known = self.members.of_session(join.session);
-        if let Err(refusal) = self.may_join(join, known) {
+        if let Err(refusal) = self.may_join(&join, known) {
             self.watch_if_empty(context);
             context.send(
                 join.to.shard,
@@ -41,7 +42,7 @@ impl Room {
             return;
         }
         let number = match known {
-            Some(number) => self.come_back(number, join, context),
+            Some(number) => self.come_back(number, &join, context),
             None => {
                 let location = (join.to.shard, join.to.connection);
                 let value = join.value.clone();
@@ -55,10 +56,18 @@ impl Room {
             }
         };
         self.empty_since_ms = None;
-        self.bind_producer(number, join, context.now);
+        self.bind_producer(number, &join, context.now);
         self.attach_downstream(join.to.shard, (number, join.attachment), context);
         self.presence_changed(context);
+        if join.view != View::default() {
+            self.distribute(context);
+        }
         let (position, recovery) = self.recovery(join.since, context);
+        let is_told = recovery == Recovery::Recovering;
+        let state = join.view.state.as_ref().filter(|_| !is_told);
+        let state = state.map(|prefixes| self.state_page(prefixes, None, PAGE_MAX, context));
+        let locks = join.view.locks && !is_told;
+        let locks = locks.then(|| self.locks_page(None, PAGE_MAX, context));
         let admitted = Admitted {
             room: self.id.clone(),
             member: number,
@@ -71,6 +80,9 @@ impl Room {
             occupancy: self.members.occupancy(),
             preferences: join.preferences,
             attachment: join.attachment,
+            view: join.view,
+            state: state.map(Box::new),
+            locks: locks.map(Box::new),
         };
         context.send(
             join.to.shard,
@@ -98,11 +110,7 @@ impl Room {
                 "the room has {} members, as many as it may have",
                 self.settings.members_max
             );
-            return Err(Refusal {
-                code: ErrorCode::RoomFull,
-                text,
-                after_ms: Some(FULL_RETRY_MS),
-            });
+            return Err(Refusal::later(ErrorCode::RoomFull, text, FULL_RETRY_MS));
         }
         Ok(())
     }
@@ -286,6 +294,9 @@ impl Room {
             self.arm_maintenance(context);
         }
         self.presence_changed(context);
+        if self.kept.is_some() {
+            self.look(context);
+        }
         self.watch_if_empty(context);
     }
 
@@ -298,6 +309,16 @@ impl Room {
         if !self.idle_armed {
             self.look_again_in(self.idle_ms(), context);
         }
+    }
+
+    /// The room was opened to bring about what is due, whoever is in it.
+    pub fn wake(&mut self, context: &mut Context<'_>) {
+        if matches!(self.log.state, LogState::Open) {
+            self.keep();
+            self.look(context);
+            self.tell_wake(context);
+        }
+        self.watch_if_empty(context);
     }
 
     /// The back end has used the room: where nobody is here, its time begins anew.
@@ -318,7 +339,10 @@ impl Room {
         };
         let left_ms = (since_ms + stays_ms).saturating_sub(context.now.monotonic_ms);
         let settled = matches!(self.log.state, LogState::Open) && self.log.pending.is_empty();
-        if left_ms == 0 && settled {
+        if left_ms == 0 && settled && !self.is_needed() {
+            if self.settings.durability != Durability::Memory {
+                self.store_snapshot(context);
+            }
             context.journal.close(&self.id);
             return After::Close;
         }
@@ -417,7 +441,7 @@ impl Room {
 
     /// The member, if it is there by the connection that speaks. What an earlier connection of it had on its way may
     /// arrive behind what the new one says, and would undo it.
-    fn speaker(&self, number: MemberId, from: Origin) -> Option<&Member> {
+    pub(super) fn speaker(&self, number: MemberId, from: Origin) -> Option<&Member> {
         let member = self.members.get(number)?;
         (member.location == Some((from.shard, from.connection))).then_some(member)
     }

@@ -5,36 +5,55 @@
 //! acknowledgements only for what the journal has reported stored. Who is connected where, and what a slow
 //! reader misses, is the business of the hubs: a room answers what they pull.
 //!
-//! Read on in `membership` (who is here), `log` (what is ordered), `reading` (what is read again),
-//! [`operations`] (what took effect already), [`presence`] and [`kind`].
+//! Read on in `asked` (which part a request is for), `membership` (who is here), `log` (what is ordered), `reading` (what is read
+//! again), [`operations`] (what took effect already), [`presence`] and [`kind`]. What a room keeps beside its log is [`tables`]:
+//! [`state`], [`locks`], [`timers`] and [`departures`], with `changing` (requests), `due` (what happens by itself), `kept`
+//! (committed and ahead) and [`snapshot`] (as it is stored); `progress` and [`cursors`] are about who has read how far.
 
 mod asked;
+mod changing;
+pub mod cursors;
+pub mod departures;
+mod due;
+mod kept;
 pub mod kind;
+pub mod locks;
 mod log;
 mod membership;
 pub mod operations;
 pub mod presence;
+mod progress;
 mod reading;
+pub mod snapshot;
+pub mod state;
+pub mod tables;
+pub mod timers;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use roomful_protocol::error::ErrorCode;
-use roomful_protocol::frame::{Direction, Durability, Entry, OpId, Published, Reply, Signalled};
-use roomful_protocol::id::{Epoch, MemberId, Offset, RoomAlias, RoomId};
+use roomful_protocol::frame::{Direction, Durability, Entry, OpId, Reply, Signalled};
+use roomful_protocol::id::{Epoch, MemberId, Offset, RoomAlias, RoomId, TenantId};
 use roomful_protocol::position::Position;
 
 use crate::clock::Now;
-use crate::journal::{CompletionResult, HistoryBounds, Journal, Outcome, Ticket};
+use crate::journal::{
+    CompletionResult, Health, HistoryBounds, Journal, JournalError, Outcome, Ticket,
+};
 use crate::metrics::ShardCounters;
 use crate::shard::message::{
     Attachment, Batch, Delta, Message, Origin, Refusal, Request, ShardId, Signals, Turn, Wire,
 };
-use asked::refuse;
+use asked::storage_full;
 pub use asked::{Asked, Awaited};
+use departures::Departure;
+use kept::{Answer, Kept};
 use kind::RoomKind;
 use operations::{OperationBounds, Operations, ProducerKey};
 use presence::{Absence, Members};
+use progress::Counting;
+use tables::{Change, TableBounds};
 
 /// A room.
 #[derive(Debug)]
@@ -54,8 +73,10 @@ pub struct Room {
     /// Shards with members, by their number.
     downstreams: Vec<Downstream>,
     turn: PendingTurn,
-    /// Resends of operations that are still on their way into the journal.
-    waiting: Vec<(Origin, Published)>,
+    /// What the room keeps beside its log, once it has kept anything.
+    kept: Option<Box<Kept>>,
+    /// Who waits for what somebody else has on its way into the journal, and where that will stand.
+    waiting: Vec<(Offset, Origin, Reply)>,
     /// Operations whose append failed: the reopened log tells whether they took effect.
     unknown: Vec<(ProducerKey, OpId)>,
     /// Whether the log that is being opened shows operations that nobody here remembers.
@@ -92,6 +113,8 @@ pub struct RoomSettings {
     pub chunk_bytes_max: usize,
     /// How long a room without members and without history stays open, in milliseconds: the session retention.
     pub empty_ms: u64,
+    /// How much is kept beside the log.
+    pub tables: TableBounds,
 }
 
 /// What a room may use while it handles one input, and where it puts what comes of it.
@@ -118,6 +141,8 @@ pub struct Context<'a> {
     pub counters: &'a ShardCounters,
     /// Whether memory is short, so that what is kept for convenience goes.
     pub is_short: bool,
+    /// Whether somebody who has left something to be written may not any more.
+    pub is_revoked: &'a dyn Fn(&TenantId, &Departure) -> bool,
 }
 
 /// What a room wants to be woken for.
@@ -137,6 +162,8 @@ pub enum RoomTimer {
     Retry,
     /// Try to open the log again.
     Reopen,
+    /// Bring about what is due: timers, ends of leases.
+    Look,
 }
 
 /// What outlives a room that has panicked, so that nobody mistakes the next one for it.
@@ -199,13 +226,16 @@ enum LogState {
     },
     Open,
     /// The journal could not; it is asked again by [`RoomTimer::Reopen`], and until then requests are refused.
-    Failed,
+    Failed(JournalError),
 }
 
 #[derive(Debug)]
 struct Pending {
     entry: Arc<Entry>,
     producer: Option<ProducerKey>,
+    /// What it changes; none for a publish.
+    change: Option<Box<Change>>,
+    answer: Answer,
     to: Origin,
     state: PendingState,
 }
@@ -221,6 +251,7 @@ enum PendingState {
 enum Read {
     Pull { shard: ShardId, from: Position },
     History { to: Origin, direction: Direction },
+    Unread(Box<Counting>),
 }
 
 /// How to tell whose operations a log shows.
@@ -244,7 +275,7 @@ struct Downstream {
 #[derive(Debug, Default)]
 struct PendingTurn {
     entries: Vec<Arc<Entry>>,
-    acks: Vec<(Origin, Published)>,
+    acks: Vec<(Origin, Reply)>,
     signals: Vec<Signalled>,
     delta: Option<Delta>,
     retry: bool,
@@ -273,6 +304,7 @@ impl Room {
             members: Members::default(),
             downstreams: Vec::new(),
             turn: PendingTurn::default(),
+            kept: None,
             waiting: Vec::new(),
             unknown: Vec::new(),
             restores: None,
@@ -311,7 +343,8 @@ impl Room {
     #[must_use]
     pub fn held_bytes(&self) -> u64 {
         let chunks: usize = self.log.chunks.iter().map(|kept| kept.bytes).sum();
-        let held = self.members.held_bytes() + self.operations.held_bytes() + chunks;
+        let kept = self.kept.as_ref().map_or(0, |kept| kept.held_bytes());
+        let held = self.members.held_bytes() + self.operations.held_bytes() + chunks + kept;
         (ROOM_BYTES + held) as u64
     }
 
@@ -356,23 +389,20 @@ impl Room {
         }
         asked.extend(self.queued.iter().filter_map(Asked::of));
         let pending = self.log.pending.iter().map(|pending| pending.to);
-        let again = self
-            .waiting
-            .iter()
-            .chain(&self.turn.acks)
-            .map(|(to, _)| *to);
-        asked.extend(pending.chain(again).map(|to| Asked {
+        let again = self.waiting.iter().map(|(_, to, _)| *to);
+        let stored = self.turn.acks.iter().map(|(to, _)| *to);
+        let registers = self.kept.iter().flat_map(|kept| kept.registers.values());
+        let registers = registers.map(|(to, _)| *to);
+        let all = pending.chain(again).chain(stored).chain(registers);
+        asked.extend(all.map(|to| Asked {
             to,
             awaited: Awaited::Published,
         }));
         let mut reads: Vec<_> = self.log.reads.iter().collect();
         reads.sort_unstable_by_key(|(ticket, _)| **ticket);
-        asked.extend(reads.into_iter().filter_map(|(_, read)| match read {
-            Read::History { to, .. } => Some(Asked {
-                to: *to,
-                awaited: Awaited::Other,
-            }),
-            Read::Pull { .. } => None,
+        asked.extend(reads.into_iter().filter_map(|(_, read)| {
+            let (to, awaited) = (read.reply_to()?, Awaited::Other);
+            Some(Asked { to, awaited })
         }));
         let mut told = HashSet::new();
         asked.retain(|asked| asked.to.request.is_some() && told.insert(asked.to));
@@ -388,68 +418,6 @@ impl Room {
         self.asking = Asked::of(&request);
         self.decide(request, context);
         self.asking = None;
-    }
-
-    fn decide(&mut self, request: Request, context: &mut Context<'_>) {
-        match &mut self.log.state {
-            LogState::Open => {}
-            LogState::Opening { waiting, .. } => return waiting.push(request),
-            // Leaving needs no log.
-            LogState::Failed
-                if matches!(request, Request::Leave { .. } | Request::Detach { .. }) => {}
-            LogState::Failed => return refuse(&request, self.alias, context),
-        }
-        match request {
-            Request::Join(join) => self.join(&join, context),
-            Request::Leave {
-                member,
-                attachment,
-                to,
-            } => self.leave(member, attachment, to, context),
-            Request::Detach {
-                member,
-                attachment,
-                shard,
-            } => self.detach(member, attachment, shard, context),
-            Request::Publish {
-                author,
-                to,
-                op,
-                payload,
-            } => self.publish(&author, to, op, payload, context),
-            Request::Signal {
-                member,
-                reply,
-                to,
-                key,
-                payload,
-            } => self.signal(member, reply, to, key, payload, context),
-            Request::SetPresence { member, to, value } => {
-                self.set_presence(member, to, value, context);
-            }
-            Request::Describe { to } => self.describe(to, context),
-            Request::Members { to, after, limit } => {
-                context.reply(to, Ok(Reply::Members(self.members.page(after, limit))));
-            }
-            Request::History {
-                to,
-                from,
-                direction,
-                limit,
-            } => self.history(to, from, direction, limit, context),
-            Request::Pull { shard, from } => self.pull(shard, from, context),
-            Request::PullPresence { shard, since } => {
-                let room = self.alias;
-                let delta = self.members.since(room, since).map(|delta| Delta {
-                    delta,
-                    occupancy_changed: true,
-                    wire: Wire::default(),
-                    occupancy_wire: Wire::default(),
-                });
-                let delta = delta.map(Arc::new);
-                context.send(shard, Message::Presence { room, since, delta });
-            }
-        }
     }
 
     /// Handles the end of something that the journal gave a ticket for.
@@ -482,6 +450,12 @@ impl Room {
                         PendingState::Failed
                     };
                     self.settle(context);
+                } else if let Some((to, user)) = self
+                    .kept
+                    .as_mut()
+                    .and_then(|kept| kept.registers.remove(&ticket))
+                {
+                    self.cursor_stored(outcome, to, user, context);
                 }
             }
             CompletionResult::Read(outcome) => {
@@ -526,6 +500,7 @@ impl Room {
             }
             RoomTimer::Chunks => self.log.chunks.clear(),
             RoomTimer::Retry => self.turn.retry = true,
+            RoomTimer::Look => self.looked(context),
             RoomTimer::Reopen if self.members.occupancy() == 0 => return After::Close,
             RoomTimer::Reopen => {
                 self.log = Log::closed();
@@ -554,8 +529,8 @@ impl Room {
             .iter()
             .map(|(to, _)| (to.shard, to.connection))
             .collect();
-        for (to, published) in turn.acks {
-            context.reply(to, Ok(Reply::Published(published)));
+        for (to, reply) in turn.acks {
+            context.reply(to, Ok(reply));
         }
         let after = self.log.distributed;
         self.log.distributed = self.log.committed;
@@ -620,7 +595,30 @@ impl Log {
     }
 }
 
+impl Read {
+    /// Whose request it is for.
+    fn reply_to(&self) -> Option<Origin> {
+        match self {
+            Self::History { to, .. } => Some(*to),
+            Self::Unread(counting) => Some(counting.to),
+            Self::Pull { .. } => None,
+        }
+    }
+}
+
 impl Context<'_> {
+    /// Whether an entry would be stored.
+    fn check_health(&self) -> Result<(), Refusal> {
+        match self.journal.health() {
+            Health::Good => Ok(()),
+            Health::Full => Err(storage_full()),
+            Health::Failed => {
+                let text = "the storage failed; nothing is stored until the server is restarted";
+                Err(Refusal::new(ErrorCode::StorageFailed, text))
+            }
+        }
+    }
+
     fn send(&mut self, to: ShardId, message: Message) {
         self.out.push((to, message));
     }

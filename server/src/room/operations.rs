@@ -93,7 +93,8 @@ impl Producer {
 /// An operation that was accepted: in flight to the journal, or stored.
 #[derive(Debug, Clone, Copy)]
 struct Known {
-    digest: u64,
+    /// None where the log alone tells of it and doesn't show what was asked for.
+    digest: Option<u64>,
     outcome: Published,
 }
 
@@ -178,7 +179,7 @@ impl Operations {
         &mut self,
         key: &ProducerKey,
         op: OpId,
-        payload: &Payload,
+        payload: Option<&Payload>,
         outcome: Published,
         now_ms: u64,
     ) {
@@ -214,16 +215,29 @@ impl Operations {
             return Seen::New;
         };
         match producer.results.get(&sequence) {
-            Some(known) if known.digest == self.digest(payload) => Seen::Accepted(known.outcome),
+            Some(known)
+                if known
+                    .digest
+                    .is_none_or(|digest| digest == self.digest(payload)) =>
+            {
+                Seen::Accepted(known.outcome)
+            }
             Some(_) => Seen::Conflict,
             None if sequence <= producer.floor => Seen::Expired,
             None => Seen::New,
         }
     }
 
-    /// Remembers an accepted operation of a producer that has joined.
-    pub fn accept(&mut self, key: &ProducerKey, op: OpId, payload: &Payload, outcome: Published) {
-        let digest = self.digest(payload);
+    /// Remembers an accepted operation of a producer that has joined. Without a payload any that comes later is taken for the
+    /// same.
+    pub fn accept(
+        &mut self,
+        key: &ProducerKey,
+        op: OpId,
+        payload: Option<&Payload>,
+        outcome: Published,
+    ) {
+        let digest = payload.map(|payload| self.digest(payload));
         let Some(producer) = self.producers.get_mut(key) else {
             return;
         };
@@ -316,7 +330,8 @@ mod tests {
             producer: ProducerId(producer),
             sequence: Sequence(sequence),
         };
-        window.accept(&key(producer), op, &Payload::text("a"), published(sequence));
+        let payload = Payload::text("a");
+        window.accept(&key(producer), op, Some(&payload), published(sequence));
     }
 
     fn seen(window: &Operations, producer: u64, sequence: u64, text: &str) -> Seen {
@@ -330,6 +345,18 @@ mod tests {
         accept(&mut window, 1, 1);
         assert_eq!(seen(&window, 1, 1, "a"), Seen::Accepted(published(1)));
         assert_eq!(seen(&window, 1, 1, "b"), Seen::Conflict);
+    }
+
+    #[test]
+    fn where_the_log_does_not_show_what_was_asked_any_resend_gets_the_result() {
+        let mut window = joined(1);
+        let op = OpId {
+            producer: ProducerId(1),
+            sequence: Sequence(1),
+        };
+        window.accept(&key(1), op, None, published(1));
+        assert_eq!(seen(&window, 1, 1, "a"), Seen::Accepted(published(1)));
+        assert_eq!(seen(&window, 1, 1, "b"), Seen::Accepted(published(1)));
     }
 
     #[test]

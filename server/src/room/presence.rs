@@ -186,6 +186,25 @@ impl Members {
         number
     }
 
+    /// A member of before a restart, in the place that it had: it is disconnected, and may come back.
+    pub fn restore(&mut self, number: MemberId, session: SessionId, user: UserId) -> Absence {
+        let member = Member {
+            session,
+            attachment: Attachment(0),
+            location: None,
+            absences: 1,
+            user,
+            value: None,
+            producer: None,
+            changed: UNTOLD,
+        };
+        self.last_number = self.last_number.max(number.0);
+        self.by_number.insert(number, Box::new(member));
+        self.by_session.insert(session, number);
+        self.changed.insert(number);
+        Absence(1)
+    }
+
     /// Changes a member's value, if it is another.
     pub fn set_value(&mut self, number: MemberId, value: Option<Payload>) {
         if let Some(member) = self

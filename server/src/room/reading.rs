@@ -142,19 +142,13 @@ impl Room {
                     .map(|entries| self.keep_chunk(from.offset, entries, context));
                 self.send_chunk(shard, from, batch, context);
             }
+            (Read::Unread(counting), outcome) => self.count_page(*counting, outcome, context),
             (Read::History { to, direction }, Ok(page)) => {
                 context.reply(to, Ok(Reply::History(self.history_page(&page, direction))));
             }
             (Read::History { to, .. }, Err(_)) => {
                 let text = "the storage could not be read; try again";
-                context.reply(
-                    to,
-                    Err(Refusal {
-                        code: ErrorCode::Internal,
-                        text: text.to_owned(),
-                        after_ms: Some(1000),
-                    }),
-                );
+                context.reply(to, Err(Refusal::later(ErrorCode::Internal, text, 1000)));
             }
         }
     }
@@ -193,13 +187,22 @@ impl Room {
         Some(Arc::clone(&kept.batch))
     }
 
-    /// A chunk, kept for a while unless memory is short.
+    /// A chunk, without what newer entries have replaced, kept for a while unless memory is short.
     fn keep_chunk(
         &mut self,
         after: Offset,
         entries: Vec<Arc<Entry>>,
         context: &mut Context<'_>,
     ) -> Arc<Batch> {
+        let entries = match &self.kept {
+            None => entries,
+            Some(kept) => {
+                let conflated = entries
+                    .iter()
+                    .map(|entry| kept.committed().conflated(entry));
+                conflated.collect()
+            }
+        };
         let batch = Arc::new(self.batch(after, entries));
         if context.is_short {
             return batch;

@@ -67,11 +67,8 @@ impl Shard {
 }
 
 fn short() -> Refusal {
-    Refusal {
-        code: ErrorCode::Overloaded,
-        text: "the server is short of memory".to_owned(),
-        after_ms: Some(RETRY_MS),
-    }
+    let text = "the server is short of memory";
+    Refusal::later(ErrorCode::Overloaded, text, RETRY_MS)
 }
 
 /// Memory comes back as connections end and history ages: seldom at once, often within seconds.

@@ -230,11 +230,8 @@ impl Shard {
     /// Counts that a limit was met, and says so.
     pub(super) fn limited(&self, limit: LimitedBy, after_ms: u64) -> Refusal {
         self.counters.rate_limited.of(limit).add(1);
-        Refusal {
-            code: ErrorCode::RateLimited,
-            text: format!("too many {}; slow down", limit.text().replace('_', " ")),
-            after_ms: Some(after_ms),
-        }
+        let text = format!("too many {}; slow down", limit.text().replace('_', " "));
+        Refusal::later(ErrorCode::RateLimited, text, after_ms)
     }
 
     /// Counts a refusal that a client which heeds it rarely gets; the last one that is allowed ends the connection.
@@ -372,7 +369,7 @@ impl Shard {
             text: refusal.text,
             retry,
             after_ms: refusal.after_ms,
-            current: Vec::new(),
+            current: refusal.current,
         };
         self.stage(id, &frame.into());
     }

@@ -14,7 +14,7 @@ use super::ask::check_payload;
 use super::edge::{Outcome, allowed, not_joined};
 use super::hub::{Hub, Place, Subscriber};
 use super::message::{
-    Admitted, ConnectionId, Join, Message, Origin, Preferences, Refusal, Request,
+    Admitted, ConnectionId, Join, Message, Origin, Preferences, Refusal, Request, View,
 };
 use super::write::track;
 use super::{Host, Shard};
@@ -121,6 +121,10 @@ impl Shard {
                 echo: join.echo,
                 watch: join.watch,
                 producer,
+            },
+            view: View {
+                state: join.state,
+                locks: join.locks,
             },
             room,
         };

@@ -266,9 +266,8 @@ impl Shard {
 /// What somebody is told whose request a room will not answer any more.
 fn unanswered(Asked { to, awaited }: Asked, room: RoomAlias) -> Message {
     let refusal = |code, text: &str, after_ms| Refusal {
-        code,
-        text: text.to_owned(),
         after_ms,
+        ..Refusal::new(code, text)
     };
     match awaited {
         Awaited::Joined => Message::Joined {

@@ -11,16 +11,17 @@ use bytes::Bytes;
 use roomful_protocol::codec::Encoding;
 use roomful_protocol::error::ErrorCode;
 use roomful_protocol::frame::{
-    self, Direction, Durability, Entry, JoinProducer, OpId, PresenceDelta, Recovery, Signalled,
-    Watch,
+    self, Change, Direction, Durability, Entry, JoinProducer, LocksPage, OpId, PresenceDelta,
+    Recovery, Signalled, StateItem, StatePage, Watch,
 };
 use roomful_protocol::id::{
-    Epoch, MemberId, Offset, ProducerId, RequestId, RoomAlias, RoomId, SessionId, SignalKey,
-    TenantId, UserId,
+    Epoch, Key, KeyPrefix, MemberId, Offset, ProducerId, RequestId, RoomAlias, RoomId, SessionId,
+    SignalKey, TenantId, UserId,
 };
 use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
 
+use crate::auth::TokenId;
 use crate::session::revocations::Subject;
 
 /// A shard of this node, from 0.
@@ -54,6 +55,16 @@ pub struct Origin {
 }
 
 impl Origin {
+    /// Of what nobody has asked for: no reply goes anywhere.
+    pub const NOBODY: Self = Self {
+        shard: ShardId::CONTROL,
+        connection: ConnectionId {
+            slot: 0,
+            generation: 0,
+        },
+        request: None,
+    };
+
     /// The origin of a call that no connection makes.
     #[must_use]
     pub const fn control(call: RequestId) -> Self {
@@ -272,6 +283,132 @@ pub enum Request {
         /// At most so many.
         limit: usize,
     },
+    /// Change the keyed state, all of it or nothing. The reply is `Published`.
+    WriteState {
+        /// Who.
+        author: Author,
+        /// Where the reply goes.
+        to: Origin,
+        /// The operation's id, as that of a publish.
+        op: Option<OpId>,
+        /// What; the values checked.
+        changes: Vec<Change>,
+    },
+    /// Leave a write to be made when the member is gone, in the place of an earlier one. The reply is `Done`.
+    OnDisconnect {
+        /// Who.
+        member: MemberId,
+        /// Where the reply goes.
+        to: Origin,
+        /// What; the values checked. Nothing takes the earlier one away.
+        changes: Vec<Change>,
+        /// The token under which it is allowed: it is not made if that has been revoked.
+        token_id: Option<TokenId>,
+    },
+    /// A page of the keyed state.
+    GetState {
+        /// Where the reply goes.
+        to: Origin,
+        /// How the keys begin.
+        prefix: KeyPrefix,
+        /// After this one.
+        after: Option<Key>,
+        /// At most so many.
+        limit: usize,
+    },
+    /// Take a lock, or wait for it. The reply is `Lock`.
+    AcquireLock {
+        /// Who.
+        member: MemberId,
+        /// Where the reply goes.
+        to: Origin,
+        /// Which.
+        lock: Key,
+        /// For how long, in milliseconds.
+        ttl_ms: u64,
+        /// Whether to wait.
+        queue: bool,
+    },
+    /// Hold a lock for longer. The reply is `Lock`.
+    RenewLock {
+        /// Who.
+        member: MemberId,
+        /// Where the reply goes.
+        to: Origin,
+        /// Which.
+        lock: Key,
+        /// By which grant it is held.
+        fence: Position,
+        /// For how long from now, in milliseconds.
+        ttl_ms: u64,
+    },
+    /// Give a lock back, or wait for it no more. The reply is `Done`.
+    ReleaseLock {
+        /// Who.
+        member: MemberId,
+        /// Where the reply goes.
+        to: Origin,
+        /// Which.
+        lock: Key,
+    },
+    /// A page of locks.
+    GetLocks {
+        /// Where the reply goes.
+        to: Origin,
+        /// After this one.
+        after: Option<Key>,
+        /// At most so many.
+        limit: usize,
+    },
+    /// Set a timer. The reply is `Published`.
+    SetTimer {
+        /// Who.
+        author: Author,
+        /// Where the reply goes.
+        to: Origin,
+        /// Its name.
+        name: Key,
+        /// When it fires, in milliseconds since 1970.
+        due_ms: u64,
+        /// What it brings; checked.
+        payload: Payload,
+    },
+    /// Take a timer away. The reply is `Published`.
+    CancelTimer {
+        /// Who.
+        author: Author,
+        /// Where the reply goes.
+        to: Origin,
+        /// Its name.
+        name: Key,
+    },
+    /// A page of timers.
+    GetTimers {
+        /// Where the reply goes.
+        to: Origin,
+        /// After this one.
+        after: Option<Key>,
+        /// At most so many.
+        limit: usize,
+    },
+    /// Move the user's cursors forward. The reply is `Cursors`.
+    SetCursor {
+        /// Who.
+        member: MemberId,
+        /// Where the reply goes.
+        to: Origin,
+        /// Up to where the user has read.
+        read: Option<Position>,
+        /// Up to where the user has been delivered to.
+        delivered: Option<Position>,
+    },
+    /// The user's cursors.
+    GetCursors {
+        /// Who.
+        member: MemberId,
+        /// Where the reply goes.
+        to: Origin,
+    },
     /// The hub's members at `from` need what follows.
     Pull {
         /// Whose hub.
@@ -387,7 +524,13 @@ impl Message {
 impl Request {
     fn payload_bytes(&self) -> usize {
         match self {
-            Self::Publish { payload, .. } | Self::Signal { payload, .. } => payload.bytes.len(),
+            Self::Publish { payload, .. }
+            | Self::Signal { payload, .. }
+            | Self::SetTimer { payload, .. } => payload.bytes.len(),
+            Self::WriteState { changes, .. } | Self::OnDisconnect { changes, .. } => {
+                let values = changes.iter().filter_map(|change| change.value.as_ref());
+                values.map(|value| value.bytes.len()).sum()
+            }
             _ => 0,
         }
     }
@@ -403,7 +546,19 @@ impl Request {
             | Self::SetPresence { to, .. }
             | Self::Describe { to }
             | Self::Members { to, .. }
-            | Self::History { to, .. } => Some(*to),
+            | Self::History { to, .. }
+            | Self::WriteState { to, .. }
+            | Self::OnDisconnect { to, .. }
+            | Self::GetState { to, .. }
+            | Self::AcquireLock { to, .. }
+            | Self::RenewLock { to, .. }
+            | Self::ReleaseLock { to, .. }
+            | Self::GetLocks { to, .. }
+            | Self::SetTimer { to, .. }
+            | Self::CancelTimer { to, .. }
+            | Self::GetTimers { to, .. }
+            | Self::SetCursor { to, .. }
+            | Self::GetCursors { to, .. } => Some(*to),
             Self::Detach { .. } | Self::Pull { .. } | Self::PullPresence { .. } => None,
         }
         .filter(|to| to.request.is_some())
@@ -433,6 +588,17 @@ pub struct Join {
     pub value: Option<Payload>,
     /// Carried through for the edge.
     pub preferences: Preferences,
+    /// Of which state and whether of the locks a first page is wanted. Carried through for the edge too.
+    pub view: View,
+}
+
+/// What of the log a member is sent beside publishes and timers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct View {
+    /// How the keys begin of which state; none: nothing of it.
+    pub state: Option<Vec<KeyPrefix>>,
+    /// Whether changes of locks.
+    pub locks: bool,
 }
 
 /// What a member wants to be sent; the owner hands it back unread.
@@ -475,6 +641,12 @@ pub struct Admitted {
     pub preferences: Preferences,
     /// As it came.
     pub attachment: Attachment,
+    /// As it came.
+    pub view: View,
+    /// The first page of the state that the view asks for, unless the member recovers.
+    pub state: Option<Box<StatePage>>,
+    /// The first page of the locks, likewise.
+    pub locks: Option<Box<LocksPage>>,
 }
 
 /// A request that was refused.
@@ -486,6 +658,8 @@ pub struct Refusal {
     pub text: String,
     /// How long to wait.
     pub after_ms: Option<u64>,
+    /// Of a conflict: the keys whose conditions did not hold, as they are.
+    pub current: Vec<StateItem>,
 }
 
 impl Refusal {
@@ -496,6 +670,16 @@ impl Refusal {
             code,
             text: text.into(),
             after_ms: None,
+            current: Vec::new(),
+        }
+    }
+
+    /// A refusal of what may be tried again after a time.
+    #[must_use]
+    pub fn later(code: ErrorCode, text: impl Into<String>, after_ms: u64) -> Self {
+        Self {
+            after_ms: Some(after_ms),
+            ..Self::new(code, text)
         }
     }
 }

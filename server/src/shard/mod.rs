@@ -171,6 +171,8 @@ pub enum Input<'a> {
     Mail(Message),
     /// The journal has done something.
     Journal(Completion),
+    /// A room that is homed here has something to do, though nobody may be in it.
+    Wake(RoomId),
     /// The configuration has been read again: what follows goes by this.
     Settings(Arc<ShardSettings>),
     /// Time has passed.
@@ -197,6 +199,7 @@ impl Input<'_> {
             | Self::Verified { connection, .. } => Some(*connection),
             Self::Mail(_)
             | Self::Journal(_)
+            | Self::Wake(_)
             | Self::Settings(_)
             | Self::Tick
             | Self::Drain { .. } => None,
@@ -291,6 +294,7 @@ enum Timer {
     Session(Box<(SessionId, Attachment)>),
     Room(Box<(RoomAlias, RoomTimer)>),
     Suspect(Box<RoomId>),
+    Wake(Box<RoomId>),
     Drain,
 }
 
@@ -386,6 +390,7 @@ impl Shard {
             } => self.verified(connection, outcome, now, host),
             Input::Mail(message) => self.local.push_back(message),
             Input::Journal(completion) => self.journal_completed(completion, now, host),
+            Input::Wake(room) => self.wake_room(&room, now, host),
             Input::Settings(settings) => {
                 self.terms = settings.terms();
                 self.settings = settings;
@@ -531,6 +536,7 @@ impl Shard {
             Timer::Session(held) => self.session_over(held.0, held.1),
             Timer::Room(timer) => self.room_timer(timer.0, timer.1, now, host),
             Timer::Suspect(id) => self.watch_suspect(&id, now, host),
+            Timer::Wake(id) => self.wake_room(&id, now, host),
             Timer::Drain => self.go_on_draining(now, host),
         }
     }

@@ -8,14 +8,16 @@
 use std::sync::Arc;
 
 use roomful_protocol::error::ErrorCode;
-use roomful_protocol::id::{RoomAlias, RoomId, UserId};
+use roomful_protocol::id::{RoomAlias, RoomId, TenantId, UserId};
 
 use super::message::{Answer, Call, Join, Message, Refusal, Request, ShardId};
 use super::{Host, Shard, Timer};
+use crate::auth::{Grants, Identity};
 use crate::clock::Now;
 use crate::journal::Completion;
 use crate::memory::Level;
 use crate::metrics::LimitedBy;
+use crate::room::departures::Departure;
 use crate::room::{After, Asked, Awaited, Context, Room, RoomSettings, RoomTimer};
 use crate::survive::survive;
 
@@ -162,6 +164,17 @@ impl Shard {
         let (mut out, mut timers, mut tickets) = (Vec::new(), Vec::new(), Vec::new());
         let id = self.id;
         let (members_before, bytes_before) = (room.occupancy(), room.held_bytes());
+        let is_revoked = |tenant: &TenantId, left: &Departure| {
+            let identity = Identity {
+                tenant: tenant.clone(),
+                user: left.user.clone(),
+                grants: Grants::everything(),
+                expires_ms: None,
+                token_id: left.token_id.clone(),
+            };
+            let revocations = self.sessions.revocations();
+            revocations.covers(&identity, Some(left.session), now.unix_ms)
+        };
         let mut context = Context {
             journal: self.journals.of(room.durability()),
             now,
@@ -172,6 +185,7 @@ impl Shard {
             can_send: &|shard: ShardId| shard == id || host.can_send(shard),
             counters: &self.counters,
             is_short: self.memory.level() > Level::Normal,
+            is_revoked: &is_revoked,
         };
         let outcome = survive(|| act(room, &mut context));
         let gauge = &self.counters.members;
@@ -202,6 +216,25 @@ impl Shard {
         Some(outcome)
     }
 
+    /// Opens a room in which something is due, and lets it look. Where it can't be opened now, later.
+    pub(super) fn wake_room(&mut self, id: &RoomId, now: Now, host: &mut dyn Host) {
+        match self.room_for(id, now, host) {
+            Ok(alias) => {
+                self.with_room(alias, now, host, Room::wake);
+            }
+            Err(Refusal {
+                after_ms: Some(after_ms),
+                ..
+            }) => {
+                let timer = Timer::Wake(Box::new(id.clone()));
+                self.wheel.set(now.monotonic_ms + after_ms, timer);
+            }
+            Err(refusal) => {
+                tracing::warn!(room = %id, code = %refusal.code, "a room with something due can't be opened");
+            }
+        }
+    }
+
     fn room_for(
         &mut self,
         id: &RoomId,
@@ -225,10 +258,8 @@ impl Shard {
     /// A room whose log is still to be opened.
     pub(super) fn begin_room(&mut self, id: &RoomId) -> Result<RoomAlias, Refusal> {
         let settings = self.room_settings(id.name.namespace())?;
-        let handle = self.directory.open(id, self.id).map_err(|full| Refusal {
-            code: ErrorCode::Overloaded,
-            text: full.to_string(),
-            after_ms: Some(FULL_RETRY_MS),
+        let handle = self.directory.open(id, self.id).map_err(|full| {
+            Refusal::later(ErrorCode::Overloaded, full.to_string(), FULL_RETRY_MS)
         })?;
         let room = Room::new(id.clone(), handle.alias, settings);
         self.counters.room_bytes.add(room.held_bytes());
@@ -290,11 +321,8 @@ impl Shard {
 
 /// The answer to a join of a room that has panicked.
 fn failed(after_ms: Option<u64>) -> Refusal {
-    Refusal {
-        code: ErrorCode::Internal,
-        text: "the room failed and is opened again later".to_owned(),
-        after_ms: after_ms.or(Some(FULL_RETRY_MS)),
-    }
+    let text = "the room failed and is opened again later";
+    Refusal::later(ErrorCode::Internal, text, after_ms.unwrap_or(FULL_RETRY_MS))
 }
 
 /// When to try again at a node that has as many rooms as it may.

@@ -11,6 +11,7 @@ use roomful_server::connection::{Rate, Rates};
 use roomful_server::journal::HistoryBounds;
 use roomful_server::memory::Marks;
 use roomful_server::room::operations::OperationBounds;
+use roomful_server::room::tables::TableBounds;
 use roomful_server::room::{RoomSettings, kind};
 use roomful_server::session::token::ResumeKey;
 use roomful_server::session::users::UserLimits;
@@ -109,6 +110,7 @@ impl Options {
             chunk_entries_max: self.chunk_entries_max,
             chunk_bytes_max: 700,
             empty_ms: RETENTION_MS,
+            tables: TableBounds::default(),
         };
         let any = Rate {
             per_s: 1e6,

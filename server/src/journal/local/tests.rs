@@ -10,7 +10,7 @@ use std::time::Duration;
 use roomful_protocol::id::RoomId;
 
 use super::*;
-use crate::journal::conformance::{self, Subject};
+use crate::journal::conformance::{self, Calls, LOOSE, Subject, room};
 use crate::journal::{Completion, CompletionResult};
 
 /// A directory that goes with the test.
@@ -127,6 +127,12 @@ impl Running {
         }
     }
 
+    /// Ends it as a kill does: nothing is taken into the store, and nothing says that it is over.
+    fn crash(mut self) -> TestDirectory {
+        self.local.take().unwrap().crash();
+        self.directory.take().unwrap()
+    }
+
     /// Ends it in order.
     fn close(mut self) -> TestDirectory {
         self.local.take().unwrap().close().unwrap();
@@ -168,4 +174,97 @@ mod as_every_journal_with_small_segments {
         segment_bytes: 2_000,
         ..settings()
     }));
+}
+
+/// A running journal as calls that end before they return.
+fn calls(running: &mut Running) -> Calls<'_> {
+    Calls(running)
+}
+
+/// A process ends and another begins, in order or not: rooms are as they were, and new ones have a later epoch.
+#[test]
+fn rooms_are_the_same_after_a_restart() {
+    for is_orderly in [true, false] {
+        let id = room("a");
+        let mut running = Running::new(settings());
+        let mut before = calls(&mut running);
+        let epoch = before.open(&id, LOOSE).epoch;
+        before.open(&room("empty"), LOOSE);
+        before.fill(&id, 1..=10);
+        let content = Bytes::from_static(b"seven");
+        let snapshot = Snapshot {
+            at: Offset(7),
+            content,
+        };
+        before.journal().snapshot(&id, snapshot.clone());
+        let set = before.journal().register(&id, "k".into(), "v".into());
+        before.stored(set).unwrap();
+        let directory = match is_orderly {
+            true => running.close(),
+            false => running.crash(),
+        };
+        assert_eq!(
+            fs::read_dir(directory.path().join("journal/log"))
+                .unwrap()
+                .count(),
+            usize::from(!is_orderly),
+            "what ended in order is all in the store"
+        );
+
+        let later = Settings {
+            first_epoch: Epoch(9),
+            ..settings()
+        };
+        let mut running = Running::on(directory, later);
+        let mut after = calls(&mut running);
+        let opened = after.open(&id, LOOSE);
+        assert_eq!((opened.epoch, opened.head), (epoch, Offset(10)));
+        assert_eq!(opened.snapshot, Some(snapshot));
+        assert_eq!(opened.recent.len(), 10);
+        assert_eq!(opened.registers, [("k".into(), "v".into())]);
+        assert_eq!(after.open(&room("empty"), LOOSE).epoch, Epoch(5));
+        assert_eq!(after.open(&room("new"), LOOSE).epoch, Epoch(9));
+        after.fill(&id, 11..=12);
+        assert_eq!(after.all(&id), (1..=12).collect::<Vec<_>>());
+    }
+}
+
+/// Rooms are woken once when they are due, also after a restart; those of time 0 in the next process.
+#[test]
+fn rooms_are_woken_when_they_are_due() {
+    let clock = Clock::manual(1_000_000);
+    let with_clock = || Settings {
+        clock: clock.clone(),
+        ..settings()
+    };
+    let mut running = Running::new(with_clock());
+    let mut before = calls(&mut running);
+    for (name, at_ms) in [
+        ("never", None),
+        ("soon", Some(1_000_500)),
+        ("past", Some(999_000)),
+        ("later", Some(2_000_000)),
+        ("next", Some(0)),
+        ("changed", Some(1_000_500)),
+    ] {
+        before.open(&room(name), LOOSE);
+        before.journal().wake_at(&room(name), at_ms);
+    }
+    before.journal().wake_at(&room("changed"), Some(2_000_000));
+    before.open(&room("never"), LOOSE);
+    running
+        .heard
+        .wait(|told| (told.woken == [room("past")]).then_some(()));
+    clock.advance(500);
+    running
+        .heard
+        .wait(|told| (told.woken == [room("past"), room("soon")]).then_some(()));
+    let directory = running.close();
+
+    clock.advance(1_000_000);
+    let running = Running::on(directory, with_clock());
+    let mut woken = std::mem::take(&mut running.heard.told().woken);
+    woken.sort();
+    let due = ["changed", "later", "next", "past", "soon"];
+    assert_eq!(woken, due.map(room));
 }
