@@ -46,5 +46,7 @@ impl Notify for Returns {
         self.0.completed(shard, completions);
     }
 
-    fn wake(&self, _room: RoomId) {}
+    fn wake(&self, room: RoomId) {
+        self.0.wake(room);
+    }
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mio::Waker;
+use roomful_protocol::id::RoomId;
 
 use super::{Opened, TransportSettings};
 use crate::auth::{AuthError, Identity};
@@ -28,6 +29,8 @@ pub(super) enum Letter {
     Verified(ConnectionId, Result<Identity, AuthError>),
     /// The journal has done something, in its order.
     Journal(Vec<Completion>),
+    /// A room has to be looked at.
+    Wake(RoomId),
     /// Go on with other settings.
     Reload(Arc<ShardSettings>, Box<TransportSettings>),
     /// Say goodbye to everybody.
@@ -132,7 +135,11 @@ impl Letter {
         let payload = match self {
             Self::Message(message) => message.payload_bytes(),
             Self::Journal(completions) => completions.len() * size_of::<Completion>(),
-            Self::Opened(_) | Self::Verified(..) | Self::Reload(..) | Self::Drain { .. } => 0,
+            Self::Opened(_)
+            | Self::Verified(..)
+            | Self::Wake(_)
+            | Self::Reload(..)
+            | Self::Drain { .. } => 0,
         };
         payload + LETTER_BYTES
     }

@@ -23,7 +23,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mio::{Poll, Waker};
 use roomful_protocol::codec::Encoding;
-use roomful_protocol::id::PlacementKey;
+use roomful_protocol::id::{PlacementKey, RoomId};
 
 pub use self::core::Core;
 use crate::admission::{Counted, Reason, Refusal, Ticket};
@@ -274,6 +274,15 @@ impl Shards {
     pub fn completed(&self, shard: ShardId, completions: Vec<Completion>) {
         if let Some(post) = self.inner.posts.get(usize::from(shard.0)) {
             post.mailbox.push(Letter::Journal(completions));
+            post.mailbox.wake();
+        }
+    }
+
+    /// Has a room looked at, where it is at home.
+    pub fn wake(&self, room: RoomId) {
+        let home = self.inner.directory.home(&room);
+        if let Some(post) = self.inner.posts.get(usize::from(home.0)) {
+            post.mailbox.push(Letter::Wake(room));
             post.mailbox.wake();
         }
     }

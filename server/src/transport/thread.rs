@@ -343,6 +343,7 @@ impl<C: Core> Driver<C> {
                 self.step(Input::Settings(shard));
             }
             Letter::Journal(completions) => self.completed.extend(completions),
+            Letter::Wake(room) => self.step(Input::Wake(room)),
             Letter::Drain { spread_ms } => self.step(Input::Drain { spread_ms }),
             Letter::Opened(opened) => {
                 let client = opened.client;

@@ -62,9 +62,7 @@ impl Publisher {
     /// Publishes until it is told to finish, and then until everything is answered.
     pub(crate) async fn run(mut self, phase: watch::Receiver<Phase>) -> Record {
         loop {
-            // Whatever was sent before may have taken effect, so nothing new may pass for it.
-            let next = Sequence(self.open.front().map_or(self.next, |(first, _)| first.0));
-            let producer = self.producer;
+            let (producer, next) = (self.producer, Sequence(self.next));
             let (mut client, joined) = enter(&self.connect, || Join {
                 producer: Some(JoinProducer { producer, next }),
                 echo: false,

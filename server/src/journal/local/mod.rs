@@ -208,11 +208,9 @@ impl Local {
 
     /// Ends the threads and leaves everything as it is, as a kill does.
     #[cfg(test)]
-    fn crash(mut self) {
+    fn crash(self) {
         self.shared.health.set(Health::Failed);
-        if let Some(threads) = self.threads.take() {
-            threads.close().expect("nothing is written");
-        }
+        self.close().expect("nothing is written");
     }
 
     /// Stores what shards have handed over, takes everything into the store and gives the directory free.
