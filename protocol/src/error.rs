@@ -124,7 +124,7 @@ catalogue! {
     Rejected = 403, "rejected", Never;
     /// A condition of a write does not hold; the error carries what is there.
     Conflict = 404, "conflict", Never;
-    /// The fence is below the lock's newest grant.
+    /// The fence is not that of the lock's newest grant, as far as that is known.
     StaleFence = 405, "stale_fence", Never;
     /// Somebody else holds the lock, and the request would not wait for it.
     LockTaken = 406, "lock_taken", After;

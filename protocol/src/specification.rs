@@ -273,8 +273,9 @@ fn the_bytes_of_the_examples_are_the_frames_beside_them() {
 
 /// Every line of the session is a frame of its direction, written as this crate writes it.
 #[test]
-fn the_example_session_is_made_of_frames() {
-    let lines = section("### 14.2 A session in JSON").lines();
+fn the_example_sessions_are_made_of_frames() {
+    let sessions = ["### 14.2 A session in JSON", "### 14.3 A board"];
+    let lines = sessions.iter().flat_map(|heading| section(heading).lines());
     let mut frames = 0;
     for line in lines.filter(|line| line.starts_with("C [") || line.starts_with("S [")) {
         let (direction, json) = line.split_at(2);
@@ -292,5 +293,5 @@ fn the_example_session_is_made_of_frames() {
         assert_eq!(String::from_utf8(written).unwrap(), json);
         frames += 1;
     }
-    assert!(frames > 20);
+    assert!(frames > 50);
 }

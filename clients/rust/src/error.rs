@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use roomful_protocol::error::{ErrorCode, Retry, WireErrorCode};
+use roomful_protocol::frame::StateItem;
 use roomful_protocol::payload::PayloadError;
 
 /// Why a call failed.
@@ -11,6 +12,17 @@ pub enum Error {
     /// The server answered with an error. Its retry class says what helps.
     #[error("the server refused: {0}")]
     Refused(Refusal),
+    /// A condition of a write doesn't hold; nothing was changed. The keys it concerns, as they are.
+    #[error("a condition does not hold: {refusal}")]
+    Conflict {
+        /// What the server said.
+        refusal: Refusal,
+        /// The keys as they are.
+        current: Vec<StateItem>,
+    },
+    /// The lock was released while it was waited for.
+    #[error("the lock was released while it was waited for")]
+    LockReleased,
     /// A publish was sent, its answer got lost, and the server no longer knows its op id: it may or may not be in the log. Look into the
     /// history before publishing it again.
     #[error("whether the publish took effect is not known")]
@@ -68,7 +80,7 @@ impl Error {
     #[must_use]
     pub fn code(&self) -> Option<WireErrorCode> {
         match self {
-            Self::Refused(refusal) => Some(refusal.code),
+            Self::Refused(refusal) | Self::Conflict { refusal, .. } => Some(refusal.code),
             Self::OutcomeUnknown => Some(ErrorCode::OpIdExpired.into()),
             _ => None,
         }

@@ -24,12 +24,15 @@
 mod client;
 mod driver;
 mod error;
+mod keyed;
 pub mod machine;
 mod options;
+mod replica;
 mod room;
 
 pub use client::Client;
 pub use error::{CloseReason, Error, Refusal};
+pub use keyed::{Locks, State, Timers};
 pub use machine::{ConnectionState, Identity, JoinInfo, JoinOptions, RoomEvent, Signal};
 pub use options::{Connector, Options, TokenSource};
 pub use room::{Receipt, Room, RoomEvents};
@@ -37,12 +40,14 @@ pub use room::{Receipt, Room, RoomEvents};
 pub use roomful_protocol::codec::Encoding;
 pub use roomful_protocol::error::{ErrorCode, Retry, WireErrorCode};
 pub use roomful_protocol::frame::{
-    ChangeKind, Direction, Durability, Entry, EntryKind, HistoryPage, MemberInfo, MembersPage,
-    OpId, PresenceChange, Published, Recovery, Watch,
+    Action, Change, ChangeKind, Cursors, Direction, Durability, Entry, EntryKind, HeldFence,
+    HistoryPage, Holder, LockInfo, LockWhy, LocksPage, MemberInfo, MembersPage, OpId,
+    PresenceChange, Published, Recovery, StateChange, StateItem, StatePage, TimerInfo, TimerWhat,
+    TimersPage, Waiter, Watch,
 };
 pub use roomful_protocol::id::{
-    Epoch, MemberId, Offset, ProducerId, RoomAlias, RoomName, Sequence, SessionId, SignalKey,
-    UserId,
+    Epoch, Key, KeyPrefix, MemberId, Offset, ProducerId, RoomAlias, RoomName, Sequence, SessionId,
+    SignalKey, UserId,
 };
 pub use roomful_protocol::payload::{Payload, PayloadFormat};
 pub use roomful_protocol::position::Position;

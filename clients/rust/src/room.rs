@@ -188,26 +188,14 @@ impl Room {
     /// Never: a handle is given after the first join.
     #[must_use]
     pub fn info(&self) -> JoinInfo {
-        let view = self
-            .inner
-            .view
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        view.info
-            .clone()
+        self.look(|view| view.info.clone())
             .expect("a handle is given after the first join")
     }
 
     /// The newest position that the client has, which events that wait in the stream may not have told yet. It also moves over own events with `echo` off.
     #[must_use]
     pub fn position(&self) -> Position {
-        let view = self
-            .inner
-            .view
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let position = view.position;
-        drop(view);
+        let position = self.look(|view| view.position);
         position.unwrap_or_else(|| self.info().position)
     }
 
@@ -217,14 +205,20 @@ impl Room {
         self.info().alias
     }
 
-    async fn done(&self, request: RoomRequest) -> Result<(), Error> {
+    /// Reads what the driver last wrote.
+    pub(crate) fn look<T>(&self, read: impl FnOnce(&View) -> T) -> T {
+        let view = self.inner.view.lock();
+        read(&view.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) async fn done(&self, request: RoomRequest) -> Result<(), Error> {
         match self.ask(request).await? {
             Answer::Done => Ok(()),
             _ => Err(Error::UnexpectedAnswer),
         }
     }
 
-    async fn ask(&self, request: RoomRequest) -> Result<Answer, Error> {
+    pub(crate) async fn ask(&self, request: RoomRequest) -> Result<Answer, Error> {
         self.inner
             .handle
             .ask(self.inner.key, request)

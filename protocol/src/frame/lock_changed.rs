@@ -52,7 +52,7 @@ record! {
 wire_enum! {
     /// What happened to a lock.
     pub LockWhy {
-        /// It was free, and somebody took it.
+        /// It was free: who asked for it, or waited longest, has it.
         Granted = 0 "granted",
         /// Somebody waits for it.
         Queued = 1 "queued",

@@ -66,8 +66,66 @@ record! {
         if_version: Option<Position> = None,
         /// Whether the key must have no value.
         if_absent: bool = false,
-        /// The lock that must be held.
+        /// The grant that must be its lock's newest.
         if_fence: Option<HeldFence> = None,
+    }
+}
+
+impl Change {
+    /// Gives the key a value.
+    #[must_use]
+    pub const fn put(key: Key, value: Payload) -> Self {
+        Self::unconditional(key, Action::Put, Some(value))
+    }
+
+    /// Merges a JSON patch into the key's value.
+    #[must_use]
+    pub const fn patch(key: Key, patch: Payload) -> Self {
+        Self::unconditional(key, Action::Patch, Some(patch))
+    }
+
+    /// Takes the key's value away.
+    #[must_use]
+    pub const fn delete(key: Key) -> Self {
+        Self::unconditional(key, Action::Delete, None)
+    }
+
+    const fn unconditional(key: Key, action: Action, value: Option<Payload>) -> Self {
+        Self {
+            key,
+            action,
+            value,
+            if_version: None,
+            if_absent: false,
+            if_fence: None,
+        }
+    }
+
+    /// Only if this is the key's version.
+    #[must_use]
+    pub fn if_version(self, version: Position) -> Self {
+        Self {
+            if_version: Some(version),
+            ..self
+        }
+    }
+
+    /// Only if the key has no value.
+    #[must_use]
+    pub fn if_absent(self) -> Self {
+        Self {
+            if_absent: true,
+            ..self
+        }
+    }
+
+    /// Only if this is the lock's newest grant.
+    #[must_use]
+    pub fn if_fence(self, lock: Key, fence: Position) -> Self {
+        Self {
+            if_fence: Some(HeldFence { lock, fence }),
+            ..self
+        }
     }
 }
 
@@ -86,7 +144,7 @@ wire_enum! {
     pub Action {
         /// Gives it this value.
         Put = 0 "put",
-        /// Merges a JSON object into its value (RFC 7396), or replaces a value that is no JSON.
+        /// Merges JSON into JSON (RFC 7396); replaces where one of the two is something else.
         Patch = 1 "patch",
         /// Takes its value away.
         Delete = 2 "delete",

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use roomful_client::{
-    ChangeKind, Client, ConnectionState, Direction, Encoding, Error, Identity, JoinOptions,
+    ChangeKind, Client, ConnectionState, Direction, Encoding, Error, Identity, JoinOptions, Key,
     MemberId, OpId, Options, Payload, PresenceChange, Published, Receipt, Room, RoomAlias,
     RoomEvent, RoomEvents, Sequence, Signal, SignalKey, Watch,
 };
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::keyed;
 use crate::step::{Step, numbered, payload, written};
 
 pub(crate) struct Actor {
@@ -23,6 +24,8 @@ pub(crate) struct Actor {
     rooms: BTreeMap<String, Inside>,
     /// Of publishes that were not waited for.
     receipts: VecDeque<Receipt>,
+    /// Locks that were not waited for.
+    locks: keyed::Waiting,
 }
 
 /// A room that was joined.
@@ -32,6 +35,7 @@ struct Inside {
     log: VecDeque<RoomEvent>,
     signals: VecDeque<RoomEvent>,
     presence: VecDeque<PresenceChange>,
+    lost: VecDeque<Key>,
     /// The last count that was heard.
     occupancy: Option<u64>,
 }
@@ -58,6 +62,7 @@ impl Actor {
             first,
             rooms: BTreeMap::new(),
             receipts: VecDeque::new(),
+            locks: keyed::Waiting::new(),
         })
     }
 
@@ -118,7 +123,11 @@ impl Actor {
                 step.finish()?;
                 self.client.close().await;
             }
-            other => bail!("there is no step {other:?}"),
+            other => {
+                let name = step.needed_text("room")?;
+                let room = self.inside(&name)?.room.clone();
+                return keyed::act(other, &room, &mut self.locks, step).await;
+            }
         }
         Ok(None)
     }
@@ -132,6 +141,8 @@ impl Actor {
                 .text("watch")?
                 .map_or(Ok(Watch::None), |level| watch(&level))?,
             presence: step.payload_or_null("presence")?.flatten(),
+            state: keyed::prefixes(&mut step, "state")?,
+            locks: step.flag("locks")?.unwrap_or(false),
         };
         let recovery = step.text("recovery")?;
         let occupancy = step.number("occupancy")?;
@@ -147,6 +158,7 @@ impl Actor {
             log: VecDeque::new(),
             signals: VecDeque::new(),
             presence: VecDeque::new(),
+            lost: VecDeque::new(),
             occupancy: Some(info.occupancy),
         };
         self.rooms.insert(name, inside);
@@ -282,6 +294,7 @@ impl Actor {
         match what {
             "published" => return self.expect_published(step).await,
             "connected" => return self.expect_connected(step).await.map(|()| None),
+            "granted" => return keyed::expect_granted(&mut self.locks, step).await,
             _ => {}
         }
         let name = step.needed_text("room")?;
@@ -293,6 +306,13 @@ impl Actor {
             "presence" => inside.expect_presence(step).await.map(|()| None),
             "occupancy" => inside.expect_occupancy(step).await.map(|()| None),
             "position" => inside.expect_position(step).await.map(|()| None),
+            "timer" => {
+                let event = inside.next_of_log(&["joined", "caught_up"]).await?;
+                keyed::check_timer(event, step)
+            }
+            "lost" => inside.expect_lost(step).await,
+            "state" => keyed::expect_state(&inside.room, step).await.map(|()| None),
+            "lock" => keyed::expect_lock(&inside.room, step).await.map(|()| None),
             "none" => inside.expect_none(step).await.map(|()| None),
             other => bail!("there is nothing called {other:?} to expect"),
         }
@@ -389,9 +409,7 @@ impl Inside {
             RoomEvent::Left(refusal) => {
                 check("error", error, u64::from(refusal.code.0)).map(|()| None)
             }
-            RoomEvent::Event { .. } | RoomEvent::Signal { .. } | RoomEvent::Presence { .. } => {
-                Ok(None)
-            }
+            _ => Ok(None),
         }
     }
 
@@ -457,6 +475,18 @@ impl Inside {
         Ok(())
     }
 
+    async fn expect_lost(&mut self, mut step: Step) -> Result<Option<Value>> {
+        let lock = step.needed_text("lock")?;
+        step.finish()?;
+        let lost = loop {
+            if let Some(lost) = self.lost.pop_front() {
+                break lost;
+            }
+            self.receive().await?;
+        };
+        check("lock", Some(lock.as_str()), lost.as_str()).map(|()| None)
+    }
+
     async fn expect_position(&self, mut step: Step) -> Result<()> {
         let position = step.position("position")?.context("position is missing")?;
         step.finish()?;
@@ -473,7 +503,7 @@ impl Inside {
         // A stream that has ended brings nothing more.
         while let Ok(Ok(())) = timeout_at(until, self.receive()).await {}
         match of.as_str() {
-            "event" | "reset" | "left" => {
+            "event" | "reset" | "left" | "timer" => {
                 let found = self.log.iter().find(|event| kind(event) == of);
                 ensure!(found.is_none(), "{found:?} came");
             }
@@ -514,11 +544,22 @@ impl Inside {
                 self.log.push_back(event);
             }
             RoomEvent::Event { .. }
+            | RoomEvent::Timer { .. }
             | RoomEvent::CaughtUp(_)
             | RoomEvent::Reset(_)
             | RoomEvent::Left(_) => {
                 self.log.push_back(event);
             }
+            RoomEvent::LockLost { lock, .. } => self.lost.push_back(lock),
+            // The copies have taken them in.
+            RoomEvent::State { .. }
+            | RoomEvent::StateBegins(_)
+            | RoomEvent::StatePage { .. }
+            | RoomEvent::Lock { .. }
+            | RoomEvent::LocksBegin
+            | RoomEvent::LocksPage { .. }
+            | RoomEvent::LockGranted { .. } => {}
+            RoomEvent::CopyFailed(error) => return Err(error.into()),
         }
         Ok(())
     }
@@ -534,6 +575,8 @@ const fn kind(event: &RoomEvent) -> &'static str {
         RoomEvent::Signal { .. } => "signal",
         RoomEvent::Presence { .. } => "presence",
         RoomEvent::Left(_) => "left",
+        RoomEvent::Timer { .. } => "timer",
+        _ => "something else",
     }
 }
 
@@ -550,7 +593,7 @@ fn watch(level: &str) -> Result<Watch> {
     clippy::needless_pass_by_value,
     reason = "callers have a value that they need no more"
 )]
-fn check<T: PartialEq + Display>(what: &str, wanted: Option<T>, got: T) -> Result<()> {
+pub(crate) fn check<T: PartialEq + Display>(what: &str, wanted: Option<T>, got: T) -> Result<()> {
     match wanted {
         Some(wanted) if wanted != got => bail!("{what} is {got}, not {wanted}"),
         _ => Ok(()),

@@ -5,6 +5,7 @@
 
 mod actor;
 mod case;
+mod keyed;
 mod step;
 
 use std::path::Path;

@@ -22,6 +22,7 @@ use crate::machine::{
     RoomEvent, RoomKey,
 };
 use crate::options::Options;
+use crate::replica::Replicas;
 use roomful_protocol::position::Position;
 use roomful_protocol::text::Text;
 pub(crate) use socket::Address;
@@ -51,6 +52,8 @@ pub(crate) struct View {
     pub(crate) info: Option<JoinInfo>,
     /// Where the client stands.
     pub(crate) position: Option<Position>,
+    /// What is watched.
+    pub(crate) replicas: Replicas,
 }
 
 /// What handles and driver share.
@@ -383,10 +386,26 @@ impl Driver {
                 view.position = Some(info.position);
                 view.info = Some(info.clone());
             }),
+            RoomEvent::State { position, .. } | RoomEvent::Lock { position, .. } => {
+                self.look(key, |view| {
+                    view.position = Some(*position);
+                    view.replicas.note(event);
+                });
+            }
+            RoomEvent::Timer { position, .. } => {
+                self.look(key, |view| view.position = Some(*position));
+            }
+            RoomEvent::StateBegins(_)
+            | RoomEvent::StatePage { .. }
+            | RoomEvent::LocksBegin
+            | RoomEvent::LocksPage { .. } => self.look(key, |view| view.replicas.note(event)),
             RoomEvent::CaughtUp(_)
             | RoomEvent::Reset(_)
             | RoomEvent::Signal { .. }
             | RoomEvent::Presence { .. }
+            | RoomEvent::LockGranted { .. }
+            | RoomEvent::LockLost { .. }
+            | RoomEvent::CopyFailed(_)
             | RoomEvent::Left(_) => {}
         }
     }

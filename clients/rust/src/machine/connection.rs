@@ -288,6 +288,7 @@ impl Machine {
 
     pub(super) fn tick(&mut self, turn: &mut Turn<'_>) {
         let now = turn.at.now;
+        self.tick_claims(turn);
         match &mut self.phase {
             Phase::FetchingToken { until } if *until <= now => {
                 self.lost(Cause::Timeout("the token source"), turn);
@@ -442,12 +443,17 @@ impl Machine {
                     turn.reply(call, Err(Error::ConnectionLost));
                 }
                 // The value is remembered, and the next join brings it.
-                Request::SetPresence { call, .. } | Request::Watch { call, .. } => {
+                Request::SetPresence { call, .. }
+                | Request::Watch { call, .. }
+                | Request::Change(call) => {
                     turn.reply(call, Ok(Answer::Done));
                 }
                 Request::Leave(key) => leaving.push(key),
+                // The next join asks for these again.
                 Request::Join(_)
                 | Request::Publish(_)
+                | Request::Page(_)
+                | Request::Lock { .. }
                 | Request::Refresh
                 | Request::Ping { call: None, .. }
                 | Request::Quiet => {}
@@ -466,12 +472,15 @@ impl Machine {
                 Request::Call { call, .. }
                 | Request::SetPresence { call, .. }
                 | Request::Watch { call, .. }
+                | Request::Change(call)
                 | Request::Ping {
                     call: Some(call), ..
                 } => Some(call),
                 Request::Join(_)
                 | Request::Leave(_)
                 | Request::Publish(_)
+                | Request::Page(_)
+                | Request::Lock { .. }
                 | Request::Refresh
                 | Request::Ping { call: None, .. }
                 | Request::Quiet => None,

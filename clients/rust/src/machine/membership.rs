@@ -4,17 +4,20 @@ use std::time::Duration;
 
 use roomful_protocol::error::{ErrorCode, Retry};
 use roomful_protocol::frame::{
-    CaughtUp, Event, History, Join, JoinProducer, Joined, Leave, Left, OpId, Presence,
-    PresenceDelta, PresenceRequest, Publish, Recovery, Reply, RoomText, Signal as SignalFrame,
-    Signalled,
+    CaughtUp, Change, ClientFrame, Cursor, Event, History, Join, JoinProducer, Joined, Leave, Left,
+    Lock, LockChanged, LockInfo, LockRequest, OpId, Presence, PresenceDelta, PresenceRequest,
+    Publish, Recovery, Reply, RoomText, Signal as SignalFrame, Signalled, State, StateChanged,
+    StateItem, StateRequest, Timer, TimerChanged, TimerRequest,
 };
-use roomful_protocol::id::{Offset, RequestId, RoomAlias, Sequence};
+use roomful_protocol::id::{MemberId, Offset, RequestId, RoomAlias, Sequence};
 use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
 
 use super::backoff::Backoff;
+use super::claims::Claims;
 use super::connection::Cause;
-use super::publishes::{Publishes, Queued};
+use super::copies::Pages;
+use super::publishes::{Content, Publishes, Queued};
 use super::requests::{Expects, Request};
 use super::step::{
     Answer, CallId, JoinInfo, JoinOptions, Output, RoomEvent, RoomKey, RoomRequest, Signal,
@@ -37,6 +40,14 @@ pub(super) struct Membership {
     /// What was asked while the room was being joined again.
     parked: Vec<(CallId, RoomRequest)>,
     publishes: Publishes,
+    /// What is still to be read of what is watched.
+    pub(super) pages: Pages,
+    /// Locks held or waited for.
+    pub(super) claims: Claims,
+    /// What was left with the server for when this member is gone.
+    on_disconnect: Vec<Change>,
+    /// The own number, from the first `joined` on.
+    pub(super) member: Option<MemberId>,
     backoff: Backoff,
     /// When it was last joined.
     joined_at: Duration,
@@ -61,7 +72,7 @@ enum Standing {
 }
 
 impl Membership {
-    fn alias(&self) -> Option<RoomAlias> {
+    pub(super) fn alias(&self) -> Option<RoomAlias> {
         match self.standing {
             Standing::In { alias } => Some(alias),
             Standing::Out
@@ -93,8 +104,13 @@ impl Membership {
     pub(super) fn deadline(&self, open: bool) -> Option<Duration> {
         match self.standing {
             Standing::Retry { at } if open => Some(at),
-            Standing::In { .. } if open => self.publishes.held_until(),
-            _ => None,
+            Standing::In { .. } if open => {
+                let held = self.publishes.held_until().into_iter();
+                held.chain(self.pages.held_until)
+                    .chain(self.claims.deadline(true))
+                    .min()
+            }
+            _ => self.claims.deadline(false),
         }
     }
 }
@@ -130,6 +146,10 @@ impl Machine {
             joining: Some(call),
             parked: Vec::new(),
             publishes: Publishes::default(),
+            pages: Pages::default(),
+            claims: Claims::default(),
+            on_disconnect: Vec::new(),
+            member: None,
             backoff: Backoff::new(self.config.reconnect_base, self.config.reconnect_max),
             joined_at: turn.at.now,
         };
@@ -160,6 +180,8 @@ impl Machine {
             echo,
             watch,
             presence,
+            state,
+            locks,
         } = room.options.clone();
         self.request(Request::Join(key), turn, |request| {
             Join {
@@ -170,14 +192,14 @@ impl Machine {
                 echo,
                 watch,
                 presence,
-                state: None,
-                locks: false,
+                state,
+                locks,
             }
             .into()
         });
     }
 
-    pub(super) fn joined(&mut self, joined: &Joined, turn: &mut Turn<'_>) {
+    pub(super) fn joined(&mut self, joined: Joined, turn: &mut Turn<'_>) {
         let alias = joined.room;
         let key = match self.requests.close(joined.request) {
             Some(Request::Join(key)) if self.rooms.contains_key(&key) => key,
@@ -197,7 +219,8 @@ impl Machine {
         let Some(room) = self.rooms.get_mut(&key) else {
             return;
         };
-        let info = join_info(joined);
+        let info = join_info(&joined);
+        room.member = Some(info.member);
         room.standing = Standing::In { alias };
         room.joined_at = turn.at.now;
         room.options.since = Some(info.position);
@@ -222,10 +245,29 @@ impl Machine {
                 .into()
             });
         }
+        self.leave_again(key, alias, turn);
+        self.copies_joined(key, joined.state, joined.locks, turn);
+        self.claims_joined(key, turn);
         for (call, request) in parked {
             self.room_request(call, key, request, turn);
         }
         self.pump(turn);
+    }
+
+    /// A new session has left nothing with the server; one that goes on leaves the same again.
+    fn leave_again(&mut self, key: RoomKey, alias: RoomAlias, turn: &mut Turn<'_>) {
+        let room = self.rooms.get(&key);
+        let changes = room.map(|room| room.on_disconnect.clone());
+        if let Some(changes) = changes.filter(|changes| !changes.is_empty()) {
+            self.request(Request::Quiet, turn, |request| {
+                State {
+                    request,
+                    room: alias,
+                    what: StateRequest::OnDisconnect { changes },
+                }
+                .into()
+            });
+        }
     }
 
     pub(super) fn join_refused(&mut self, key: RoomKey, refusal: Refusal, turn: &mut Turn<'_>) {
@@ -301,6 +343,8 @@ impl Machine {
         self.rooms
             .values_mut()
             .for_each(|room| room.publishes.release(turn.at.now));
+        let keys: Vec<RoomKey> = self.rooms.keys().copied().collect();
+        keys.into_iter().for_each(|key| self.ask_page(key, turn));
         self.rejoin_due(turn);
         self.pump(turn);
     }
@@ -375,6 +419,7 @@ impl Machine {
         for room in self.rooms.values_mut() {
             room.standing = Standing::Out;
             room.publishes.recall();
+            room.pages.recall();
             for (call, request) in std::mem::take(&mut room.parked) {
                 let remembered = room.remember(request);
                 turn.reply(
@@ -407,6 +452,9 @@ impl Machine {
             .into_iter()
             .chain(leaving)
             .for_each(|call| turn.reply(call, Err(error.clone())));
+        room.claims
+            .into_calls()
+            .for_each(|call| turn.reply(call, Err(error.clone())));
         room.parked
             .into_iter()
             .for_each(|(call, _)| turn.reply(call, Err(error.clone())));
@@ -426,17 +474,9 @@ impl Machine {
 /// What arrives.
 impl Machine {
     pub(super) fn event(&mut self, event: Event, turn: &mut Turn<'_>) {
-        let Some((key, last)) = self.stands_at(event.room) else {
+        let Some((key, position)) = self.follows(event.room, event.entry.offset, turn) else {
             return;
         };
-        let offset = event.entry.offset;
-        if offset <= last.offset {
-            return;
-        }
-        if offset != last.offset.next() {
-            return self.gap(turn);
-        }
-        let position = self.move_to(key, offset, last);
         turn.out.push(Output::Event(
             key,
             RoomEvent::Event {
@@ -464,6 +504,65 @@ impl Machine {
             return self.gap(turn);
         }
         turn.out.push(Output::Event(key, RoomEvent::CaughtUp(last)));
+    }
+
+    pub(super) fn state_changed(&mut self, changed: StateChanged, turn: &mut Turn<'_>) {
+        if let Some((key, position)) = self.follows(changed.room, changed.offset, turn) {
+            let event = RoomEvent::State {
+                position,
+                time_ms: changed.time_ms,
+                user: changed.user,
+                op: changed.op,
+                changes: changed.changes,
+            };
+            turn.out.push(Output::Event(key, event));
+        }
+    }
+
+    pub(super) fn lock_changed(&mut self, changed: &LockChanged, turn: &mut Turn<'_>) {
+        if let Some((key, position)) = self.follows(changed.room, changed.offset, turn) {
+            let event = RoomEvent::Lock {
+                position,
+                time_ms: changed.time_ms,
+                why: changed.why,
+                lock: LockInfo {
+                    lock: changed.lock.clone(),
+                    held: changed.held.clone(),
+                    queue: changed.queue.clone(),
+                },
+            };
+            turn.out.push(Output::Event(key, event));
+            self.lock_told(key, changed, position, turn);
+        }
+    }
+
+    pub(super) fn timer_changed(&mut self, changed: TimerChanged, turn: &mut Turn<'_>) {
+        if let Some((key, position)) = self.follows(changed.room, changed.offset, turn) {
+            let event = RoomEvent::Timer {
+                position,
+                time_ms: changed.time_ms,
+                user: changed.user,
+                name: changed.name,
+                what: changed.what,
+                due_ms: changed.due_ms,
+                payload: changed.payload,
+            };
+            turn.out.push(Output::Event(key, event));
+        }
+    }
+
+    /// Moves to an entry that arrived: none where it is known, or one is missing before it.
+    fn follows(
+        &mut self,
+        alias: RoomAlias,
+        offset: Offset,
+        turn: &mut Turn<'_>,
+    ) -> Option<(RoomKey, Position)> {
+        let (key, last) = self.stands_at(alias)?;
+        if offset > last.offset.next() {
+            self.gap(turn);
+        }
+        (offset == last.offset.next()).then(|| (key, self.move_to(key, offset, last)))
     }
 
     /// Where the client stands in a room of this connection.
@@ -548,7 +647,32 @@ impl Machine {
         };
         match (request, room.alias()) {
             (RoomRequest::Leave, _) => self.leave(Some(call), key, turn),
-            (RoomRequest::Publish(payload), _) => self.publish(call, key, payload, turn),
+            (RoomRequest::Publish(payload), _) => {
+                self.publish(call, key, Content::Publish(payload), turn);
+            }
+            (RoomRequest::State(StateRequest::Write { changes, .. }), _) => {
+                self.publish(call, key, Content::Write(changes), turn);
+            }
+            (RoomRequest::State(StateRequest::Watch { prefixes }), _) => {
+                self.watch_state(call, key, prefixes, turn);
+            }
+            (RoomRequest::State(StateRequest::OnDisconnect { changes }), alias) => {
+                room.on_disconnect.clone_from(&changes);
+                let what = StateRequest::OnDisconnect { changes };
+                match alias {
+                    Some(alias) => self.send_change(call, alias, what, turn),
+                    None => turn.reply(call, Ok(Answer::Done)),
+                }
+            }
+            (RoomRequest::Acquire { lock, ttl, queue }, _) => {
+                self.acquire(call, key, (lock, ttl, queue), turn);
+            }
+            (RoomRequest::Lock(LockRequest::Release { lock }), _) => {
+                self.release(call, key, lock, turn);
+            }
+            (RoomRequest::Lock(LockRequest::Watch { locks }), _) => {
+                self.watch_locks(Some(call), key, locks, turn);
+            }
             (request, Some(alias)) => self.request_now(call, key, alias, request, turn),
             (request, None) if open && room.parked.len() < PARKED_MAX => {
                 room.parked.push((call, request));
@@ -576,6 +700,7 @@ impl Machine {
         let checked = match &request {
             RoomRequest::Signal(signal) => self.check_size(&signal.payload),
             RoomRequest::SetPresence(Some(value)) => self.check_size(value),
+            RoomRequest::Timer(TimerRequest::Set { payload, .. }) => self.check_size(payload),
             _ => Ok(()),
         };
         if let Err(error) = checked {
@@ -629,8 +754,73 @@ impl Machine {
             request @ (RoomRequest::SetPresence(_) | RoomRequest::Watch(_)) => {
                 self.change_presence(call, key, alias, request, turn);
             }
-            RoomRequest::Leave | RoomRequest::Publish(_) => {}
+            RoomRequest::State(what) => self.call(call, Expects::State, turn, |request| {
+                State {
+                    request,
+                    room: alias,
+                    what,
+                }
+                .into()
+            }),
+            RoomRequest::Lock(what) => self.call(call, Expects::Locks, turn, |request| {
+                Lock {
+                    request,
+                    room: alias,
+                    what,
+                }
+                .into()
+            }),
+            RoomRequest::Timer(what) => {
+                let expects = match what {
+                    TimerRequest::Get { .. } => Expects::Timers,
+                    TimerRequest::Set { .. } | TimerRequest::Cancel { .. } => Expects::Published,
+                };
+                self.call(call, expects, turn, |request| {
+                    Timer {
+                        request,
+                        room: alias,
+                        what,
+                    }
+                    .into()
+                });
+            }
+            RoomRequest::Cursor(what) => self.call(call, Expects::Cursors, turn, |request| {
+                Cursor {
+                    request,
+                    room: alias,
+                    what,
+                }
+                .into()
+            }),
+            RoomRequest::Leave | RoomRequest::Publish(_) | RoomRequest::Acquire { .. } => {}
         }
+    }
+
+    fn call(
+        &mut self,
+        call: CallId,
+        expects: Expects,
+        turn: &mut Turn<'_>,
+        frame: impl FnOnce(RequestId) -> ClientFrame,
+    ) {
+        self.request(Request::Call { call, expects }, turn, frame);
+    }
+
+    fn send_change(
+        &mut self,
+        call: CallId,
+        room: RoomAlias,
+        what: StateRequest,
+        turn: &mut Turn<'_>,
+    ) {
+        self.request(Request::Change(call), turn, |request| {
+            State {
+                request,
+                room,
+                what,
+            }
+            .into()
+        });
     }
 
     /// Remembers the change for the next join, and makes it now.
@@ -683,25 +873,25 @@ impl Machine {
 
 /// Publishing.
 impl Machine {
-    fn publish(&mut self, call: CallId, key: RoomKey, payload: Payload, turn: &mut Turn<'_>) {
+    fn publish(&mut self, call: CallId, key: RoomKey, content: Content, turn: &mut Turn<'_>) {
         let (count, bytes) = (self.queued.count, self.queued.bytes);
         if count >= self.config.publishes_max
-            || bytes + payload.bytes.len() > self.config.publish_bytes_max
+            || bytes + content.bytes() > self.config.publish_bytes_max
         {
             return turn.reply(call, Err(Error::QueueFull { count, bytes }));
         }
-        if let Err(error) = self.check_size(&payload) {
+        if let Err(error) = self.check_sizes(&content) {
             return turn.reply(call, Err(error));
         }
         let Some(room) = self.rooms.get_mut(&key) else {
             return;
         };
         self.queued.count += 1;
-        self.queued.bytes += payload.bytes.len();
+        self.queued.bytes += content.bytes();
         room.publishes.push(Queued {
             order: self.next_order,
             call,
-            payload,
+            content,
             sequence: None,
         });
         self.next_order += 1;
@@ -752,7 +942,7 @@ impl Machine {
             return;
         };
         // Queued before the first `welcome` said what is too large.
-        if let Err(error) = self.check_size(&queued.payload) {
+        if let Err(error) = self.check_sizes(&queued.content) {
             self.unload(&queued);
             return turn.reply(queued.call, Err(error));
         }
@@ -762,15 +952,24 @@ impl Machine {
             producer: self.config.producer,
             sequence,
         };
-        let payload = queued.payload.clone();
-        let request = self.request(Request::Publish(key), turn, |request| {
-            Publish {
+        let content = queued.content.clone();
+        let request = self.request(Request::Publish(key), turn, |request| match content {
+            Content::Publish(payload) => Publish {
                 request,
                 room: alias,
                 op: Some(op),
                 payload,
             }
-            .into()
+            .into(),
+            Content::Write(changes) => State {
+                request,
+                room: alias,
+                what: StateRequest::Write {
+                    op: Some(op),
+                    changes,
+                },
+            }
+            .into(),
         });
         if let Some(room) = self.rooms.get_mut(&key) {
             room.publishes.sent(request, queued);
@@ -805,6 +1004,7 @@ impl Machine {
         key: RoomKey,
         request: RequestId,
         refusal: Refusal,
+        current: Vec<StateItem>,
         turn: &mut Turn<'_>,
     ) {
         let Some(room) = self.rooms.get_mut(&key) else {
@@ -825,11 +1025,10 @@ impl Machine {
             }
             Retry::Never | Retry::Refresh => {
                 self.unload(&queued);
-                let expired = refusal.code == ErrorCode::OpIdExpired.into();
-                let error = if expired {
-                    Error::OutcomeUnknown
-                } else {
-                    Error::Refused(refusal)
+                let error = match refusal.code.known() {
+                    Some(ErrorCode::OpIdExpired) => Error::OutcomeUnknown,
+                    Some(ErrorCode::Conflict) => Error::Conflict { refusal, current },
+                    _ => Error::Refused(refusal),
                 };
                 turn.reply(queued.call, Err(error));
             }
@@ -839,7 +1038,12 @@ impl Machine {
 
     fn unload(&mut self, queued: &Queued) {
         self.queued.count -= 1;
-        self.queued.bytes -= queued.payload.bytes.len();
+        self.queued.bytes -= queued.content.bytes();
+    }
+
+    fn check_sizes(&self, content: &Content) -> Result<(), Error> {
+        let mut payloads = content.payloads();
+        payloads.try_for_each(|payload| self.check_size(payload))
     }
 }
 

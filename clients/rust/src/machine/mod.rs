@@ -6,7 +6,9 @@
 //! count and bytes, requests by what the application waits for. Sockets, encoding, and the queues towards readers are left to the driver.
 
 mod backoff;
+mod claims;
 mod connection;
+mod copies;
 mod membership;
 mod publishes;
 mod requests;
@@ -252,7 +254,7 @@ impl Machine {
     fn frame(&mut self, frame: ServerFrame, turn: &mut Turn<'_>) {
         match frame {
             ServerFrame::Welcome(welcome) => self.welcome(welcome, turn),
-            ServerFrame::Joined(joined) => self.joined(&joined, turn),
+            ServerFrame::Joined(joined) => self.joined(joined, turn),
             ServerFrame::Event(event) => self.event(event, turn),
             ServerFrame::Advance(advance) => self.advance(advance.room, advance.offset, turn),
             ServerFrame::Signalled(signal) => self.signalled(signal, turn),
@@ -264,11 +266,9 @@ impl Machine {
             ServerFrame::TokenExpiring(_) => self.renew_token(turn),
             ServerFrame::Goaway(goaway) => self.goaway(&goaway),
             ServerFrame::Pong(pong) => self.pong(&pong, turn),
-            ServerFrame::StateChanged(changed) => {
-                self.advance(changed.room, changed.offset, turn);
-            }
-            ServerFrame::LockChanged(changed) => self.advance(changed.room, changed.offset, turn),
-            ServerFrame::TimerChanged(changed) => self.advance(changed.room, changed.offset, turn),
+            ServerFrame::StateChanged(changed) => self.state_changed(changed, turn),
+            ServerFrame::LockChanged(changed) => self.lock_changed(&changed, turn),
+            ServerFrame::TimerChanged(changed) => self.timer_changed(changed, turn),
             ServerFrame::ServerBatch(batch) => batch
                 .frames
                 .0
@@ -285,9 +285,13 @@ impl Machine {
             Request::Publish(key) => self.published(key, id, &reply, turn),
             Request::Leave(key) => self.left_by_request(key, Ok(Answer::Done), turn),
             Request::Call { call, expects } => turn.reply(call, expects.answer(reply)),
-            Request::SetPresence { call, .. } | Request::Watch { call, .. } => {
-                turn.reply(call, Expects::Done.answer(reply));
-            }
+            Request::SetPresence { call, .. }
+            | Request::Watch { call, .. }
+            | Request::Change(call) => turn.reply(call, Expects::Done.answer(reply)),
+            Request::Page(key) => self.page_arrived(key, id, reply, turn),
+            Request::Lock {
+                key, lock, sent, ..
+            } => self.lock_answered(key, lock, sent, &reply, turn),
             Request::Join(_) | Request::Refresh | Request::Ping { .. } | Request::Quiet => {}
         }
     }
@@ -300,7 +304,7 @@ impl Machine {
             text,
             retry,
             after_ms,
-            current: _,
+            current,
         }: frame::Error,
         turn: &mut Turn<'_>,
     ) {
@@ -315,9 +319,14 @@ impl Machine {
         let error = Error::Refused(refusal.clone());
         match request {
             Request::Join(key) => self.join_refused(key, refusal, turn),
-            Request::Publish(key) => self.publish_refused(key, id, refusal, turn),
+            Request::Publish(key) => self.publish_refused(key, id, refusal, current, turn),
+            Request::Page(key) => self.page_failed(key, id, Some(&refusal), turn),
+            Request::Lock {
+                key, alias, lock, ..
+            } => self.lock_refused(key, alias, &lock, refusal, turn),
             Request::Leave(key) => self.left_by_request(key, Err(error), turn),
             Request::Call { call, .. }
+            | Request::Change(call)
             | Request::Ping {
                 call: Some(call), ..
             } => turn.reply(call, Err(error)),
@@ -340,16 +349,21 @@ impl Machine {
 
     /// Gives up the requests that waited too long.
     fn expire_requests(&mut self, turn: &mut Turn<'_>) {
-        while let Some(request) = self.requests.close_expired(turn.at.now) {
+        while let Some((id, request)) = self.requests.close_expired(turn.at.now) {
             match request {
                 Request::Join(key) => self.join_timed_out(key, turn),
                 Request::Leave(key) => self.left_by_request(key, Err(Error::Timeout), turn),
                 Request::Call { call, .. }
                 | Request::SetPresence { call, .. }
                 | Request::Watch { call, .. }
+                | Request::Change(call)
                 | Request::Ping {
                     call: Some(call), ..
                 } => turn.reply(call, Err(Error::Timeout)),
+                Request::Page(key) => self.page_failed(key, id, None, turn),
+                Request::Lock { key, lock, .. } => {
+                    self.lock_failed(key, &lock, &Error::Timeout, turn);
+                }
                 Request::Publish(_)
                 | Request::Refresh
                 | Request::Ping { call: None, .. }
@@ -394,6 +408,10 @@ impl Expects {
             (Self::Published, Reply::Published(published)) => Ok(Answer::Published(published)),
             (Self::Members, Reply::Members(page)) => Ok(Answer::Members(page)),
             (Self::History, Reply::History(page)) => Ok(Answer::History(page)),
+            (Self::State, Reply::State(page)) => Ok(Answer::State(page)),
+            (Self::Locks, Reply::Locks(page)) => Ok(Answer::Locks(page)),
+            (Self::Timers, Reply::Timers(page)) => Ok(Answer::Timers(page)),
+            (Self::Cursors, Reply::Cursors(cursors)) => Ok(Answer::Cursors(cursors)),
             _ => Err(Error::UnexpectedAnswer),
         }
     }

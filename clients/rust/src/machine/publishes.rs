@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use roomful_protocol::frame::Change;
 use roomful_protocol::id::{RequestId, Sequence};
 use roomful_protocol::payload::Payload;
 
@@ -30,9 +31,32 @@ pub(super) struct Queued {
     /// Who waits for it.
     pub(super) call: CallId,
     /// The content.
-    pub(super) payload: Payload,
+    pub(super) content: Content,
     /// The op id's second half, from the first sending on.
     pub(super) sequence: Option<Sequence>,
+}
+
+/// What goes into the log under an op id.
+#[derive(Debug, Clone)]
+pub(super) enum Content {
+    Publish(Payload),
+    Write(Vec<Change>),
+}
+
+impl Content {
+    /// What it brings for the application.
+    pub(super) fn payloads(&self) -> impl Iterator<Item = &Payload> {
+        let (one, many): (_, &[Change]) = match self {
+            Self::Publish(payload) => (Some(payload), &[]),
+            Self::Write(changes) => (None, changes),
+        };
+        one.into_iter()
+            .chain(many.iter().filter_map(|change| change.value.as_ref()))
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.payloads().map(|payload| payload.bytes.len()).sum()
+    }
 }
 
 impl Publishes {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use roomful_protocol::frame::Watch;
-use roomful_protocol::id::RequestId;
+use roomful_protocol::id::{Key, RequestId, RoomAlias};
 use roomful_protocol::payload::Payload;
 
 use super::step::{CallId, RoomKey};
@@ -44,6 +44,17 @@ pub(super) enum Request {
         key: RoomKey,
         before: Watch,
     },
+    /// A change that every join repeats, so that it outlives the connection.
+    Change(CallId),
+    /// A page of a copy.
+    Page(RoomKey),
+    /// A lock that is to be taken or renewed.
+    Lock {
+        key: RoomKey,
+        alias: RoomAlias,
+        lock: Key,
+        sent: Duration,
+    },
     Refresh,
     /// The time of sending, and who wants to know.
     Ping {
@@ -61,6 +72,10 @@ pub(super) enum Expects {
     Published,
     Members,
     History,
+    State,
+    Locks,
+    Timers,
+    Cursors,
 }
 
 impl Requests {
@@ -105,9 +120,10 @@ impl Requests {
     }
 
     /// Closes one whose deadline has passed.
-    pub(super) fn close_expired(&mut self, now: Duration) -> Option<Request> {
+    pub(super) fn close_expired(&mut self, now: Duration) -> Option<(RequestId, Request)> {
         let (deadline, id) = *self.deadlines.front()?;
-        (deadline <= now).then(|| self.close(id)).flatten()
+        let request = (deadline <= now).then(|| self.close(id)).flatten()?;
+        Some((id, request))
     }
 
     /// Closes the publishes of a room: what replies still come mean nothing any more.

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use roomful_protocol::error::WireErrorCode;
 use roomful_protocol::frame::{
-    ClientFrame, Direction, Durability, Entry, HistoryPage, MembersPage, OpId, PresenceChange,
-    Published, Recovery, ServerFrame, Watch,
+    ClientFrame, CursorRequest, Cursors, Direction, Durability, Entry, HistoryPage, LockInfo,
+    LockRequest, LockWhy, LocksPage, MembersPage, OpId, PresenceChange, Published, Recovery,
+    ServerFrame, StateChange, StatePage, StateRequest, TimerRequest, TimerWhat, TimersPage, Watch,
 };
-use roomful_protocol::id::{MemberId, RoomAlias, SessionId, SignalKey, UserId};
+use roomful_protocol::id::{Key, KeyPrefix, MemberId, RoomAlias, SessionId, SignalKey, UserId};
 use roomful_protocol::limits::TOKEN_BYTES_MAX;
 use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
@@ -148,6 +149,23 @@ pub enum RoomRequest {
         /// At most this many.
         limit: u64,
     },
+    /// Write, read or watch the state. A write gets its op id here.
+    State(StateRequest),
+    /// Take a lock, and hold it.
+    Acquire {
+        /// Which.
+        lock: Key,
+        /// For how long between two renewals.
+        ttl: Duration,
+        /// Whether to wait for it.
+        queue: bool,
+    },
+    /// Release, read or watch locks.
+    Lock(LockRequest),
+    /// Set, cancel or read timers.
+    Timer(TimerRequest),
+    /// Move or read the own cursors.
+    Cursor(CursorRequest),
 }
 
 /// How to join a room.
@@ -161,6 +179,10 @@ pub struct JoinOptions {
     pub watch: Watch,
     /// The own presence value. Default: none.
     pub presence: Option<Payload>,
+    /// How the keys of the state begin that are to be sent and copied ([`crate::State`]); the empty prefix is every key's. Default: none.
+    pub state: Option<Vec<KeyPrefix>>,
+    /// Whether changes of locks are to be sent and copied ([`crate::Locks`]). Default: false.
+    pub locks: bool,
 }
 
 impl Default for JoinOptions {
@@ -170,6 +192,8 @@ impl Default for JoinOptions {
             echo: true,
             watch: Watch::None,
             presence: None,
+            state: None,
+            locks: false,
         }
     }
 }
@@ -255,6 +279,16 @@ pub enum Answer {
     Members(MembersPage),
     /// To `History`.
     History(HistoryPage),
+    /// To `State` get.
+    State(StatePage),
+    /// To `Acquire`: the fence.
+    Locked(Position),
+    /// To `Lock` get.
+    Locks(LocksPage),
+    /// To `Timer` get.
+    Timers(TimersPage),
+    /// To `Cursor`.
+    Cursors(Cursors),
     /// To `RoundTrip`.
     RoundTrip(Duration),
 }
@@ -348,6 +382,83 @@ pub enum RoomEvent {
         occupancy: u64,
         /// What changed; empty for those who watch occupancy alone.
         changes: Vec<PresenceChange>,
+    },
+    /// An entry of the log that changed the state: what became of those keys that are watched. It counts among the positions as
+    /// [`RoomEvent::Event`] does.
+    State {
+        /// Where it stands: the version of these keys from here on.
+        position: Position,
+        /// When it was taken, in milliseconds since 1970.
+        time_ms: u64,
+        /// Whose it is.
+        user: UserId,
+        /// The operation's id.
+        op: Option<OpId>,
+        /// Whole values; none: deleted.
+        changes: Vec<StateChange>,
+    },
+    /// What was known of the state is void, and pages of it follow: after the first join, a [`RoomEvent::Reset`], and
+    /// whenever other keys are watched.
+    StateBegins(Vec<KeyPrefix>),
+    /// Watched keys as they were at the page's position. Where a later change is known already, that counts.
+    StatePage {
+        /// The page.
+        page: StatePage,
+        /// Whether every watched key is known with it.
+        complete: bool,
+    },
+    /// An entry of the log that changed a lock; for those who watch locks.
+    Lock {
+        /// Where it stands.
+        position: Position,
+        /// When it was taken, in milliseconds since 1970.
+        time_ms: u64,
+        /// What happened.
+        why: LockWhy,
+        /// The lock as it stands then.
+        lock: LockInfo,
+    },
+    /// What was known of locks is void, and pages follow.
+    LocksBegin,
+    /// Locks as they were at the page's position.
+    LocksPage {
+        /// The page.
+        page: LocksPage,
+        /// Whether every lock is known with it.
+        complete: bool,
+    },
+    /// This client holds a lock from now on, and renews it.
+    LockGranted {
+        /// Which.
+        lock: Key,
+        /// The grant, for [`roomful_protocol::frame::Change::if_fence`].
+        fence: Position,
+    },
+    /// This client holds a lock no longer, without having released it.
+    LockLost {
+        /// Which.
+        lock: Key,
+        /// The grant that ended.
+        fence: Position,
+    },
+    /// The server refused a page of what is watched, for good: the copy stays without it.
+    CopyFailed(Error),
+    /// An entry of the log about a timer.
+    Timer {
+        /// Where it stands.
+        position: Position,
+        /// When it was taken, in milliseconds since 1970.
+        time_ms: u64,
+        /// Who did it; of one that fired, who had set it.
+        user: UserId,
+        /// The timer's name.
+        name: Key,
+        /// What happened.
+        what: TimerWhat,
+        /// When it fires, or was to fire, in milliseconds since 1970.
+        due_ms: u64,
+        /// What it brings; none where it was taken away.
+        payload: Option<Payload>,
     },
     /// The server ended the membership for good; the last event.
     Left(Refusal),

@@ -18,25 +18,25 @@ use roomful_protocol::position::Position;
 use super::*;
 use crate::error::CloseReason;
 
-const ROOM: RoomKey = RoomKey(1);
-const ALIAS: RoomAlias = RoomAlias(7);
+pub(super) const ROOM: RoomKey = RoomKey(1);
+pub(super) const ALIAS: RoomAlias = RoomAlias(7);
 const HEARTBEAT: Duration = Duration::from_secs(20);
 
 /// A machine, a clock, and what the last step gave.
-struct Bench {
-    machine: Machine,
-    now: Duration,
+pub(super) struct Bench {
+    pub(super) machine: Machine,
+    pub(super) now: Duration,
     random: u64,
-    outputs: Vec<Output>,
+    pub(super) outputs: Vec<Output>,
     calls: u64,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with(|_| {})
     }
 
-    fn with(change: impl FnOnce(&mut Config)) -> Self {
+    pub(super) fn with(change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config {
             encoding: Encoding::MessagePack,
             agent: None,
@@ -60,7 +60,7 @@ impl Bench {
     }
 
     /// Connected, and in the room at position 1-0.
-    fn joined() -> Self {
+    pub(super) fn joined() -> Self {
         let mut bench = Self::new();
         bench.connect();
         bench.join();
@@ -69,7 +69,7 @@ impl Bench {
         bench
     }
 
-    fn step(&mut self, input: Input) {
+    pub(super) fn step(&mut self, input: Input) {
         let at = At {
             now: self.now,
             random: self.random,
@@ -77,16 +77,16 @@ impl Bench {
         self.machine.step(input, at, &mut self.outputs);
     }
 
-    fn frame(&mut self, frame: impl Into<ServerFrame>) {
+    pub(super) fn frame(&mut self, frame: impl Into<ServerFrame>) {
         self.step(Input::Frame(frame.into()));
     }
 
-    fn command(&mut self, command: Command) {
+    pub(super) fn command(&mut self, command: Command) {
         self.step(Input::Command(command));
     }
 
     /// Lets the time pass until the machine's deadline.
-    fn wait(&mut self) -> Duration {
+    pub(super) fn wait(&mut self) -> Duration {
         let deadline = self
             .machine
             .deadline()
@@ -97,13 +97,13 @@ impl Bench {
         waited
     }
 
-    fn connect(&mut self) {
+    pub(super) fn connect(&mut self) {
         self.command(Command::Resume);
         self.open();
     }
 
     /// From `Open` to `Connected`.
-    fn open(&mut self) {
+    pub(super) fn open(&mut self) {
         self.step(Input::Opened);
         let hello = self.sent().into_iter().find_map(|frame| match frame {
             ClientFrame::Hello(hello) => Some(hello.request),
@@ -112,7 +112,7 @@ impl Bench {
         self.welcome(hello.expect("a hello is sent"));
     }
 
-    fn welcome(&mut self, request: RequestId) {
+    pub(super) fn welcome(&mut self, request: RequestId) {
         self.frame(Welcome {
             request,
             session: SessionId(1),
@@ -131,7 +131,7 @@ impl Bench {
         });
     }
 
-    fn join(&mut self) {
+    pub(super) fn join(&mut self) {
         let call = self.call();
         let options = JoinOptions::default();
         self.command(Command::Join {
@@ -142,7 +142,7 @@ impl Bench {
         });
     }
 
-    fn last_join(&self) -> Join {
+    pub(super) fn last_join(&self) -> Join {
         let joins = self.outputs.iter().filter_map(|output| match output {
             Output::Send(ClientFrame::Join(join)) => Some(join.clone()),
             _ => None,
@@ -150,12 +150,12 @@ impl Bench {
         joins.last().expect("a join is sent")
     }
 
-    fn answer_join(&mut self, position: Position, recovery: Recovery) {
+    pub(super) fn answer_join(&mut self, position: Position, recovery: Recovery) {
         let request = self.last_join().request;
         self.frame(joined(request, position, recovery));
     }
 
-    fn publish(&mut self, text: &str) -> CallId {
+    pub(super) fn publish(&mut self, text: &str) -> CallId {
         let call = self.call();
         let request = RoomRequest::Publish(Payload::text(text));
         self.command(Command::Room {
@@ -166,7 +166,7 @@ impl Bench {
         call
     }
 
-    fn request(&mut self, request: RoomRequest) -> CallId {
+    pub(super) fn request(&mut self, request: RoomRequest) -> CallId {
         let call = self.call();
         self.command(Command::Room {
             call,
@@ -176,12 +176,12 @@ impl Bench {
         call
     }
 
-    fn call(&mut self) -> CallId {
+    pub(super) fn call(&mut self) -> CallId {
         self.calls += 1;
         CallId(self.calls)
     }
 
-    fn event(&mut self, offset: u64) {
+    pub(super) fn event(&mut self, offset: u64) {
         self.frame(Event {
             room: ALIAS,
             entry: entry(offset),
@@ -189,7 +189,7 @@ impl Bench {
     }
 
     /// The network fails, the delay passes, and the socket is open again.
-    fn cut_and_reopen(&mut self) {
+    pub(super) fn cut_and_reopen(&mut self) {
         self.step(Input::Closed(None));
         self.wait();
         self.outputs.clear();
@@ -197,7 +197,7 @@ impl Bench {
     }
 
     /// The frames sent since the outputs were last cleared.
-    fn sent(&self) -> Vec<ClientFrame> {
+    pub(super) fn sent(&self) -> Vec<ClientFrame> {
         let frames = self.outputs.iter().filter_map(|output| match output {
             Output::Send(frame) => Some(frame.clone()),
             _ => None,
@@ -206,7 +206,7 @@ impl Bench {
     }
 
     /// The publishes among them: request, sequence, text.
-    fn sent_publishes(&self) -> Vec<(RequestId, u64, String)> {
+    pub(super) fn sent_publishes(&self) -> Vec<(RequestId, u64, String)> {
         let frames = self.sent().into_iter().filter_map(|frame| match frame {
             ClientFrame::Publish(Publish {
                 request,
@@ -222,14 +222,14 @@ impl Bench {
         frames.collect()
     }
 
-    fn sent_texts(&self) -> Vec<(u64, String)> {
+    pub(super) fn sent_texts(&self) -> Vec<(u64, String)> {
         self.sent_publishes()
             .into_iter()
             .map(|(_, sequence, text)| (sequence, text))
             .collect()
     }
 
-    fn room_events(&self) -> Vec<RoomEvent> {
+    pub(super) fn room_events(&self) -> Vec<RoomEvent> {
         let events = self.outputs.iter().filter_map(|output| match output {
             Output::Event(_, event) => Some(event.clone()),
             _ => None,
@@ -237,7 +237,7 @@ impl Bench {
         events.collect()
     }
 
-    fn reply(&self, call: CallId) -> Option<Result<Answer, Error>> {
+    pub(super) fn reply(&self, call: CallId) -> Option<Result<Answer, Error>> {
         let mut replies = self.outputs.iter().filter_map(|output| match output {
             Output::Reply(to, result) if *to == call => Some(result.clone()),
             _ => None,
@@ -247,7 +247,7 @@ impl Bench {
         first
     }
 
-    fn state(&self) -> Option<ConnectionState> {
+    pub(super) fn state(&self) -> Option<ConnectionState> {
         let states = self.outputs.iter().filter_map(|output| match output {
             Output::State(state) => Some(state.clone()),
             _ => None,
@@ -255,16 +255,16 @@ impl Bench {
         states.last()
     }
 
-    fn has(&self, wanted: fn(&Output) -> bool) -> bool {
+    pub(super) fn has(&self, wanted: fn(&Output) -> bool) -> bool {
         self.outputs.iter().any(wanted)
     }
 }
 
-fn position(epoch: u64, offset: u64) -> Position {
+pub(super) fn position(epoch: u64, offset: u64) -> Position {
     Position::new(Epoch(epoch), Offset(offset))
 }
 
-fn joined(request: RequestId, position: Position, recovery: Recovery) -> Joined {
+pub(super) fn joined(request: RequestId, position: Position, recovery: Recovery) -> Joined {
     Joined {
         request,
         room: ALIAS,
@@ -300,7 +300,7 @@ fn published(request: RequestId, offset: u64) -> OkFrame {
     OkFrame { request, reply }
 }
 
-fn refused(request: RequestId, code: ErrorCode, after_ms: Option<u64>) -> ErrorFrame {
+pub(super) fn refused(request: RequestId, code: ErrorCode, after_ms: Option<u64>) -> ErrorFrame {
     ErrorFrame {
         request: Some(request),
         code: code.into(),
