@@ -301,7 +301,7 @@ fn what_was_left_is_written_when_presence_ends() {
     world.pass(10);
     let values = |world: &mut World| world.values(dan);
     let kept = ("eve".to_owned(), "1".to_owned());
-    assert_eq!(values(&mut world), [kept.clone()]);
+    assert_eq!(values(&mut world), std::slice::from_ref(&kept));
     world.detach(back);
     world.pass(GRACE_MS + 1);
     let gone = ("ann".to_owned(), "gone".to_owned());
