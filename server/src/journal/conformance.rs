@@ -163,7 +163,7 @@ fn query(from: u64, direction: Direction, entries_max: usize) -> ReadQuery {
     }
 }
 
-fn offsets(entries: &[Arc<Entry>]) -> Vec<u64> {
+pub(super) fn offsets(entries: &[Arc<Entry>]) -> Vec<u64> {
     entries.iter().map(|entry| entry.offset.0).collect()
 }
 

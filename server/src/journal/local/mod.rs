@@ -12,8 +12,12 @@
 
 mod committer;
 pub mod counters;
+#[cfg(test)]
+mod crash;
 mod directory;
 mod disk;
+#[cfg(test)]
+mod faults;
 mod index;
 mod ingest;
 mod marks;
@@ -22,6 +26,8 @@ mod reading;
 mod record;
 mod recovery;
 mod segment;
+#[cfg(test)]
+mod simulated;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -142,7 +148,8 @@ impl Local {
         let parts = match recovered.is_damaged {
             true => None,
             false => {
-                let parts = parts_of(settings, &shared, disk, &store, recovered);
+                let salt = getrandom::u64().map_err(|error| failed(error.into()))?;
+                let parts = parts_of(settings, salt, &shared, disk, &store, recovered);
                 Some(Box::new(parts.map_err(failed)?))
             }
         };
@@ -236,6 +243,7 @@ impl Local {
 
 fn parts_of(
     settings: Settings,
+    salt: u64,
     shared: &Shared,
     disk: Arc<dyn Disk>,
     store: &Arc<dyn Store>,
@@ -247,7 +255,7 @@ fn parts_of(
         first_epoch: settings.first_epoch,
         segment_bytes: settings.segment_bytes,
         headroom: settings.headroom,
-        salt: getrandom::u64()?,
+        salt,
     };
     let committer = Committer::begin(
         committing,

@@ -390,27 +390,25 @@ impl Reader {
                 .map_or(until, |lowest| until.min(Offset(lowest.0 - 1))),
         };
         let mut older = Vec::new();
-        let reaches_store = found
-            .lowest
-            .is_none_or(|lowest| lowest.0 == end.0 + 1 || end < lowest);
-        if reaches_store && end >= first {
+        let mut oldest = end.next();
+        if found.lowest.is_none_or(|lowest| end < lowest) && end >= first {
             let (from, last) = (EntryKey::new(log, first), EntryKey::new(log, end));
             self.store.range(
                 Space::Entries,
                 &from.0,
                 &last.0,
                 Direction::Backward,
-                &mut |_, value| {
+                &mut |key, value| {
                     let fits = budget.take(value.len());
                     if fits {
+                        oldest = EntryKey::read(key).map_or(oldest, |(_, offset)| offset);
                         older.push(value);
                     }
                     fits
                 },
             )?;
         }
-        let oldest = end.next().0 - older.len() as u64;
-        let mut page = Page::new(log, Offset(oldest));
+        let mut page = Page::new(log, oldest);
         for value in older.iter().rev() {
             page.push(value)?;
         }

@@ -12,7 +12,7 @@ use super::index::{Index, Segment};
 use super::ingest::read_state;
 use super::meta::State;
 use super::record::Kind;
-use super::segment::{Lost, ScanError, scan};
+use super::segment::{Lost, SEGMENT_HEAD_BYTES, ScanError, SegmentHead, scan};
 use super::store::Store;
 
 /// A journal as it was found.
@@ -41,6 +41,8 @@ pub(super) enum RecoveryError {
 
 /// Reads what is there. Everything that is in the index then survives a power cut.
 pub(super) fn recover(disk: &dyn Disk, store: &dyn Store) -> Result<Recovered, RecoveryError> {
+    // What a process that was killed has written is there, but nobody has synced it yet: not here, and not in segments.
+    store.sync()?;
     let known = read_state(store)?;
     let state = known.unwrap_or(State::NEW);
     let mut recovery = Recovery {
@@ -107,9 +109,10 @@ impl Recovery<'_> {
                 return Err(RecoveryError::Version(number, error));
             }
             Err(ScanError::Head) if is_last && is_unused(&bytes) => {
-                // It was made a moment before the end, and nothing was ever stored in it.
-                self.disk.remove(number)?;
-                self.next_segment = number;
+                // It was made a moment before the end, and nothing was ever stored in it. It stays, as an empty one: where there
+                // was a segment, none may look like a loss.
+                self.begin_again(number)?;
+                self.sealed.push_back(Arc::new(segment));
                 return Ok(());
             }
             Err(error @ ScanError::Head) => {
@@ -150,7 +153,6 @@ impl Recovery<'_> {
             );
             self.disk.cut(number, end)?;
         }
-        // What a process that was killed has written is there, but nobody has synced it yet.
         self.disk.sync(number)?;
         segment.end = end;
         segment.next_batch = scanned.next;
@@ -158,10 +160,19 @@ impl Recovery<'_> {
         self.sealed.push_back(Arc::new(segment));
         Ok(())
     }
+
+    fn begin_again(&self, number: u64) -> io::Result<()> {
+        let head = SegmentHead {
+            salt: number,
+            first: self.next_batch,
+        };
+        self.disk.write(number, 0, &head.to_bytes())?;
+        self.disk.sync(number)
+    }
 }
 
 /// Whether nothing can have been stored in a segment without a head: no batch is written before that is synced.
 fn is_unused(bytes: &[u8]) -> bool {
-    let behind = bytes.get(super::segment::SEGMENT_HEAD_BYTES..);
+    let behind = bytes.get(SEGMENT_HEAD_BYTES..);
     behind.unwrap_or_default().iter().all(|byte| *byte == 0)
 }

@@ -1,0 +1,194 @@
+//! Disks that are full, that fail, and that give back something else than what was stored.
+
+use roomful_protocol::frame::Direction;
+
+use super::crash::{HEADROOM, Process};
+use super::simulated::{End, Machine};
+use super::*;
+use crate::journal::CompletionResult;
+use crate::journal::conformance::{entry, offsets, room};
+
+/// Appends an entry of a size.
+fn append(process: &mut Process, id: &RoomId, offset: u64) -> Result<(), JournalError> {
+    let entry = entry(offset, EntryKind::Publish);
+    match process.face.append(id, Offset(offset - 1), &entry) {
+        Outcome::Done(()) => panic!("it takes its time"),
+        Outcome::Failed(error) => Err(error),
+        Outcome::Later(ticket) => match process.settle().remove(&ticket) {
+            Some(CompletionResult::Appended(outcome)) => outcome,
+            other => panic!("the end of an append, not {other:?}"),
+        },
+    }
+}
+
+/// Rooms with some entries, a few to a batch, in one segment or more.
+fn filled(machine: &Machine, rooms: &[RoomId], entries: u64) -> Process {
+    let mut process = Process::start(machine, 1).unwrap();
+    for id in rooms {
+        process.open(id).unwrap();
+    }
+    for offset in 1..=entries {
+        for id in rooms {
+            append(&mut process, id, offset).unwrap();
+        }
+    }
+    process
+}
+
+fn read(process: &mut Process, id: &RoomId) -> Vec<u64> {
+    let page = process.read(id, Direction::Forward).unwrap();
+    offsets(&page.entries)
+}
+
+/// With too little space nothing is taken, what is there is read, and with more space all goes on.
+#[test]
+fn a_disk_with_too_little_space_refuses_and_recovers() {
+    let (machine, id) = (Machine::new(1), room("a"));
+    let mut process = filled(&machine, std::slice::from_ref(&id), 3);
+    machine.set_free(HEADROOM - 1);
+    process.parts.committer.look_at_space();
+    assert_eq!(process.face.health(), Health::Full);
+    assert_eq!(append(&mut process, &id, 4), Err(JournalError::Full));
+    let register = process.face.register(&id, "k".into(), "v".into());
+    assert!(matches!(register, Outcome::Failed(JournalError::Full)));
+    assert_eq!(read(&mut process, &id), [1, 2, 3]);
+    machine.set_free(HEADROOM);
+    process.parts.committer.look_at_space();
+    assert_eq!(append(&mut process, &id, 4), Ok(()));
+    assert_eq!(read(&mut process, &id), [1, 2, 3, 4]);
+}
+
+/// A disk that is full in spite of the headroom, and a sync that fails, end all appends until the next start; what was stored is
+/// read all the same, then and before.
+#[test]
+fn a_disk_that_fails_takes_nothing_until_the_next_start() {
+    for is_full in [true, false] {
+        let (machine, id) = (Machine::new(1), room("a"));
+        let mut process = filled(&machine, std::slice::from_ref(&id), 3);
+        match is_full {
+            true => machine.set_free(HEADROOM.min(100)),
+            false => machine.fail_sync(),
+        }
+        let mut stored = 3;
+        // The segment that is there may have room for some.
+        while let Ok(()) = append_unasked(&mut process, &id, stored + 1) {
+            stored += 1;
+        }
+        assert_eq!(process.face.health(), Health::Failed);
+        machine.set_free(1 << 30);
+        process.parts.committer.look_at_space();
+        assert_eq!(
+            process.face.health(),
+            Health::Failed,
+            "it is not tried again"
+        );
+        let refused = append(&mut process, &id, stored + 2);
+        assert_eq!(refused, Err(JournalError::Storage));
+        assert_eq!(read(&mut process, &id), (1..=stored).collect::<Vec<_>>());
+
+        machine.come_back(End::PowerCut);
+        let mut process = Process::start(&machine, 2).unwrap();
+        let head = process.open(&id).unwrap().head.0;
+        assert!(head == stored || head == stored + 1);
+        append(&mut process, &id, head + 1).unwrap();
+    }
+}
+
+/// As if the room had not asked for the health before.
+fn append_unasked(process: &mut Process, id: &RoomId, offset: u64) -> Result<(), JournalError> {
+    let log = Arc::clone(&process.face.open_room(id).unwrap().log);
+    let ticket = Ticket(u64::MAX - offset);
+    process.face.commands.push(Command::Append {
+        log,
+        entry: entry(offset, EntryKind::Publish),
+        ticket,
+    });
+    match process.settle().remove(&ticket) {
+        Some(CompletionResult::Appended(outcome)) => {
+            let room = process.face.open_room(id).unwrap();
+            room.head = Offset(offset);
+            outcome
+        }
+        other => panic!("the end of an append, not {other:?}"),
+    }
+}
+
+/// Any bit of a segment flips while nobody runs: no room shows what was not stored, a room that shows less says that it is damaged,
+/// and while it is known whose it was, the other room is as it was. Only the end of the last batch can't be told from a write
+/// that never finished.
+#[test]
+fn a_flipped_bit_is_told_and_served_to_nobody() {
+    let rooms = [room("a"), room("b")];
+    let machine = Machine::new(1);
+    drop(filled(&machine, &rooms, 3));
+    let length = machine
+        .bytes(1)
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .unwrap()
+        + 1;
+    let mut counts = [0; 4];
+    for bit in 0..length * 8 {
+        let machine = Machine::new(1);
+        drop(filled(&machine, &rooms, 3));
+        machine.damage(1, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
+        let recovered = match recover(&machine, &machine) {
+            Ok(recovered) => recovered,
+            Err(error) => panic!("bit {bit}: {error}"),
+        };
+        if recovered.is_damaged {
+            counts[0] += 1;
+            assert!(machine.has(1), "nothing is deleted on doubt");
+            continue;
+        }
+        let mut process = Process::on(&machine, recovered, 2).unwrap();
+        let found = rooms.clone().map(|id| process.open(&id));
+        match found {
+            [Ok(first), Ok(second)] => {
+                let heads = [first.head.0, second.head.0];
+                // The last batch was the second room's.
+                counts[if heads == [3, 3] { 1 } else { 2 }] += 1;
+                assert!(heads == [3, 3] || heads == [3, 2], "bit {bit}: {heads:?}");
+                for (id, head) in rooms.iter().zip(heads) {
+                    assert_eq!(read(&mut process, id), (1..=head).collect::<Vec<_>>());
+                }
+            }
+            [Ok(whole), Err(error)] | [Err(error), Ok(whole)] => {
+                counts[3] += 1;
+                assert_eq!((error, whole.head.0), (JournalError::Damaged, 3));
+                // It stays so when the segment has gone into the store.
+                process.ingest().unwrap();
+                let again = rooms.clone().map(|id| process.open(&id).is_ok());
+                assert_eq!(again.iter().filter(|is_open| **is_open).count(), 1);
+            }
+            [Err(_), Err(_)] => panic!("bit {bit} is not of both rooms"),
+        }
+    }
+    // All of these cases are there.
+    assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+}
+
+/// A segment is missing: nobody knows whose entries were in it, so no room is opened, and the rest stays.
+#[test]
+fn a_missing_segment_refuses_all_rooms() {
+    let rooms = [room("a")];
+    for missing in [1, 2, 3] {
+        let machine = Machine::new(1);
+        drop(filled(&machine, &rooms, 60));
+        let last = *machine.segments().unwrap().last().unwrap();
+        assert!(last >= 3);
+        let lost = if missing == 3 { last } else { missing };
+        machine.lose(lost);
+        let recovered = recover(&machine, &machine).unwrap();
+        // The last one is missed only where it was the only one: it may not have been made yet.
+        assert_eq!(
+            recovered.is_damaged,
+            lost != last,
+            "segment {lost} of {last}"
+        );
+    }
+    let machine = Machine::new(1);
+    drop(filled(&machine, &rooms, 1));
+    machine.lose(1);
+    assert!(recover(&machine, &machine).unwrap().is_damaged);
+}

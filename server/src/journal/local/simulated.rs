@@ -1,0 +1,400 @@
+//! A disk and a store that forget what was not synced, as a seed decides.
+//!
+//! Both count steps. At a step that was chosen before, the power goes: that call fails, having done its work in part or not, and so
+//! does every later one. [`Machine::come_back`] then decides what of everything unsynced is there: any part of a write, sector by
+//! sector, and the first few of the store's changes. After a kill all of it is there, and still not synced.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use roomful_protocol::frame::Direction;
+
+use super::disk::{Disk, Space as Free};
+use super::meta::EntryKey;
+use super::store::{Change, Space, Store, Visit};
+
+/// A disk with segments and a store on it. Clones are the same.
+#[derive(Debug, Clone)]
+pub(super) struct Machine(Arc<Mutex<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    random: StdRng,
+    /// Steps until the power goes.
+    steps_left: Option<u64>,
+    is_off: bool,
+    /// The next sync of a segment fails once, and what it should have stored is lost when the power goes.
+    sync_fails: bool,
+    files: BTreeMap<u64, SimulatedFile>,
+    /// What is left for more.
+    free: u64,
+    synced: Spaces,
+    unsynced: Vec<Vec<Change>>,
+    current: Spaces,
+}
+
+type Spaces = BTreeMap<(Space, Vec<u8>), Bytes>;
+
+#[derive(Debug, Default)]
+struct SimulatedFile {
+    synced: Vec<u8>,
+    unsynced: Vec<(usize, Vec<u8>)>,
+    current: Vec<u8>,
+}
+
+const SECTOR: usize = 512;
+
+/// How it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// The process is killed.
+    Kill,
+    /// The power goes.
+    PowerCut,
+}
+
+impl Machine {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(Arc::new(Mutex::new(Inner {
+            random: StdRng::seed_from_u64(seed),
+            steps_left: None,
+            is_off: false,
+            sync_fails: false,
+            files: BTreeMap::new(),
+            free: 1 << 30,
+            synced: Spaces::new(),
+            unsynced: Vec::new(),
+            current: Spaces::new(),
+        })))
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap()
+    }
+
+    /// The power goes after so many steps.
+    pub(super) fn end_after(&self, steps: u64) {
+        self.inner().steps_left = Some(steps);
+    }
+
+    /// Whether it has.
+    pub(super) fn is_off(&self) -> bool {
+        self.inner().is_off
+    }
+
+    /// The next sync of a segment fails.
+    pub(super) fn fail_sync(&self) {
+        self.inner().sync_fails = true;
+    }
+
+    /// Leaves so many bytes free.
+    pub(super) fn set_free(&self, bytes: u64) {
+        self.inner().free = bytes;
+    }
+
+    /// Changes a segment behind everybody's back.
+    pub(super) fn damage(&self, segment: u64, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut inner = self.inner();
+        let file = inner.files.get_mut(&segment).unwrap();
+        change(&mut file.current);
+        file.synced = file.current.clone();
+        file.unsynced.clear();
+    }
+
+    /// What is in a segment.
+    pub(super) fn bytes(&self, segment: u64) -> Vec<u8> {
+        self.inner().files[&segment].current.clone()
+    }
+
+    /// Whether a segment is there.
+    pub(super) fn has(&self, segment: u64) -> bool {
+        self.inner().files.contains_key(&segment)
+    }
+
+    /// Takes a segment away behind everybody's back.
+    pub(super) fn lose(&self, segment: u64) {
+        self.inner().files.remove(&segment).unwrap();
+    }
+
+    /// The machine is there again, with what has survived.
+    pub(super) fn come_back(&self, end: End) {
+        let mut inner = self.inner();
+        inner.steps_left = None;
+        inner.is_off = false;
+        inner.sync_fails = false;
+        if end == End::Kill {
+            return;
+        }
+        let Inner {
+            random,
+            files,
+            synced,
+            unsynced,
+            current,
+            ..
+        } = &mut *inner;
+        let kept_percent = [0, 50, 90, 100][random.random_range(0..4)];
+        for file in files.values_mut() {
+            for (at, bytes) in file.unsynced.drain(..) {
+                let mut start = 0;
+                while start < bytes.len() {
+                    let end = (start + SECTOR - (at + start) % SECTOR).min(bytes.len());
+                    if random.random_range(0..100) < kept_percent {
+                        put(&mut file.synced, at + start, &bytes[start..end]);
+                    }
+                    start = end;
+                }
+            }
+            file.current = file.synced.clone();
+        }
+        let kept = random.random_range(0..=unsynced.len());
+        for changes in unsynced.drain(..).take(kept) {
+            apply(synced, changes);
+        }
+        *current = synced.clone();
+    }
+}
+
+fn put(file: &mut Vec<u8>, at: usize, bytes: &[u8]) {
+    if file.len() < at + bytes.len() {
+        file.resize(at + bytes.len(), 0);
+    }
+    file[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
+fn apply(spaces: &mut Spaces, changes: Vec<Change>) {
+    for Change { space, key, value } in changes {
+        match value {
+            Some(value) => spaces.insert((space, key), value),
+            None => spaces.remove(&(space, key)),
+        };
+    }
+}
+
+/// What becomes of a call.
+enum Step {
+    Done,
+    /// The power goes in it: it fails, and may have done its work.
+    Last {
+        is_done: bool,
+    },
+}
+
+impl Inner {
+    fn step(&mut self) -> io::Result<Step> {
+        if self.is_off {
+            return Err(off());
+        }
+        match &mut self.steps_left {
+            Some(0) => {
+                self.is_off = true;
+                let is_done = self.random.random();
+                Ok(Step::Last { is_done })
+            }
+            left => {
+                *left = left.map(|left| left - 1);
+                Ok(Step::Done)
+            }
+        }
+    }
+
+    /// Work that is done or not.
+    fn act(&mut self, act: impl FnOnce(&mut Self)) -> io::Result<()> {
+        match self.step()? {
+            Step::Done => {
+                act(self);
+                Ok(())
+            }
+            Step::Last { is_done } => {
+                if is_done {
+                    act(self);
+                }
+                Err(off())
+            }
+        }
+    }
+
+    fn file(&mut self, segment: u64) -> io::Result<&mut SimulatedFile> {
+        self.files
+            .get_mut(&segment)
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+fn off() -> io::Error {
+    io::Error::other("the power is off")
+}
+
+impl Disk for Machine {
+    fn segments(&self) -> io::Result<Vec<u64>> {
+        let inner = self.inner();
+        match inner.is_off {
+            true => Err(off()),
+            false => Ok(inner.files.keys().copied().collect()),
+        }
+    }
+
+    fn create(&self, segment: u64, bytes: u64) -> io::Result<()> {
+        let mut inner = self.inner();
+        if inner.free < bytes {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        inner.act(|inner| {
+            let zeros = vec![0; usize::try_from(bytes).unwrap()];
+            let file = SimulatedFile {
+                synced: zeros.clone(),
+                unsynced: Vec::new(),
+                current: zeros,
+            };
+            let before = inner.files.insert(segment, file);
+            assert!(before.is_none(), "a segment is never made twice");
+        })
+    }
+
+    fn write(&self, segment: u64, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let at = usize::try_from(at).unwrap();
+        let mut inner = self.inner();
+        inner.file(segment)?;
+        inner.act(|inner| {
+            let file = inner.files.get_mut(&segment).unwrap();
+            put(&mut file.current, at, bytes);
+            file.unsynced.push((at, bytes.to_vec()));
+        })
+    }
+
+    fn sync(&self, segment: u64) -> io::Result<()> {
+        let mut inner = self.inner();
+        inner.file(segment)?;
+        if std::mem::take(&mut inner.sync_fails) {
+            // As Linux does: the pages count as clean now, and a later sync says that all is well.
+            inner.file(segment)?.unsynced.clear();
+            return Err(io::Error::other("the disk can't"));
+        }
+        inner.act(|inner| {
+            let file = inner.files.get_mut(&segment).unwrap();
+            file.synced = file.current.clone();
+            file.unsynced.clear();
+        })
+    }
+
+    fn read(&self, segment: u64, at: u64, bytes: usize) -> io::Result<Vec<u8>> {
+        let mut inner = self.inner();
+        if inner.is_off {
+            return Err(off());
+        }
+        let at = usize::try_from(at).unwrap();
+        let file = inner.file(segment)?;
+        let end = at.saturating_add(bytes).min(file.current.len());
+        Ok(file.current[at.min(end)..end].to_vec())
+    }
+
+    fn remove(&self, segment: u64) -> io::Result<()> {
+        let mut inner = self.inner();
+        inner.file(segment)?;
+        inner.act(|inner| drop(inner.files.remove(&segment)))
+    }
+
+    fn cut(&self, segment: u64, at: u64) -> io::Result<()> {
+        let mut inner = self.inner();
+        inner.file(segment)?;
+        inner.act(|inner| {
+            let file = inner.files.get_mut(&segment).unwrap();
+            file.current.truncate(usize::try_from(at).unwrap());
+            file.synced = file.current.clone();
+            file.unsynced.clear();
+        })
+    }
+
+    fn put_aside(&self, segment: u64) -> io::Result<()> {
+        self.remove(segment)
+    }
+
+    fn space(&self) -> io::Result<Free> {
+        let free = self.inner().free;
+        Ok(Free {
+            free,
+            total: 1 << 40,
+        })
+    }
+}
+
+impl Store for Machine {
+    fn get(&self, space: Space, key: &[u8]) -> io::Result<Option<Bytes>> {
+        let inner = self.inner();
+        match inner.is_off {
+            true => Err(off()),
+            false => Ok(inner.current.get(&(space, key.to_vec())).cloned()),
+        }
+    }
+
+    fn range(
+        &self,
+        space: Space,
+        from: &[u8],
+        until: &[u8],
+        direction: Direction,
+        visit: Visit<'_>,
+    ) -> io::Result<()> {
+        let inner = self.inner();
+        if inner.is_off {
+            return Err(off());
+        }
+        let mut items = inner
+            .current
+            .range((space, from.to_vec())..=(space, until.to_vec()));
+        while let Some(((_, key), value)) = match direction {
+            Direction::Forward => items.next(),
+            Direction::Backward => items.next_back(),
+        } {
+            if !visit(key, value.clone()) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn ingest(&self, entries: &mut dyn Iterator<Item = (EntryKey, Bytes)>) -> io::Result<()> {
+        let mut last = None;
+        let changes: Vec<_> = entries
+            .map(|(key, value)| {
+                assert!(last < Some(key), "entries are sorted");
+                last = Some(key);
+                Change {
+                    space: Space::Entries,
+                    key: key.0.to_vec(),
+                    value: Some(value),
+                }
+            })
+            .collect();
+        self.inner().act(|inner| {
+            apply(&mut inner.current, changes.clone());
+            apply(&mut inner.synced, changes);
+        })
+    }
+
+    fn write(&self, changes: Vec<Change>) -> io::Result<()> {
+        self.inner().act(|inner| {
+            apply(&mut inner.current, changes.clone());
+            inner.unsynced.push(changes);
+        })
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.inner().act(|inner| {
+            inner.synced = inner.current.clone();
+            inner.unsynced.clear();
+        })
+    }
+
+    fn entry_bytes(&self) -> u64 {
+        0
+    }
+
+    fn clean(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
