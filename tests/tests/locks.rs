@@ -1,5 +1,9 @@
 //! Locks, timers and cursors as their users see them: one holder, a fair queue, leases, fences that guard state, timers that fire once, and what is unread.
-#![expect(clippy::unwrap_used, reason = "a test reports by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test reports by panicking"
+)]
 
 use roomful_protocol::codec::Encoding;
 use roomful_protocol::error::ErrorCode;
@@ -304,7 +308,7 @@ async fn a_timer_fires_once_for_everybody() {
         .timer(room, TimerRequest::Cancel { name: key("never") })
         .await
         .unwrap_err();
-    assert_error(&error, ErrorCode::BadValue);
+    assert_error(&error, ErrorCode::Conflict);
 }
 
 /// Unread is what others have published behind the read cursor; cursors only move forward.

@@ -73,18 +73,14 @@ async fn a_stale_version_is_refused_with_the_current_one() {
     ] {
         let error = ann.write(room, None, vec![stale]).await.unwrap_err();
         assert_error(&error, ErrorCode::Conflict);
-        assert_eq!(error.current, [item.clone()]);
+        assert_eq!(error.current, std::slice::from_ref(&item));
     }
     ann.change(room, absent("other")).await;
-    ann.change(room, on(Some(error_version(&item)), "c")).await;
+    ann.change(room, on(Some(item.version), "c")).await;
     let board = Replica::of(&ann.page(room, "", None, 10).await);
     assert_eq!(board.text("card"), Some("c"));
     // Refusals took no place in the log.
     assert_eq!(board.at, Offset(4));
-}
-
-fn error_version(item: &StateItem) -> Position {
-    item.version
 }
 
 /// Several keys change together or not at all, in one entry, and the refusal names each key that was not as expected.
