@@ -32,6 +32,7 @@ use roomful_server::http::{
 };
 use roomful_server::memory::Memory;
 use roomful_server::metrics::{Metrics, PanicPlace};
+use roomful_server::session::revocation_file::RevocationFile;
 use roomful_server::session::revocations::Revocations;
 use roomful_server::shard::message::{ConnectionId, Message, ShardId};
 use roomful_server::shard::{Host, Input};
@@ -181,10 +182,13 @@ fn operations(world: &World, config: &Config) -> (Operations, String) {
     let dir = std::env::temp_dir().join(format!("roomful-threads-{}", std::process::id()));
     let key = AdminKey::open(&config.admin, &dir).unwrap();
     let shown = std::fs::read_to_string(dir.join("admin.key")).unwrap();
+    let revocations = Revocations::default();
+    let revocation_file = RevocationFile::open(&dir, &revocations, 0).unwrap();
     std::fs::remove_dir_all(&dir).unwrap();
     let admin = Admin::new(admin::Parts {
         shards: world.shards.clone(),
-        revocations: Revocations::default(),
+        revocations,
+        revocation_file,
         key,
         metrics: world.metrics.clone(),
         clock: Clock::system(),

@@ -402,9 +402,18 @@ impl RawClient {
     /// # Panics
     /// The connection is gone.
     pub async fn send(&mut self, frame: &ClientFrame) {
+        self.try_frame(frame).await.unwrap();
+    }
+
+    /// Sends a frame to a server that may be gone.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub async fn try_frame(&mut self, frame: &ClientFrame) -> Result<(), tungstenite::Error> {
         let mut bytes = Vec::new();
         self.encoding.encode(frame, &mut bytes);
-        self.send_bytes(bytes).await;
+        let message = self.message(bytes);
+        self.try_send(message).await
     }
 
     /// Sends a message of these bytes, of the kind that the subprotocol has.
@@ -412,11 +421,14 @@ impl RawClient {
     /// # Panics
     /// The connection is gone, or a text is not UTF-8.
     pub async fn send_bytes(&mut self, bytes: Vec<u8>) {
-        self.send_message(match self.encoding {
+        self.send_message(self.message(bytes)).await;
+    }
+
+    fn message(&self, bytes: Vec<u8>) -> Message {
+        match self.encoding {
             Encoding::MessagePack => Message::binary(bytes),
             Encoding::Json => Message::text(String::from_utf8(bytes).unwrap()),
-        })
-        .await;
+        }
     }
 
     /// Sends a WebSocket message.

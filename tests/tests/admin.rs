@@ -55,7 +55,7 @@ async fn the_back_end_publishes_and_members_see_it() {
         assert_eq!(done["position"][1], entry.offset.0);
         assert_eq!(done["time_ms"], entry.time_ms);
         assert_eq!(done["duplicate"], false);
-        assert_eq!(done["durability"], "memory");
+        assert_eq!(done["durability"], "local");
         assert_eq!(entry.user, UserId::parse(user.unwrap_or("server")).unwrap());
         assert_eq!(entry.payload.format, format);
         assert_eq!(String::from_utf8_lossy(&entry.payload.bytes), bytes);
@@ -149,7 +149,7 @@ async fn looking_at_a_room_does_not_open_it() {
     let back_end = BackEnd::of(&server).await;
     let closed = json!({
         "room": "chat:quiet", "open": false, "occupancy": 0, "position": null,
-        "kind": "relay", "durability": "memory",
+        "kind": "relay", "durability": "local",
     });
     assert_eq!(back_end.ok("GET /v1/rooms/chat:quiet", None).await, closed);
     let nobody = json!({ "occupancy": 0, "members": [], "next": null });
@@ -538,4 +538,27 @@ fn words(line: &str) -> Vec<String> {
         }
     }
     words
+}
+
+/// Whoever was revoked stays out over a kill, and whoever was let in again comes in.
+#[tokio::test]
+async fn revocations_outlive_the_process() {
+    let mut server = Server::with_config(&keyed("")).await;
+    let back_end = BackEnd::of(&server).await;
+    for user in ["ada", "bob"] {
+        let body = json!({ "user": user });
+        back_end.ok("POST /v1/revocations", Some(&body)).await;
+    }
+    let lifted = back_end.ok("DELETE /v1/revocations?user=bob", None).await;
+    assert_eq!(lifted, json!({ "lifted": true }));
+    server.kill().await;
+    server.start_again().await;
+    let metrics = server.metrics().await;
+    assert_eq!(metrics.value("roomful_revocations"), 1.0);
+    for (user, comes_in) in [("ada", false), ("bob", true)] {
+        let token = tokens::sign(&tokens::claims(user));
+        let mut client = Connect::to(&server).open().await.unwrap();
+        let welcome = client.hello_with(Some(&token), None).await;
+        assert_eq!(welcome.is_ok(), comes_in, "{user}");
+    }
 }

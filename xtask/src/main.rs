@@ -29,6 +29,7 @@ usage: cargo xtask <command>
 
   test [--without TOOLS] [STAGE…]  set up what the tests need, then run them all, or the named stages alone
                                    TOOLS: browsers,node,python,deny,valgrind; what needs them is left out
+  crash [--kills N [--seed S]]     kills the server N times (200) under load, and checks that nothing acknowledged is lost
   soak [--minutes N]               connections that come, go and are cut, for N minutes (20, at least 8); prints and judges memory
   dist                             build target/dist/roomful, one static file
   fuzz [--seconds N] [--keep] [TARGET]
@@ -55,6 +56,9 @@ fn command(arguments: &[String]) -> Result<ExitCode> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["test", rest @ ..] => return test::run(&context, &test::Selection::parse(rest)?),
+        ["crash"] => crash(&context, "200", None)?,
+        ["crash", "--kills", kills] => crash(&context, kills, None)?,
+        ["crash", "--kills", kills, "--seed", seed] => crash(&context, kills, Some(seed))?,
         ["soak"] => soak(&context, "20")?,
         ["soak", "--minutes", minutes] => soak(&context, minutes)?,
         ["dist"] => {
@@ -75,6 +79,29 @@ fn command(arguments: &[String]) -> Result<ExitCode> {
         [other, ..] => bail!("{other:?} is no command\n{USAGE}"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn crash(context: &Context, kills: &str, seed: Option<&str>) -> Result<()> {
+    let kills: u32 = kills.parse().context("--kills takes a whole number")?;
+    run::line(
+        context,
+        "cargo build --release -p roomful-server --bin roomful",
+    )?;
+    let server = context.target.join("release/roomful");
+    let mut env = vec![
+        ("ROOMFUL_CRASH_KILLS", kills.to_string()),
+        ("ROOMFUL_BIN", server.display().to_string()),
+    ];
+    if let Some(seed) = seed {
+        let seed: u64 = seed.parse().context("--seed takes a whole number")?;
+        env.push(("ROOMFUL_SEED", seed.to_string()));
+    }
+    let env: Vec<_> = env
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    let line = "cargo test -p roomful-tests --test crash -- --nocapture";
+    run::line_with(context, line, &env)
 }
 
 fn soak(context: &Context, minutes: &str) -> Result<()> {

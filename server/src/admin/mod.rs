@@ -38,6 +38,7 @@ use tokio::time::{sleep, timeout};
 use crate::clock::Clock;
 use crate::connection::Rate;
 use crate::metrics::Metrics;
+use crate::session::revocation_file::RevocationFile;
 use crate::session::revocations::Revocations;
 use crate::shard::message::{Answer, Refusal};
 use crate::transport::{PendingCall, Shards};
@@ -66,6 +67,8 @@ pub struct Parts {
     pub shards: Shards,
     /// Who is not let in any more.
     pub revocations: Revocations,
+    /// Where that is kept.
+    pub revocation_file: RevocationFile,
     /// Who may ask.
     pub key: AdminKey,
     /// Denials are counted here.

@@ -9,6 +9,7 @@ use roomful_protocol::error::ErrorCode;
 use roomful_protocol::id::{INTEGER_MAX, SessionId, TenantId};
 use roomful_protocol::limits::PAGE_MAX;
 use serde::{Deserialize, Serialize};
+use tokio::task::block_in_place;
 
 use super::failure::Failure;
 use super::rooms::user_id;
@@ -96,6 +97,7 @@ pub(super) async fn lift(
         let revocations = &admin.parts().revocations;
         let lifted = revocations.lift(&tenant, &subject);
         admin.parts().metrics.revoked(revocations.count());
+        admin.keep(&(tenant, subject))?;
         json(&Lifted { lifted })
     };
     admin.act("lift", peer.client, work).await
@@ -212,7 +214,20 @@ impl Admin {
                 .revoke(whom, until_ms, now_ms, parts.settings.revocations_max);
         noted.map_err(|full| Refusal::new(ErrorCode::Overloaded, full.to_string()))?;
         parts.metrics.revoked(parts.revocations.count());
+        self.keep(&(tenant.clone(), subject.clone()))?;
         Ok(until_ms)
+    }
+
+    /// Writes down whether somebody is revoked, so that it holds after a restart too.
+    fn keep(&self, whom: &(TenantId, Subject)) -> Result<(), Failure> {
+        let parts = self.parts();
+        let kept = block_in_place(|| parts.revocation_file.keep(whom, &parts.revocations));
+        kept.map_err(|error| {
+            tracing::error!(%error, "a revocation could not be written down");
+            let text =
+                "it holds until the process ends, but could not be written down: the log says why";
+            Refusal::new(ErrorCode::Internal, text).into()
+        })
     }
 
     /// Ends the connections on every shard; how many there were.

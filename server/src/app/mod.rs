@@ -5,6 +5,7 @@
 
 mod listeners;
 mod reload;
+mod storage;
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::admin::key::{AdminKey, AdminKeyError};
@@ -33,8 +35,9 @@ use crate::directory::Directory;
 use crate::http::{
     self, Limits, Operations, Origin, OriginError, OriginRule, Readiness, Site, Tls,
 };
+use crate::journal::local::{Local, Notify, OpenError};
 use crate::journal::memory::MemoryJournal;
-use crate::journal::{HistoryBounds, Journals};
+use crate::journal::{HistoryBounds, Journal, Journals};
 use crate::memory::{
     Elsewhere, HTTP_CONNECTION_BYTES, Marks, Memory, TLS_CONNECTION_BYTES, budget_of_system,
 };
@@ -48,6 +51,7 @@ use crate::room::{RoomSettings, kind};
 use crate::session::DataFileError;
 use crate::session::generation::Generation;
 use crate::session::index::Sessions;
+use crate::session::revocation_file::RevocationFile;
 use crate::session::token::{ResumeKey, ResumeKeyError};
 use crate::session::users::{UserLimits, Users};
 use crate::shard::message::ShardId;
@@ -58,6 +62,7 @@ use crate::tls::{CertificateError, Certificates, Files};
 use crate::transport::{Judge, Parts, Shards, ThreadEnded, Threads, TransportSettings};
 use listeners::{deaf, listen};
 use reload::{Hangups, Reload};
+use storage::{Returns, open_journal};
 
 /// Why the server did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +107,9 @@ pub enum RunError {
     /// The data directory is unusable.
     #[error(transparent)]
     Data(#[from] DataFileError),
+    /// The rooms on disk can't be used.
+    #[error(transparent)]
+    Journal(#[from] OpenError),
     /// A configured origin is none.
     #[error("listen.origins: {text:?} is no origin")]
     Origin {
@@ -140,6 +148,8 @@ pub fn run(config: &Config, sources: Sources) -> Result<(), RunError> {
 
 /// A server that has everything it needs and has let nobody in yet.
 struct App {
+    /// The rooms on disk.
+    local: Option<Arc<Local>>,
     public: TcpListener,
     admin: TcpListener,
     operations: Operations,
@@ -183,6 +193,8 @@ impl App {
         metrics.show_budget(memory.clone());
         let shared = shared(config, resume_key.clone(), &clock, memory.clone());
         let revocations = shared.sessions.revocations().clone();
+        let revocation_file = RevocationFile::open(data_dir, &revocations, clock.unix_ms())?;
+        metrics.revoked(revocations.count());
         let users = shared.users.clone();
         let counters = metrics.shards().to_vec();
         let parts = Parts {
@@ -196,13 +208,23 @@ impl App {
             settings: transport_settings(config),
         };
         let first_epoch = generation.first_epoch();
+        let local = open_journal(config, data_dir, first_epoch, &clock)?.map(Arc::new);
+        let disk = local.clone();
         let core = move |id: ShardId, now| {
             let memory = Box::new(MemoryJournal::new(first_epoch));
-            let journals = Journals::new(memory, None);
+            let local = disk
+                .as_ref()
+                .map(|disk| Box::new(disk.of_shard(id)) as Box<dyn Journal>);
+            let journals = Journals::new(memory, local);
             let counters = Arc::clone(&counters[usize::from(id.0)]);
             Shard::new(id, shared.clone(), journals, counters, now)
         };
         let (shards, threads) = Shards::start(parts, core).map_err(RunError::System)?;
+        if let Some(local) = &local {
+            let notify: Arc<dyn Notify> = Arc::new(Returns(shards.clone()));
+            local.start(&notify).map_err(RunError::System)?;
+            metrics.show_journal(Arc::clone(local));
+        }
         let (counted, live) = (metrics.clone(), tasks.clone());
         let http_bytes = http_connection_bytes(config);
         let elsewhere = move || Elsewhere::now(&counted, &live, http_bytes);
@@ -233,12 +255,14 @@ impl App {
         let back_end = Admin::new(admin::Parts {
             shards: shards.clone(),
             revocations,
+            revocation_file,
             key: admin_key,
             metrics: metrics.clone(),
             clock,
             settings: admin_settings(config),
         });
         Ok(Self {
+            local,
             public,
             admin,
             operations: Operations {
@@ -327,6 +351,9 @@ impl App {
             signal = signals.next() => return Err(RunError::Interrupted { signal }),
             ended = watch(&self.threads) => return Err(ended.into()),
             error = &mut deaf => return Err(error),
+        }
+        if let Some(local) = self.local {
+            block_in_place(|| local.close())?;
         }
         tracing::info!("stopped");
         Ok(())

@@ -24,6 +24,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 
+use roomful_protocol::frame::Durability;
+
 pub use choice::{Algorithm, ForwardedHeader, LogFilter, LogFormat, RoomKind, WebOrigin};
 pub use key::{KeyConfig, KeySource};
 pub use keys_url::KeysUrl;
@@ -32,7 +34,7 @@ pub use secret::{Secret, SecretKey};
 pub use sections::{
     AdminConfig, AdmissionConfig, AuthConfig, ConnectionConfig, HttpConfig, ListenConfig,
     LogConfig, MemoryConfig, NamespaceConfig, NodeConfig, PlacementConfig, SessionConfig,
-    ShardConfig, ShutdownConfig, UserConfig,
+    ShardConfig, ShutdownConfig, StorageConfig, UserConfig,
 };
 pub use source::{Flag, Sources};
 
@@ -69,6 +71,8 @@ pub struct Config {
     pub shard: ShardConfig,
     /// `[memory]`
     pub memory: MemoryConfig,
+    /// `[storage]`
+    pub storage: StorageConfig,
     /// `[shutdown]`
     pub shutdown: ShutdownConfig,
     /// `[log]`
@@ -146,6 +150,7 @@ impl Config {
         config.user.renew(&newer.user, "user.", &mut kept);
         config.shard.renew(&newer.shard, "shard.", &mut kept);
         config.memory.renew(&newer.memory, "memory.", &mut kept);
+        config.storage.renew(&newer.storage, "storage.", &mut kept);
         config
             .shutdown
             .renew(&newer.shutdown, "shutdown.", &mut kept);
@@ -243,6 +248,7 @@ impl Config {
             ("placement", &mut self.placement),
             ("shard", &mut self.shard),
             ("memory", &mut self.memory),
+            ("storage", &mut self.storage),
             ("shutdown", &mut self.shutdown),
             ("log", &mut self.log),
         ]
@@ -339,11 +345,28 @@ impl Default for Config {
             placement: PlacementConfig::default(),
             shard: ShardConfig::default(),
             memory: MemoryConfig::default(),
+            storage: StorageConfig::default(),
             shutdown: ShutdownConfig::default(),
             log: LogConfig::default(),
             namespaces: NAMESPACES
-                .map(|name| (name.to_owned(), NamespaceConfig::default()))
+                .map(|(name, durability)| (name.to_owned(), NamespaceConfig::shipped(durability)))
                 .into(),
+        }
+    }
+}
+
+impl NamespaceConfig {
+    /// What a shipped namespace is. What is on disk is there to be read again, so more of it is kept than memory would hold.
+    fn shipped(durability: Durability) -> Self {
+        match durability {
+            Durability::Memory => Self::default(),
+            Durability::Local | Durability::Replicated => Self {
+                durability,
+                history_entries_max: 100_000,
+                history_bytes_max: 67_108_864,
+                history_age_max_ms: 30 * 86_400_000,
+                ..Self::default()
+            },
         }
     }
 }
@@ -388,8 +411,14 @@ fn paths<'a>(key: &'a str, value: &'a Value) -> Box<dyn Iterator<Item = String> 
 /// The namespace that serves unknown names on an anonymous server.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
-/// The namespaces that need no configuration.
-const NAMESPACES: [&str; 5] = ["auction", "chat", DEFAULT_NAMESPACE, "doc", "game"];
+/// The namespaces that need no configuration: what is a record for somebody is on disk.
+const NAMESPACES: [(&str, Durability); 5] = [
+    ("auction", Durability::Local),
+    ("chat", Durability::Local),
+    (DEFAULT_NAMESPACE, Durability::Memory),
+    ("doc", Durability::Local),
+    ("game", Durability::Memory),
+];
 
 /// Shards beyond this cost more in messages between them than another core gives.
 const SHARDS_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("64 is not 0");

@@ -22,7 +22,7 @@ use super::setting::Range;
 section! {
     /// The node itself.
     pub struct NodeConfig {
-        /// Directory for what outlives the process: the resume key and the generation. Made at the first start.
+        /// Directory for what outlives the process: the rooms on disk, the resume key, the generation. Made at the first start.
         /// Relative to the working directory.
         restart data_dir: PathBuf = PathBuf::from("./roomful-data");
         /// Threads that hold connections and rooms. 0 takes one per core, at most 64.
@@ -295,7 +295,8 @@ section! {
     pub struct NamespaceConfig {
         /// What a room does with what is published.
         restart kind: RoomKind = RoomKind::Relay;
-        /// What an acknowledged publish survives.
+        /// What an acknowledged publish survives: `memory` nothing beyond the process, `local` a kill, a restart and a power cut,
+        /// since it is synced to this machine's disk first.
         restart durability: Durability = Durability::Memory;
         /// Entries of history that a room keeps.
         live history_entries_max: usize = 1_000, 1..=10_000_000;
@@ -345,6 +346,23 @@ section! {
         live timer_payload_bytes_max: usize = 4_096, 0..=16_777_216;
         /// Users of a room with read or delivered cursors.
         live cursor_users_max: usize = 10_000, 1..=10_000_000;
+    }
+}
+
+section! {
+    /// Rooms on disk: those of namespaces with `durability = "local"`. They are in `<data_dir>/journal`.
+    pub struct StorageConfig {
+        /// How long to wait for the data directory where another process still uses it, in milliseconds: for a start in the
+        /// place of a process that is about to end.
+        restart lock_wait_ms: u64 = 10_000, 0..=600_000;
+        /// Percentage of the disk that stays free: below it, publishes to rooms on disk are refused until there is space again.
+        restart headroom_percent: u64 = 5, 0..=90;
+        /// Bytes of the disk that stay free at least.
+        restart headroom_bytes_min: u64 = 268_435_456, 0..=1_099_511_627_776;
+        /// Bytes of one file of the log. What is acknowledged stands there first, and goes into the sorted store file by file.
+        restart segment_bytes: u64 = 67_108_864, 33_554_432..=1_073_741_824;
+        /// Bytes of the store's blocks that stay in memory.
+        restart cache_bytes: u64 = 33_554_432, 1_048_576..=1_099_511_627_776;
     }
 }
 

@@ -237,8 +237,12 @@ text_scalar!(PathBuf, "a path", |text| Some(Self::from(text)), |value| {
 // The protocol knows more classes than this server has stores for, and a class that is not kept must not be promised.
 text_scalar!(
     Durability,
-    "\"memory\"; \"local\" and \"replicated\" need a store that this version does not have",
-    |text| (text == "memory").then_some(Self::Memory),
+    "\"memory\", \"local\"; \"replicated\" needs a store that this version does not have",
+    |text| match text {
+        "memory" => Some(Self::Memory),
+        "local" => Some(Self::Local),
+        _ => None,
+    },
     |value| match value {
         Self::Memory => "memory",
         Self::Local => "local",

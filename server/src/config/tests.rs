@@ -304,8 +304,8 @@ fn wrong_forms_are_one_problem_each() {
         ("[namespaces.Chat]", "line 1: \"Chat\" is no namespace"),
         ("[namespaces.\"a:b\"]", "line 1: \"a:b\" is no namespace"),
         (
-            "[namespaces.chat]\ndurability = \"local\"",
-            "line 2: namespaces.chat.durability is \"local\"; allowed is \"memory\"; \"local\" and",
+            "[namespaces.chat]\ndurability = \"replicated\"",
+            "line 2: namespaces.chat.durability is \"replicated\"; allowed is \"memory\", \"local\"; \"replicated\" needs",
         ),
         (
             "[connection]\nrooms_max = -1",
@@ -521,9 +521,11 @@ fn unknown_namespaces_are_served_to_anonymous_users_alone() {
         .unwrap();
     assert_eq!(anonymous.namespace("unknown").unwrap().members_max, 7);
     assert_eq!(
-        anonymous.namespace("chat").unwrap(),
+        anonymous.namespace("game").unwrap(),
         &NamespaceConfig::default()
     );
+    let chat = anonymous.namespace("chat").unwrap();
+    assert_eq!(chat.durability, Durability::Local);
     let keys =
         "[[auth.keys]]\nalgorithm = \"HS256\"\nsecret = \"0123456789abcdef0123456789abcdef\"";
     let authenticated = Written::file(keys).load().unwrap();

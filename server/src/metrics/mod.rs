@@ -9,6 +9,7 @@
 mod admin;
 mod budget;
 mod cells;
+mod journal;
 mod keys;
 mod labels;
 mod registries;
@@ -33,12 +34,14 @@ pub use labels::{
 pub use tls::{TlsHandshake, TlsReload};
 
 use crate::admission::Admission;
+use crate::journal::local::Local;
 use crate::memory::Memory;
 use crate::session::users::Users;
 use crate::tasks::Tasks;
 use admin::AdminMetrics;
 use budget::Budget;
 use cells::Row;
+use journal::JournalMetrics;
 use keys::KeyMetrics;
 use labels::labels;
 use registries::Registries;
@@ -219,6 +222,17 @@ impl Metrics {
             .registry
             .register(Box::new(registries))
             .expect("there is one registry of each");
+    }
+
+    /// Shows the journal on disk too.
+    ///
+    /// # Panics
+    /// It shows one already.
+    pub fn show_journal(&self, journal: Arc<Local>) {
+        self.inner
+            .registry
+            .register(Box::new(JournalMetrics::new(journal)))
+            .expect("there is one journal on disk");
     }
 
     /// The shards' counters, by the shard's index.

@@ -3,6 +3,7 @@
 pub mod generation;
 pub mod index;
 pub mod kept_key;
+pub mod revocation_file;
 pub mod revocations;
 pub mod token;
 pub mod users;

@@ -1,8 +1,8 @@
 //! Who is not let in any more, although the token is good: the list that all shards share.
 //!
 //! The admin listener writes it, shards look at it when somebody says hello, resumes or refreshes. An entry ends by
-//! itself when the tokens that it is about have expired; the list is bounded, and empty after a restart. Closing
-//! the connections that are there is left to the shards.
+//! itself when the tokens that it is about have expired; the list is bounded. That it outlives the process is left to
+//! `revocation_file`, closing the connections that are there to the shards.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -71,6 +71,26 @@ impl Revocations {
             }
         }
         Ok(())
+    }
+
+    /// Puts in what an earlier process kept; what ends at 0 was taken back.
+    pub(super) fn restore(&self, whom: (TenantId, Subject), until_ms: u64) {
+        if self.inner.entries.insert(whom, until_ms).is_none() {
+            self.inner.count.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Until when somebody is revoked, in milliseconds since 1970.
+    pub(super) fn until_ms(&self, whom: &(TenantId, Subject)) -> Option<u64> {
+        self.inner.entries.get(whom).map(|until_ms| *until_ms)
+    }
+
+    /// All of them with their ends, in no order.
+    pub(super) fn all(&self) -> Vec<((TenantId, Subject), u64)> {
+        let entries = self.inner.entries.iter();
+        entries
+            .map(|entry| (entry.key().clone(), *entry.value()))
+            .collect()
     }
 
     /// Takes an entry back; whether there was one.

@@ -10,9 +10,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mio::Waker;
+use roomful_protocol::id::RoomId;
 
 use super::{Opened, TransportSettings};
 use crate::auth::{AuthError, Identity};
+use crate::journal::Completion;
 use crate::shard::ShardSettings;
 use crate::shard::message::{ConnectionId, Message};
 
@@ -25,6 +27,10 @@ pub(super) enum Letter {
     Opened(Box<Opened>),
     /// A token that the pool has checked.
     Verified(ConnectionId, Result<Identity, AuthError>),
+    /// The journal has done something, in its order.
+    Journal(Vec<Completion>),
+    /// A room has to be looked at.
+    Wake(RoomId),
     /// Go on with other settings.
     Reload(Arc<ShardSettings>, Box<TransportSettings>),
     /// Say goodbye to everybody.
@@ -128,7 +134,12 @@ impl Letter {
     fn cost(&self) -> usize {
         let payload = match self {
             Self::Message(message) => message.payload_bytes(),
-            Self::Opened(_) | Self::Verified(..) | Self::Reload(..) | Self::Drain { .. } => 0,
+            Self::Journal(completions) => completions.len() * size_of::<Completion>(),
+            Self::Opened(_)
+            | Self::Verified(..)
+            | Self::Wake(_)
+            | Self::Reload(..)
+            | Self::Drain { .. } => 0,
         };
         payload + LETTER_BYTES
     }

@@ -23,7 +23,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mio::{Poll, Waker};
 use roomful_protocol::codec::Encoding;
-use roomful_protocol::id::PlacementKey;
+use roomful_protocol::id::{PlacementKey, RoomId};
 
 pub use self::core::Core;
 use crate::admission::{Counted, Reason, Refusal, Ticket};
@@ -31,6 +31,7 @@ use crate::clock::{Clock, Now};
 use crate::current::Current;
 use crate::directory::Directory;
 use crate::http::{Upgraded, Upgrades};
+use crate::journal::Completion;
 use crate::memory::{Elsewhere, Level, Memory};
 use crate::metrics::{ShardCounters, resident_bytes};
 use crate::shard::ShardSettings;
@@ -265,6 +266,23 @@ impl Shards {
         for post in &self.inner.posts {
             let letter = Letter::Reload(Arc::clone(shard), Box::new(transport));
             post.mailbox.push(letter);
+            post.mailbox.wake();
+        }
+    }
+
+    /// The journal has ended calls of a shard, in this order.
+    pub fn completed(&self, shard: ShardId, completions: Vec<Completion>) {
+        if let Some(post) = self.inner.posts.get(usize::from(shard.0)) {
+            post.mailbox.push(Letter::Journal(completions));
+            post.mailbox.wake();
+        }
+    }
+
+    /// Has a room looked at, where it is at home.
+    pub fn wake(&self, room: RoomId) {
+        let home = self.inner.directory.home(&room);
+        if let Some(post) = self.inner.posts.get(usize::from(home.0)) {
+            post.mailbox.push(Letter::Wake(room));
             post.mailbox.wake();
         }
     }

@@ -30,6 +30,7 @@ use super::verifier::Verifier;
 use super::{Opened, Post, TransportSettings};
 use crate::auth::AuthError;
 use crate::clock::{Clock, Now};
+use crate::journal::Completion;
 use crate::memory::Memory;
 use crate::metrics::{MemoryShed, PanicPlace, ShardCounters};
 use crate::shard::message::{ConnectionId, ShardId};
@@ -93,6 +94,7 @@ impl Thread {
             buffer: vec![0; READ_BUFFER_BYTES],
             ended: VecDeque::new(),
             mail: VecDeque::new(),
+            completed: VecDeque::new(),
             id: self.id,
             silent_until_ms: 0,
             deadlines,
@@ -116,6 +118,8 @@ struct Driver<C> {
     ended: VecDeque<ConnectionId>,
     /// Letters that have been taken and not been read.
     mail: VecDeque<Letter>,
+    /// What the journal has done, and the core has not been told.
+    completed: VecDeque<Completion>,
     id: ShardId,
     /// Until then nothing is logged about slow turns, on the monotonic clock.
     silent_until_ms: u64,
@@ -181,15 +185,18 @@ impl<C: Core> Driver<C> {
 
     /// Opens letters, in their order, until all are read or the time is up.
     fn read_mail(&mut self, mailbox: &Mailbox, poll: &Poll) {
-        if self.mail.is_empty() {
+        if self.mail.is_empty() && self.completed.is_empty() {
             self.mail = mailbox.take();
         }
         for read in 1_usize.. {
-            let Some(letter) = self.mail.pop_front() else {
+            if let Some(completion) = self.completed.pop_front() {
+                self.step(Input::Journal(completion));
+            } else if let Some(letter) = self.mail.pop_front() {
+                mailbox.free(&letter);
+                self.open_letter(letter, poll);
+            } else {
                 return;
-            };
-            mailbox.free(&letter);
-            self.open_letter(letter, poll);
+            }
             if read.is_multiple_of(LETTERS_PER_LOOK) && self.host.turn_is_spent() {
                 return;
             }
@@ -201,6 +208,7 @@ impl<C: Core> Driver<C> {
         let busy = !self.host.again.is_empty()
             || !self.ended.is_empty()
             || !self.mail.is_empty()
+            || !self.completed.is_empty()
             || !self.overdue.is_empty()
             || !self.core.is_idle();
         if busy {
@@ -334,6 +342,8 @@ impl<C: Core> Driver<C> {
                 self.host.adopt(&self.settings);
                 self.step(Input::Settings(shard));
             }
+            Letter::Journal(completions) => self.completed.extend(completions),
+            Letter::Wake(room) => self.step(Input::Wake(room)),
             Letter::Drain { spread_ms } => self.step(Input::Drain { spread_ms }),
             Letter::Opened(opened) => {
                 let client = opened.client;

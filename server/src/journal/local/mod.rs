@@ -108,15 +108,21 @@ impl Settings {
     }
 }
 
+/// What is done beside the shards.
+#[derive(Debug)]
+enum Work {
+    /// Nobody has told yet whom to notify.
+    Waiting(Box<Parts>),
+    Running(Threads),
+}
+
 /// The journal of this process. Shards have a [`LocalJournal`] of it each.
 #[derive(Debug)]
 pub struct Local {
     shared: Arc<Shared>,
     store: Arc<dyn Store>,
     /// None: it is damaged, and nothing works on it.
-    threads: Option<Threads>,
-    /// Until they run.
-    parts: Option<Box<Parts>>,
+    work: Mutex<Option<Work>>,
     directory: Directory,
 }
 
@@ -145,19 +151,18 @@ impl Local {
         let health = SharedHealth::default();
         let counters = Arc::new(Counters::default());
         let shared = Shared::new(health, counters, recovered.is_damaged);
-        let parts = match recovered.is_damaged {
+        let work = match recovered.is_damaged {
             true => None,
             false => {
                 let salt = getrandom::u64().map_err(|error| failed(error.into()))?;
                 let parts = parts_of(settings, salt, &shared, disk, &store, recovered);
-                Some(Box::new(parts.map_err(failed)?))
+                Some(Work::Waiting(Box::new(parts.map_err(failed)?)))
             }
         };
         Ok(Self {
             shared: Arc::new(shared),
             store,
-            threads: None,
-            parts,
+            work: Mutex::new(work),
             directory,
         })
     }
@@ -166,10 +171,15 @@ impl Local {
     ///
     /// # Errors
     /// The system has no thread left, or the store can't be read.
-    pub fn start(&mut self, notify: &Arc<dyn Notify>) -> io::Result<()> {
-        if let Some(parts) = self.parts.take() {
-            self.threads = Some(Threads::start(*parts, &self.shared, notify)?);
-        }
+    pub fn start(&self, notify: &Arc<dyn Notify>) -> io::Result<()> {
+        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        *work = match work.take() {
+            Some(Work::Waiting(parts)) => {
+                let threads = Threads::start(*parts, &self.shared, notify)?;
+                Some(Work::Running(threads))
+            }
+            as_it_is => as_it_is,
+        };
         Ok(())
     }
 
@@ -205,19 +215,18 @@ impl Local {
 
     /// Ends the threads and leaves everything as it is, as a kill does.
     #[cfg(test)]
-    fn crash(mut self) {
+    fn crash(self) {
         self.shared.health.set(Health::Failed);
-        if let Some(threads) = self.threads.take() {
-            threads.close().expect("nothing is written");
-        }
+        self.close().expect("nothing is written");
     }
 
     /// Stores what shards have handed over, takes everything into the store and gives the directory free.
     ///
     /// # Errors
     /// The store can't be written. What was reported stored is there all the same, and the next start finds it.
-    pub fn close(mut self) -> Result<(), OpenError> {
-        let Some(threads) = self.threads.take() else {
+    pub fn close(&self) -> Result<(), OpenError> {
+        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Work::Running(threads)) = work.take() else {
             return Ok(());
         };
         let closed = threads.close().and_then(|()| {

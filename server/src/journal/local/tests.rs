@@ -116,7 +116,7 @@ impl Running {
 
     fn on(directory: TestDirectory, settings: Settings) -> Self {
         let heard = Arc::new(Heard::default());
-        let mut local = Local::open(directory.path(), settings).unwrap();
+        let local = Local::open(directory.path(), settings).unwrap();
         let notify = Arc::clone(&heard) as Arc<dyn Notify>;
         local.start(&notify).unwrap();
         Self {
