@@ -295,7 +295,7 @@ fn begin(path: &Path) -> io::Result<(Local, LocalJournal, Arc<Heard>)> {
         ..Settings::new(Epoch(1), Clock::system())
     };
     let heard = Arc::new(Heard::default());
-    let mut local = Local::open(path, settings).map_err(io::Error::other)?;
+    let local = Local::open(path, settings).map_err(io::Error::other)?;
     local.start(&(Arc::clone(&heard) as Arc<dyn Notify>))?;
     let face = local.of_shard(SHARD);
     Ok((local, face, heard))
@@ -308,15 +308,15 @@ fn room(number: u64) -> RoomId {
     }
 }
 
-fn later<T>(outcome: Outcome<T>) -> Ticket {
+fn later<T>(outcome: &Outcome<T>) -> Ticket {
     match outcome {
-        Outcome::Later(ticket) => ticket,
+        Outcome::Later(ticket) => *ticket,
         _ => unreachable!("the journal on disk takes its time"),
     }
 }
 
 fn open(face: &mut LocalJournal, heard: &Heard, id: &RoomId) -> Opened {
-    later(face.open(id, BOUNDS));
+    later(&face.open(id, BOUNDS));
     face.flush();
     loop {
         for completion in heard.wait() {
@@ -332,7 +332,7 @@ fn journal(path: &Path, case: Case) -> io::Result<()> {
     let (local, mut face, heard) = begin(path)?;
     let rooms: Vec<_> = (0..case.rooms).map(room).collect();
     for id in &rooms {
-        later(face.open(id, BOUNDS));
+        later(&face.open(id, BOUNDS));
     }
     face.flush();
     let mut opened = 0;
@@ -357,7 +357,7 @@ fn journal(path: &Path, case: Case) -> io::Result<()> {
                 op: None,
                 payload: Payload::binary(bytes.clone()),
             });
-            later(face.append(&rooms[index], Offset(heads[index] - 1), &entry));
+            later(&face.append(&rooms[index], Offset(heads[index] - 1), &entry));
             under_way.push_back(watch.clock.monotonic_us());
             sent += 1;
         }
@@ -389,7 +389,7 @@ fn open_room(path: &Path, entries: u64) -> io::Result<()> {
             op: None,
             payload: Payload::binary(bytes.clone()),
         });
-        later(face.append(&id, Offset(offset - 1), &entry));
+        later(&face.append(&id, Offset(offset - 1), &entry));
     }
     let content = Bytes::from(vec![7; 100_000]);
     let at = Offset(entries - entries / 100);
