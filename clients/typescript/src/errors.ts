@@ -1,7 +1,8 @@
 // The catalogues of errors and close codes: number, name, and what a client does next; and the one error type that carries a row of them.
 
-import type { Retry } from "./frames.js";
+import type { Retry, StateItem } from "./frames.js";
 import type { HandshakeRefusal } from "./socket.js";
+import type { Value } from "./values.js";
 
 /**
  * What to do after an error: `never` repeat it; repeat it `now` (once; then with back-off); repeat it `after_ms` (or with back-off where no time
@@ -113,6 +114,8 @@ export class RoomfulError extends Error {
     /** How long to wait first, in milliseconds, where the server said so. */
     readonly afterMs?: number,
     options?: ErrorOptions,
+    /** With `conflict`: the keys whose conditions did not hold, as they are. */
+    readonly current: readonly Value[] = [],
   ) {
     super(message, options);
     this.name = (code < 1000 ? row(ERRORS, code)?.name : row(CLOSES, code)?.name) ?? `${code < 1000 ? "error" : "close"}_${code}`;
@@ -124,8 +127,9 @@ export class RoomfulError extends Error {
   }
 
   /** What an `error` or `left` frame says. */
-  static fromFrame(frame: { code: number; text: string; retry: Retry; afterMs: number | null }): RoomfulError {
-    return new RoomfulError(frame.code, frame.text, frame.retry, frame.afterMs ?? undefined);
+  static fromFrame(frame: { code: number; text: string; retry: Retry; afterMs: number | null; current?: readonly StateItem[] }): RoomfulError {
+    const current = frame.current?.map(({ key, version, value: raw }) => ({ key, version, value: raw?.value, raw }));
+    return new RoomfulError(frame.code, frame.text, frame.retry, frame.afterMs ?? undefined, undefined, current);
   }
 
   /** What the HTTP answer to a handshake says, where it can be seen. */

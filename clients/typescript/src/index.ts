@@ -16,6 +16,8 @@ export type {
   RoomEvents,
   RoomState,
   Signal,
+  Timer,
+  TimerEvent,
 } from "./room-events.js";
 export { Roster, type RosterEvents } from "./roster.js";
 export { Payload, type Json, type PayloadFormat, type PayloadLike } from "./payload.js";
@@ -23,7 +25,9 @@ export { comparePositions, formatPosition, parsePosition, type Position } from "
 export { closeCode, errorCode, RoomfulError, type Retry } from "./errors.js";
 export { placementKey } from "./placement.js";
 export type { BackoffOptions } from "./backoff.js";
-export type { Durability, Limits, OpId, Published, Recovery, Watch } from "./frames.js";
+export { Locks, type Lock, type LockChange, type LocksEvents } from "./locks.js";
+export { SharedValues, type Change, type Conditions, type SharedValuesEvents, type Value, type ValuesChange } from "./values.js";
+export type { Cursors, Durability, Limits, OpId, Published, Recovery, Watch } from "./frames.js";
 export type { QueueMax } from "./publish-queue.js";
 export type { WebSocketConstructor, WebSocketLike } from "./socket.js";
 export type { Encoding } from "./wire.js";

@@ -1,7 +1,7 @@
 // The publishes of one room that have no answer yet, in their order: those on their way, and those that wait for the room to come back.
 
 import { RoomfulError } from "./errors.js";
-import type { OpId, Published } from "./frames.js";
+import type { Change, OpId, Published } from "./frames.js";
 import type { Payload } from "./payload.js";
 
 /** Bounds of the publishes without an answer, over all rooms of a client. */
@@ -53,9 +53,19 @@ export class Operations {
   }
 }
 
-/** A publish without an answer. */
+/** What goes into the log under an op id: a payload, or a write of the keyed state. */
+export type Operation = { readonly payload: Payload } | { readonly changes: Change[] };
+
+/** The payloads of an operation. */
+export function payloads(operation: Operation): Payload[] {
+  if ("payload" in operation) return [operation.payload];
+  return operation.changes.flatMap(({ value }) => (value ? [value] : []));
+}
+
+/** A publish or write without an answer. */
 export interface QueuedPublish {
-  readonly payload: Payload;
+  readonly operation: Operation;
+  readonly bytes: number;
   /** Its operation's id, the same for every sending; none before the first. */
   op: OpId | undefined;
   /** Which sending the awaited answer belongs to; 0 while it isn't on its way. */
@@ -82,10 +92,11 @@ export class PublishQueue {
   }
 
   /** Adds to the end. Rejects with `queue_full` at the bound. */
-  add(payload: Payload): Promise<Published> {
+  add(operation: Operation): Promise<Published> {
     return new Promise((resolve, reject) => {
-      this.#budget.take(payload.bytes.length);
-      this.#queued.add({ payload, op: undefined, attempt: 0, resolve, reject });
+      const bytes = payloads(operation).reduce((sum, payload) => sum + payload.bytes.length, 0);
+      this.#budget.take(bytes);
+      this.#queued.add({ operation, bytes, op: undefined, attempt: 0, resolve, reject });
     });
   }
 
@@ -133,7 +144,7 @@ export class PublishQueue {
 
   #remove(queued: QueuedPublish): boolean {
     const removed = this.#queued.delete(queued);
-    if (removed) this.#budget.give(queued.payload.bytes.length);
+    if (removed) this.#budget.give(queued.bytes);
     if (removed && queued.attempt > 0) this.#onTheirWay -= 1;
     return removed;
   }

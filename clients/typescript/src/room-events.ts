@@ -15,6 +15,10 @@ export interface JoinOptions {
   readonly watch?: Watch;
   /** Whether the own events come back as events. Default true. */
   readonly echo?: boolean;
+  /** How the keys begin of the state that is to be watched and copied to {@link Room.values}; `[""]` for all. Default: nothing. */
+  readonly values?: readonly string[];
+  /** Whether all locks are to be watched and copied to {@link Room.locks}. Default false. */
+  readonly locks?: boolean;
 }
 
 /** Where a room stands: `waiting` for a connection or for its turn to join again, or one step further. `left` is final. */
@@ -61,6 +65,25 @@ export interface RoomEvent extends Content {
   /** Whether it came late, with a recovery or from history. */
   readonly recovered: boolean;
 }
+
+/** A timer was set, taken away, or fired. */
+export interface TimerEvent {
+  readonly position: Position;
+  /** The server's time, in milliseconds since 1970. */
+  readonly timeMs: number;
+  /** Who did it; of one that fired, who had set it. */
+  readonly user: string;
+  readonly name: string;
+  readonly what: "set" | "cancelled" | "fired";
+  /** When it fires or was to fire, in milliseconds since 1970 by the server's clock. */
+  readonly dueMs: number;
+  /** What it brings, decoded by its format; undefined where it was taken away. */
+  readonly payload: unknown;
+  readonly raw: Payload | null;
+}
+
+/** A timer that is set. */
+export type Timer = Pick<TimerEvent, "name" | "dueMs" | "user" | "payload"> & { readonly raw: Payload };
 
 /** Something ephemeral from another member. */
 export interface Signal extends Content {
@@ -137,6 +160,8 @@ export type RoomEvents = {
   caughtUp: CaughtUp;
   /** What is held from before is void; the stream goes on from `position`, and `history` has what comes before it. */
   reset: { readonly position: Position; readonly previous: Position };
+  /** A timer was set, taken away, or fired; every member is told. */
+  timer: TimerEvent;
   signal: Signal;
   presence: PresenceChanges;
   /** The server ended the membership, or refused to begin it. With `rejoining` the room comes back by itself. */

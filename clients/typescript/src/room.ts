@@ -7,11 +7,14 @@ import { Backoff, type BackoffOptions } from "./backoff.js";
 import type { Connection, ReplyFrame, RequestFrame } from "./connection.js";
 import { Emitter } from "./emitter.js";
 import { RoomfulError } from "./errors.js";
-import type { Entry, Limits, OpId, Published, ServerFrameOf, Watch } from "./frames.js";
+import type { ClientFrameOf, Cursors, Entry, Limits, OpId, Published, Reply, ServerFrameOf, Watch } from "./frames.js";
+import { unexpected, type RoomAccess } from "./keyed.js";
+import { Locks } from "./locks.js";
 import { Payload, type PayloadLike } from "./payload.js";
 import { comparePositions, formatPosition, type Position } from "./position.js";
-import { PublishQueue, type Operations, type QueueBudget, type QueuedPublish } from "./publish-queue.js";
-import type { Content, HistoryOptions, HistoryPage, Joined, JoinOptions, Member, MembersPage, RoomEvent, RoomEvents, RoomState } from "./room-events.js";
+import { payloads, PublishQueue, type Operation, type Operations, type QueueBudget, type QueuedPublish } from "./publish-queue.js";
+import type { Content, HistoryOptions, HistoryPage, Joined, JoinOptions, Member, MembersPage, RoomEvent, RoomEvents, RoomState, Timer } from "./room-events.js";
+import { SharedValues } from "./values.js";
 
 /** What a room needs of its client. */
 export interface RoomContext {
@@ -35,6 +38,10 @@ interface Membership {
 }
 
 export class Room extends Emitter<RoomEvents> {
+  /** The keyed state. */
+  readonly values: SharedValues;
+  /** The locks. */
+  readonly locks: Locks;
   readonly #context: RoomContext;
   readonly #echo: boolean;
   readonly #queue: PublishQueue;
@@ -68,6 +75,13 @@ export class Room extends Emitter<RoomEvents> {
     this.#watch = options.watch ?? "none";
     this.#presence = payloadOrNull(options.presence);
     this.#queue = new PublishQueue(context.budget, context.operations);
+    const access: RoomAccess = {
+      ask: (frame) => this.#ask(({ alias }) => frame(alias)),
+      askNow: (frame) => this.#askNow(({ alias }) => frame(alias)),
+      write: (changes) => this.#enqueue({ changes }),
+    };
+    this.values = new SharedValues(access, options.values);
+    this.locks = new Locks(access, options.locks ?? false);
     this.#backoff = new Backoff(context.backoff);
   }
 
@@ -114,10 +128,7 @@ export class Room extends Emitter<RoomEvents> {
    * unknown whether it took effect.
    */
   async publish(payload: PayloadLike): Promise<Published> {
-    if (this.#error) throw this.#error;
-    const queued = this.#queue.add(Payload.from(payload));
-    this.#flush();
-    return queued;
+    return this.#enqueue({ payload: Payload.from(payload) });
   }
 
   /**
@@ -218,6 +229,52 @@ export class Room extends Emitter<RoomEvents> {
     if (connection && membership) await connection.ask({ type: "leave", room: membership.alias }).catch(unlessLost);
   }
 
+  /**
+   * Sets a timer in the place of one of that name: at `dueMs`, in milliseconds since 1970 by the server's clock, every member gets a `timer` event.
+   * @throws RoomfulError
+   */
+  async setTimer(name: string, dueMs: number, payload: PayloadLike): Promise<Published> {
+    const sent = Payload.from(payload);
+    this.#checkSize(sent);
+    return this.#askTimer({ kind: "set", name, dueMs, payload: sent });
+  }
+
+  /**
+   * Takes a timer away.
+   * @throws RoomfulError
+   */
+  async cancelTimer(name: string): Promise<Published> {
+    return this.#askTimer({ kind: "cancel", name });
+  }
+
+  /**
+   * One page of the timers that are set, by ascending name.
+   * @throws RoomfulError
+   */
+  async timersPage(options: { after?: string; limit?: number } = {}): Promise<{ timers: Timer[]; next: string | null }> {
+    const what = { kind: "get", after: options.after ?? null, limit: options.limit ?? 100 } as const;
+    const reply = await this.#ask(({ alias }) => ({ type: "timer", room: alias, what }));
+    if (reply.kind !== "timers") throw unexpected(reply.kind);
+    const { timers, next } = reply.page;
+    return { timers: timers.map(({ payload: raw, ...timer }) => ({ ...timer, payload: raw.value, raw })), next };
+  }
+
+  /**
+   * How far this user has read and been delivered to, over all of the user's connections, and how much of others is unread.
+   * @throws RoomfulError
+   */
+  async cursors(): Promise<Cursors> {
+    return this.#askCursors({ kind: "get" });
+  }
+
+  /**
+   * Moves this user's cursors forward, and gives where they stand then.
+   * @throws RoomfulError
+   */
+  async setCursors(to: { read?: Position; delivered?: Position }): Promise<Cursors> {
+    return this.#askCursors({ kind: "set", read: to.read ?? null, delivered: to.delivered ?? null });
+  }
+
   /** @internal Joins on a new connection, before its welcome. */
   join(connection: Connection): void {
     clearTimeout(this.#rejoinTimer);
@@ -233,8 +290,8 @@ export class Room extends Emitter<RoomEvents> {
       echo: this.#echo,
       watch: this.#watch,
       presence: this.#presence,
-      state: null,
-      locks: false,
+      state: this.values.prefixes,
+      locks: this.locks.watching,
     };
     connection.request(frame, {
       resolve: (reply) => this.#joined(connection, reply),
@@ -253,10 +310,18 @@ export class Room extends Emitter<RoomEvents> {
     switch (frame.type) {
       case "event":
         return this.#received(frame.entry);
-      case "advance":
-      case "state":
+      case "state": {
+        const own = frame.op?.producer === this.#context.operations.producer;
+        return this.#follow(frame.offset, (position) => this.values.changed(position, frame, own));
+      }
       case "lock":
+        return this.#follow(frame.offset, (position) => this.locks.changed(position, frame));
       case "timer":
+        return this.#follow(frame.offset, (position) => {
+          const { timeMs, user, name, what, dueMs, payload: raw } = frame;
+          this.emit("timer", { position, timeMs, user, name, what, dueMs, payload: raw?.value, raw });
+        });
+      case "advance":
         return this.#advanced(frame.offset);
       case "caught_up":
         return this.#caughtUp(frame.offset);
@@ -287,6 +352,7 @@ export class Room extends Emitter<RoomEvents> {
     this.disconnected();
     this.#context.forget(this);
     this.#queue.rejectAll(error);
+    this.locks.end(error);
     this.#become("left");
   }
 
@@ -297,7 +363,7 @@ export class Room extends Emitter<RoomEvents> {
       void connection.ask({ type: "leave", room: reply.room }).catch(() => {});
       return;
     }
-    const { request: _, room: alias, type: __, ...info } = reply;
+    const { request: _, room: alias, type: __, state, locks, ...info } = reply;
     const previous = this.#position;
     if (previous && info.recovery !== "reset" && comparePositions(previous, info.position) !== 0) {
       return this.#broken(`joined at ${formatPosition(info.position)} instead of ${formatPosition(previous)}`);
@@ -309,6 +375,8 @@ export class Room extends Emitter<RoomEvents> {
     this.#become(this.#recovery ? "recovering" : "live");
     this.emit("joined", info);
     if (info.recovery === "reset") this.emit("reset", { position: info.position, previous: previous ?? info.position });
+    this.values.joined(state);
+    this.locks.joined(locks, info.member);
     if (info.recovery === "live" && previous) this.emit("caughtUp", { from: previous, position: info.position, events: 0, skipped: 0 });
     this.#flush();
   }
@@ -321,11 +389,16 @@ export class Room extends Emitter<RoomEvents> {
 
   /** Everything between two events is accounted for, or the connection is not to be trusted any more. */
   #received(entry: Entry): void {
+    this.#follow(entry.offset, ({ epoch }) => this.emit("event", this.#event(epoch, entry, this.#recovery !== undefined)));
+  }
+
+  /** An entry of the log in its place, or none. */
+  #follow(offset: number, show: (position: Position) => void): void {
     const position = this.#position!;
-    if (entry.offset !== position.offset + 1) return this.#broken(`event ${entry.offset} came after ${formatPosition(position)}`);
-    this.#position = { epoch: position.epoch, offset: entry.offset };
+    if (offset !== position.offset + 1) return this.#broken(`entry ${offset} came after ${formatPosition(position)}`);
+    this.#position = { epoch: position.epoch, offset };
     if (this.#recovery) this.#recovery.events += 1;
-    this.emit("event", this.#event(position.epoch, entry, this.#recovery !== undefined));
+    show(this.#position);
   }
 
   #advanced(offset: number): void {
@@ -373,7 +446,16 @@ export class Room extends Emitter<RoomEvents> {
     this.#membership = undefined;
     this.#recovery = undefined;
     this.#queue.interrupt();
+    this.values.interrupted();
+    this.locks.interrupted();
     if (!this.#error) this.#become("waiting");
+  }
+
+  async #enqueue(operation: Operation): Promise<Published> {
+    if (this.#error) throw this.#error;
+    const queued = this.#queue.add(operation);
+    this.#flush();
+    return queued;
   }
 
   /** Sends what waits, in order. */
@@ -381,15 +463,20 @@ export class Room extends Emitter<RoomEvents> {
     const [connection, membership] = [this.#connection, this.#membership];
     if (!connection || !membership || this.#resendTimer !== undefined) return;
     for (let queued = this.#queue.next(); queued; queued = this.#queue.next()) {
-      const tooLarge = this.#tooLarge(queued.payload);
+      const tooLarge = payloads(queued.operation).map((payload) => this.#tooLarge(payload)).find((error) => error);
       if (tooLarge) this.#queue.reject(queued, tooLarge);
       else this.#send(connection, membership, queued);
     }
   }
 
   #send(connection: Connection, membership: Membership, queued: QueuedPublish & { op: OpId }): void {
-    const { attempt, payload, op } = queued;
-    connection.request({ type: "publish", room: membership.alias, op, payload }, {
+    const { attempt, operation, op } = queued;
+    const room = membership.alias;
+    const frame: RequestFrame =
+      "payload" in operation
+        ? { type: "publish", room, op, payload: operation.payload }
+        : { type: "state", room, what: { kind: "write", op, changes: operation.changes } };
+    connection.request(frame, {
       resolve: (reply) => this.#publishAnswered(connection, queued, reply),
       // An error for a sending that has been given up says nothing about the one that replaced it.
       reject: (error) => queued.attempt === attempt && this.#publishFailed(connection, queued, error),
@@ -431,6 +518,28 @@ export class Room extends Emitter<RoomEvents> {
     const reply = await connection.ask(frame(membership));
     if (reply.type !== "ok") throw unexpected(reply.type);
     return reply.reply;
+  }
+
+  /** Sends a request of a room that is joined; undefined where it isn't. */
+  #askNow(frame: (membership: Membership) => RequestFrame): Promise<Reply> | undefined {
+    const [connection, membership] = [this.#connection, this.#membership];
+    if (!connection || !membership) return undefined;
+    return connection.ask(frame(membership)).then((reply) => {
+      if (reply.type !== "ok") throw unexpected(reply.type);
+      return reply.reply;
+    });
+  }
+
+  async #askTimer(what: ClientFrameOf<"timer">["what"]): Promise<Published> {
+    const reply = await this.#ask(({ alias }) => ({ type: "timer", room: alias, what }));
+    if (reply.kind !== "published") throw unexpected(reply.kind);
+    return reply.published;
+  }
+
+  async #askCursors(what: ClientFrameOf<"cursor">["what"]): Promise<Cursors> {
+    const reply = await this.#ask(({ alias }) => ({ type: "cursor", room: alias, what }));
+    if (reply.kind !== "cursors") throw unexpected(reply.kind);
+    return reply.cursors;
   }
 
   async #joinedInTime(): Promise<void> {
@@ -487,10 +596,6 @@ function member({ member, user, value }: { member: number; user: string; value: 
 
 function payloadOrNull(value: PayloadLike | null | undefined): Payload | null {
   return value === null || value === undefined ? null : Payload.from(value);
-}
-
-function unexpected(what: string): RoomfulError {
-  return RoomfulError.local(904, `the server answered with ${what}, which is no answer to this request`);
 }
 
 function unlessLost(error: unknown): void {

@@ -8,7 +8,8 @@ import { WebSocket, WebSocketServer } from "ws";
 import { decodeClient, encodeServer } from "../src/codec.js";
 import type { Emitter } from "../src/emitter.js";
 import type { ClientFrame, ClientFrameOf, Entry, ServerFrame, ServerFrameOf } from "../src/frames.js";
-import { Client, Payload, type ClientEvents, type ClientOptions, type Room, type RoomEvents, type Roster, type RosterEvents } from "../src/index.js";
+import { Client, Payload } from "../src/index.js";
+import type { ClientEvents, ClientOptions, Locks, LocksEvents, Room, RoomEvents, Roster, RosterEvents, SharedValues, SharedValuesEvents } from "../src/index.js";
 import type { Encoding } from "../src/wire.js";
 
 /** How long a test waits for anything before it fails. */
@@ -154,13 +155,21 @@ export function withServer(test: (server: FakeServer) => Promise<void>): () => P
 }
 
 /** Everything of one event name, in order. */
-export function collect<S extends Client | Room | Roster, N extends keyof EventsOf<S>>(source: S, name: N): Inbox<EventsOf<S>[N]> {
+export function collect<S extends Client | Room | Roster | SharedValues | Locks, N extends keyof EventsOf<S>>(source: S, name: N): Inbox<EventsOf<S>[N]> {
   const inbox = new Inbox<EventsOf<S>[N]>();
   (source as Emitter<any>).on(name, (event) => inbox.put(event));
   return inbox;
 }
 
-type EventsOf<S> = S extends Client ? ClientEvents : S extends Room ? RoomEvents : RosterEvents;
+type EventsOf<S> = S extends Client
+  ? ClientEvents
+  : S extends Room
+    ? RoomEvents
+    : S extends SharedValues
+      ? SharedValuesEvents
+      : S extends Locks
+        ? LocksEvents
+        : RosterEvents;
 
 /** An entry of room 1 by somebody else. */
 export function event(offset: number, text = `n-${offset}`): ServerFrameOf<"event"> {

@@ -1,0 +1,289 @@
+// What a room keeps: the copy of its state and locks over pages, changes and reconnects; writes; locks held and waited for.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import type { ClientFrameOf, Reply, ServerFrameOf } from "../src/frames.js";
+import { Payload, RoomfulError, type Client, type JoinOptions, type Room, type Value } from "../src/index.js";
+import { Replica } from "../src/replica.js";
+import { collect, withServer, type FakeServer, type Peer } from "./fake-server.js";
+
+/** A room that is joined at 7-0 with these first pages. */
+async function joined(server: FakeServer, options: JoinOptions, pages: Partial<ServerFrameOf<"joined">> = {}): Promise<{ client: Client; room: Room; peer: Peer }> {
+  const client = server.client();
+  const room = client.join("board:plan", options);
+  const peer = await server.peer();
+  await peer.welcome();
+  await peer.joined(pages);
+  await room.whenJoined();
+  return { client, room, peer };
+}
+
+function position(offset: number) {
+  return { epoch: 7, offset };
+}
+
+function page(of: number, items: [string, number, string][], next: string | null = null) {
+  return { position: position(of), items: items.map(([key, version, text]) => ({ key, version: position(version), value: Payload.text(text) })), next };
+}
+
+function change(offset: number, key: string, text: string | null): ServerFrameOf<"state"> {
+  return { type: "state", room: 1, offset, timeMs: 1_000, user: "bob", op: null, changes: [{ key, value: text === null ? null : Payload.text(text) }] };
+}
+
+function lock(offset: number, why: ServerFrameOf<"lock">["why"], holder?: { member: number; fence: number }): ServerFrameOf<"lock"> {
+  const held = holder ? { ...holder, user: "ada", untilMs: 0 } : null;
+  return { type: "lock", room: 1, offset, timeMs: 1_000, lock: "card", why, held, queue: [] };
+}
+
+function ok(peer: Peer, { request }: { request: number | null }, reply: Reply): void {
+  peer.send({ type: "ok", request: request!, reply });
+}
+
+function refused(peer: Peer, { request }: { request: number | null }, code: number, current: ServerFrameOf<"error">["current"] = []): void {
+  peer.send({ type: "error", request, code, text: "no", retry: "never", afterMs: null, current });
+}
+
+function granted(peer: Peer, frame: { request: number }, offset: number): void {
+  ok(peer, frame, { kind: "lock", lock: { kind: "granted", fence: position(offset), untilMs: 0 } });
+}
+
+/** The next `lock` request of this kind; others are stepped over. */
+async function asked(peer: Peer, kind: ClientFrameOf<"lock">["what"]["kind"]): Promise<ClientFrameOf<"lock">> {
+  for (;;) {
+    const frame = await peer.expect("lock");
+    if (frame.what.kind === kind) return frame;
+  }
+}
+
+function shown(values: readonly Value[]) {
+  return values.map(({ key, version, value }) => [key, version.offset, value]);
+}
+
+/** Goal: pages and changes give the same copy in whatever order they come. Method: every order of three changes and a page. */
+test("what is newer counts, in any order", () => {
+  const parts: [string, number, string | undefined][] = [["a", 1, "old"], ["a", 6, "new"], ["b", 2, "gone"], ["b", 7, undefined]];
+  const orders = (rest: typeof parts): (typeof parts)[] =>
+    rest.length === 0 ? [[]] : rest.flatMap((first, index) => orders(rest.toSpliced(index, 1)).map((order) => [first, ...order]));
+  for (const order of orders(parts)) {
+    const replica = new Replica<string>();
+    for (const [key, offset, value] of order) replica.take(key, position(offset), value);
+    replica.finish();
+    assert.deepEqual(replica.values(), ["new"]);
+  }
+});
+
+test("keys are sorted as the server sorts them", () => {
+  const replica = new Replica<string>();
+  for (const key of ["b", "\u{1f642}", "a", "ab", "\u{fffd}", "é"]) replica.take(key, position(1), key);
+  const byBytes = ["b", "\u{1f642}", "a", "ab", "\u{fffd}", "é"].sort((a, b) => Buffer.compare(new TextEncoder().encode(a), new TextEncoder().encode(b)));
+  assert.deepEqual(replica.values(), byBytes);
+});
+
+test("a copy is made of the join's page, the pages after it, and the changes beside them", withServer(async (server) => {
+  const { room, peer } = await joined(server, { values: ["a", "b"] }, { state: page(0, [["a1", 0, "one"]], "a1") });
+  const ready = collect(room.values, "ready");
+  const first = await peer.expect("state");
+  assert.deepEqual(first.what, { kind: "get", prefix: "a", after: "a1", limit: 1_000 });
+  peer.send(change(1, "a2", "late"), change(2, "b1", null));
+  ok(peer, first, { kind: "state", page: page(0, [["a2", 0, "early"]]) });
+  const second = await peer.expect("state");
+  assert.deepEqual(second.what, { kind: "get", prefix: "b", after: "a1", limit: 1_000 });
+  assert.equal(room.values.complete, false);
+  ok(peer, second, { kind: "state", page: page(0, [["b1", 0, "deleted since"], ["b2", 0, "two"]]) });
+  assert.deepEqual(shown(await ready.take("ready")), [["a1", 0, "one"], ["a2", 1, "late"], ["b2", 0, "two"]]);
+}));
+
+test("a change of watched keys is told with its position, and is in the copy by then", withServer(async (server) => {
+  const { room, peer } = await joined(server, { values: [""] }, { state: page(0, []) });
+  const changes = collect(room.values, "change");
+  peer.send(change(1, "a", "one"));
+  const { position: at, own, user, changes: keys } = await changes.take("change");
+  assert.deepEqual([at, own, user, shown(keys)], [position(1), false, "bob", [["a", 1, "one"]]]);
+  assert.equal(room.values.get("a")?.value, "one");
+  peer.send(change(2, "a", null));
+  assert.equal((await changes.take("change")).changes[0]?.raw, null);
+  assert.equal(room.values.get("a"), undefined);
+  assert.deepEqual(room.position, position(2));
+}));
+
+test("after a loss the same keys are watched, and pages go on where they stopped", withServer(async (server) => {
+  const { room, peer } = await joined(server, { values: ["a"] }, { state: page(0, [["a1", 0, "one"]], "a1") });
+  await peer.expect("state");
+  peer.socket.terminate();
+  const second = await server.peer();
+  await second.welcome();
+  const ready = collect(room.values, "ready");
+  assert.deepEqual((await second.joined({ recovery: "recovering" })).state, ["a"]);
+  second.send(change(1, "a1", "changed"), { type: "caught_up", room: 1, offset: 1 });
+  const again = await second.expect("state");
+  assert.deepEqual(again.what, { kind: "get", prefix: "a", after: "a1", limit: 1_000 });
+  ok(second, again, { kind: "state", page: page(1, [["a2", 0, "two"]]) });
+  assert.deepEqual(shown(await ready.take("ready")), [["a1", 1, "changed"], ["a2", 0, "two"]]);
+}));
+
+test("a reset replaces the copy, and says so", withServer(async (server) => {
+  const { room, peer } = await joined(server, { values: [""] }, { state: page(0, [["old", 0, "one"]]) });
+  const resets = collect(room.values, "reset");
+  peer.socket.terminate();
+  const second = await server.peer();
+  await second.welcome();
+  await second.joined({ recovery: "reset", position: { epoch: 8, offset: 3 }, state: { ...page(3, []), position: { epoch: 8, offset: 3 } } });
+  await resets.take("reset");
+  assert.deepEqual(room.values.all(), []);
+  assert.ok(room.values.complete);
+}));
+
+test("other keys are watched at once, and by every later join", withServer(async (server) => {
+  const { room, peer } = await joined(server, { values: ["a"] }, { state: page(0, [["a1", 0, "one"]]) });
+  const watched = room.values.watch(["b"]);
+  const watch = await peer.expect("state");
+  assert.deepEqual(watch.what, { kind: "watch", prefixes: ["b"] });
+  ok(peer, watch, { kind: "done" });
+  await watched;
+  assert.deepEqual((await peer.expect("state")).what, { kind: "get", prefix: "b", after: null, limit: 1_000 });
+  peer.send(change(1, "a1", "not for this copy"));
+  peer.socket.terminate();
+  const second = await server.peer();
+  await second.welcome();
+  assert.deepEqual((await second.joined({ recovery: "recovering" })).state, ["b"]);
+  assert.deepEqual(room.values.all(), []);
+}));
+
+test("a conflict brings what is there", withServer(async (server) => {
+  const { room, peer } = await joined(server, {});
+  const written = room.values.put("card", { done: true }, { ifVersion: position(3) });
+  const frame = await peer.expect("state");
+  assert.equal(frame.what.kind, "write");
+  refused(peer, frame, 404, [{ key: "card", version: position(5), value: Payload.text("theirs") }]);
+  await assert.rejects(written, (error: RoomfulError) => {
+    assert.equal(error.name, "conflict");
+    assert.deepEqual(shown(error.current), [["card", 5, "theirs"]]);
+    return true;
+  });
+}));
+
+test("a write without an answer is sent again under its op id, in its place among the publishes", withServer(async (server) => {
+  const { room, peer } = await joined(server, {});
+  const outcomes = Promise.all([room.publish("one"), room.values.delete("card"), room.publish("two")]);
+  peer.socket.terminate();
+  const second = await server.peer();
+  await second.welcome();
+  await second.joined();
+  const first = await second.acknowledged(1);
+  const write = await second.expect("state");
+  assert.ok(write.what.kind === "write" && write.what.op?.sequence === first.op!.sequence + 1);
+  ok(second, write, { kind: "published", published: { position: position(2), timeMs: 1_000, duplicate: true } });
+  await second.acknowledged(3);
+  assert.deepEqual((await outcomes).map((published) => published.position.offset), [1, 2, 3]);
+}));
+
+test("what is left for the end is left again in every membership", withServer(async (server) => {
+  const { room, peer } = await joined(server, {});
+  const left = room.values.onDisconnect([{ key: "online", delete: true }]);
+  const frame = await peer.expect("state");
+  ok(peer, frame, { kind: "done" });
+  await left;
+  peer.socket.terminate();
+  const second = await server.peer();
+  await second.welcome();
+  await second.joined();
+  assert.deepEqual((await second.expect("state")).what, frame.what);
+}));
+
+test("a lock is renewed while it is held, and its loss is told", withServer(async (server) => {
+  const { room, peer } = await joined(server, {});
+  const lost = collect(room.locks, "lost");
+  const acquired = room.locks.acquire("card", { ttlMs: 300, wait: false });
+  const acquire = await asked(peer, "acquire");
+  assert.deepEqual(acquire.what, { kind: "acquire", lock: "card", ttlMs: 300, queue: false });
+  granted(peer, acquire, 3);
+  assert.deepEqual(await acquired, position(3));
+  const renewal = await asked(peer, "renew");
+  assert.deepEqual(renewal.what, { kind: "renew", lock: "card", fence: position(3), ttlMs: 300 });
+  granted(peer, renewal, 3);
+  refused(peer, await asked(peer, "renew"), 405);
+  assert.deepEqual(await lost.take("lost"), { lock: "card", fence: position(3) });
+  assert.equal(room.locks.fence("card"), undefined);
+}));
+
+test("a lease that nobody renews ends on this side too", withServer(async (server) => {
+  const { room, peer } = await joined(server, {});
+  const lost = collect(room.locks, "lost");
+  const acquired = room.locks.acquire("card", { ttlMs: 60, wait: false });
+  granted(peer, await asked(peer, "acquire"), 3);
+  await acquired;
+  await lost.take("lost");
+  await asked(peer, "release");
+}));
+
+test("who waits watches locks, and is told by the room", withServer(async (server) => {
+  const { room, peer } = await joined(server, {});
+  const acquired = room.locks.acquire("card");
+  ok(peer, await asked(peer, "watch"), { kind: "done" });
+  const acquire = await asked(peer, "acquire");
+  ok(peer, acquire, { kind: "lock", lock: { kind: "queued", place: 0 } });
+  peer.send(lock(1, "released"), lock(2, "granted", { member: 11, fence: 2 }));
+  assert.deepEqual(await acquired, position(2));
+  const lost = collect(room.locks, "lost");
+  peer.send(lock(3, "expired"));
+  assert.deepEqual(await lost.take("lost"), { lock: "card", fence: position(2) });
+}));
+
+test("claims are made again by the next membership", withServer(async (server) => {
+  const { room, peer } = await joined(server, { locks: true }, { locks: { position: position(0), locks: [], next: null } });
+  const held = room.locks.acquire("card");
+  granted(peer, await asked(peer, "acquire"), 1);
+  await held;
+  const waited = room.locks.acquire("other");
+  await asked(peer, "acquire");
+  peer.socket.terminate();
+  const second = await server.peer();
+  await second.welcome();
+  assert.equal((await second.joined({ recovery: "recovering" })).locks, true);
+  const lost = collect(room.locks, "lost");
+  refused(second, await asked(second, "renew"), 407);
+  const again = await asked(second, "acquire");
+  granted(second, again, 5);
+  assert.deepEqual(await waited, position(5));
+  assert.equal((await lost.take("lost")).lock, "card");
+}));
+
+test("a copy of the locks follows them", withServer(async (server) => {
+  const held = { lock: "card", held: { fence: 0, member: 9, user: "bob", untilMs: 0 }, queue: [] };
+  const { room, peer } = await joined(server, { locks: true }, { locks: { position: position(0), locks: [held], next: null } });
+  assert.equal(room.locks.get("card")?.held?.user, "bob");
+  const changes = collect(room.locks, "change");
+  peer.send(lock(1, "expired"));
+  assert.equal((await changes.take("change")).why, "expired");
+  assert.deepEqual(room.locks.all(), []);
+}));
+
+test("a release while waiting ends the waiting", withServer(async (server) => {
+  const { room, peer } = await joined(server, {});
+  const acquired = room.locks.acquire("card");
+  const released = room.locks.release("card");
+  await assert.rejects(acquired, { name: "closed" });
+  ok(peer, await asked(peer, "release"), { kind: "done" });
+  await released;
+}));
+
+test("timers are set, told and read; cursors move and are read", withServer(async (server) => {
+  const { room, peer } = await joined(server, {});
+  const timers = collect(room, "timer");
+  const set = room.setTimer("closing", 5_000, { lot: 42 });
+  const frame = await peer.expect("timer");
+  ok(peer, frame, { kind: "published", published: { position: position(1), timeMs: 1_000, duplicate: false } });
+  peer.send({ type: "timer", room: 1, offset: 1, timeMs: 1_000, user: "ada", name: "closing", what: "fired", dueMs: 5_000, payload: Payload.json({ lot: 42 }) });
+  assert.deepEqual((await set).position, position(1));
+  const { what, payload, position: at } = await timers.take("timer");
+  assert.deepEqual([what, payload, at, room.position], ["fired", { lot: 42 }, position(1), position(1)]);
+  const page = room.timersPage();
+  ok(peer, await peer.expect("timer"), { kind: "timers", page: { position: position(1), timers: [], next: null } });
+  assert.deepEqual(await page, { timers: [], next: null });
+  const moved = room.setCursors({ read: position(1) });
+  const cursor = await peer.expect("cursor");
+  assert.deepEqual(cursor.what, { kind: "set", read: position(1), delivered: null });
+  ok(peer, cursor, { kind: "cursors", cursors: { read: position(1), delivered: null, unread: 0 } });
+  assert.equal((await moved).unread, 0);
+}));
