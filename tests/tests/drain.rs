@@ -252,7 +252,7 @@ impl Member {
         };
         let away = told.elapsed();
         let welcome = client.hello_with(None, Some(&goaway.resume)).await.unwrap();
-        assert_eq!((welcome.resumed, welcome.user), (true, self.user));
+        assert_eq!((welcome.resumed, &welcome.user), (true, &self.user));
         let mut position = self.joined.position;
         position.offset = self.last;
         let again = client

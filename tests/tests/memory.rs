@@ -51,7 +51,7 @@ async fn idle_connections_stop_at_the_soft_mark() {
 async fn empty_rooms_close_early_above_the_soft_mark() {
     let graces = each_namespace(|_| "presence_grace_ms = 0".into());
     let server = Server::with_config(&format!(
-        "{UNLIMITED}[memory]\nbudget_bytes = 16777216\n[session]\nretention_ms = 0\n{graces}"
+        "{UNLIMITED}[memory]\nbudget_bytes = 20971520\n[session]\nretention_ms = 0\n{graces}"
     ))
     .await;
     let rooms = async || server.metrics().await.value("roomful_rooms");
