@@ -502,6 +502,14 @@ impl Message {
             Self::Request { request, .. } => request.payload_bytes(),
             Self::Call(call) => call.request.payload_bytes(),
             Self::Reply {
+                outcome: Ok(frame::Reply::State(page)),
+                ..
+            } => state_bytes(page),
+            Self::Joined {
+                outcome: Ok(admitted),
+                ..
+            } => admitted.state.as_deref().map_or(0, state_bytes),
+            Self::Reply {
                 outcome: Ok(frame::Reply::History(page)),
                 ..
             } => page
@@ -519,6 +527,11 @@ impl Message {
             | Self::Evict(_) => 0,
         }
     }
+}
+
+fn state_bytes(page: &StatePage) -> usize {
+    let values = page.items.iter().filter_map(|item| item.value.as_ref());
+    values.map(|value| value.bytes.len()).sum()
 }
 
 impl Request {
