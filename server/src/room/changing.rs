@@ -1,9 +1,9 @@
 //! What members change beside the log: state, locks and timers, from a request to an entry.
 //!
 //! The room calls it with requests. Each is judged on what has been appended, becomes one entry, and is answered when that is
-//! committed; a refusal changes nothing. A write of state has an op id like a publish, and one window of results with
-//! it. A lock is asked for by a member in person, by the connection that it is here with. What happens by itself is left to
-//! `due`.
+//! committed. A refusal changes nothing, and waits as long, since what it goes by may yet be lost. A write of state has an op id
+//! like a publish, and one window of results with it. A lock is asked for by a member in person, by the connection that it is
+//! here with. What happens by itself is left to `due`.
 
 use std::sync::Arc;
 
@@ -96,7 +96,7 @@ impl Room {
                 };
                 self.record(change, by, context);
             }
-            Err(refusal) => context.reply(to, Err(refusal)),
+            Err(refusal) => self.refuse_judged(refusal, to, context),
         }
     }
 
@@ -150,7 +150,7 @@ impl Room {
                 let by = By::user(asker.user, to, Answer::Done);
                 self.record(Change::Departure(departure), by, context);
             }
-            Err(refusal) => context.reply(to, Err(refusal)),
+            Err(refusal) => self.refuse_judged(refusal, to, context),
         }
     }
 
@@ -181,16 +181,15 @@ impl Room {
                     self.record(Change::Lock(change), by, context);
                     self.look(context);
                 }
-                Err(refusal) => context.reply(to, Err(refusal)),
+                Err(refusal) => self.refuse_judged(refusal, to, context),
             },
             Ok(Acquired::Held(fence)) => {
                 self.hold_longer(member, to, name, (fence, ttl_ms), context);
             }
             Ok(Acquired::Waits(reply)) => {
-                let reply = Reply::Lock(reply);
-                self.reply_at(self.log.appended, to, reply, context);
+                self.reply_at(self.log.appended, to, Ok(Reply::Lock(reply)), context);
             }
-            Err(refusal) => context.reply(to, Err(refusal)),
+            Err(refusal) => self.refuse_judged(refusal, to, context),
         }
     }
 
@@ -212,7 +211,7 @@ impl Room {
         });
         match judged {
             Ok(()) => self.hold_longer(member, to, name, (fence.offset, ttl_ms), context),
-            Err(refusal) => context.reply(to, Err(refusal)),
+            Err(refusal) => self.refuse_judged(refusal, to, context),
         }
     }
 
@@ -234,9 +233,12 @@ impl Room {
             Ok(until_ms) => {
                 let fence = Position::new(epoch, fence);
                 let reply = Reply::Lock(LockReply::Granted { fence, until_ms });
-                self.reply_at(fence.offset, to, reply, context);
+                self.reply_at(fence.offset, to, Ok(reply), context);
             }
-            Err(refusal) => context.reply(to, Err(refuse_lock(refusal, name, context))),
+            Err(refusal) => {
+                let refusal = refuse_lock(refusal, name, context);
+                self.refuse_judged(refusal, to, context);
+            }
         }
     }
 
@@ -266,7 +268,7 @@ impl Room {
                 self.record(Change::Lock(change), by, context);
                 self.look(context);
             }
-            Err(refusal) => context.reply(to, Err(refusal)),
+            Err(refusal) => self.refuse_judged(refusal, to, context),
         }
     }
 
@@ -310,8 +312,8 @@ impl Room {
                 let kept = self.kept.as_ref();
                 let cancelled = kept.and_then(|kept| kept.ahead().timers.cancel(name));
                 let change = cancelled.ok_or_else(|| {
-                    let text = format!("no timer {name:?} is set; it may have fired");
-                    Refusal::new(ErrorCode::Conflict, text)
+                    let text = format!("no timer of name {name:?} is set; it may have fired");
+                    Refusal::new(ErrorCode::BadValue, text)
                 })?;
                 Ok((user, Change::Timer(change)))
             });
@@ -330,7 +332,7 @@ impl Room {
                 self.record(change, by, context);
                 self.look(context);
             }
-            Err(refusal) => context.reply(to, Err(refusal)),
+            Err(refusal) => self.refuse_judged(refusal, to, context),
         }
     }
 
@@ -355,6 +357,21 @@ impl Room {
             to: by.to,
         };
         self.append(draft, context);
+    }
+
+    /// A refusal goes by what has been appended, and shows it: nobody is told before that is stored. What the storage itself
+    /// refuses goes by nothing else.
+    fn refuse_judged(&mut self, refusal: Refusal, to: Origin, context: &mut Context<'_>) {
+        let is_of_storage = matches!(
+            refusal.code,
+            ErrorCode::StorageFull | ErrorCode::StorageFailed
+        );
+        let offset = if is_of_storage {
+            self.log.distributed
+        } else {
+            self.log.appended
+        };
+        self.reply_at(offset, to, Err(refusal), context);
     }
 
     /// Where the next entry stands.

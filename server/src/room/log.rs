@@ -154,24 +154,24 @@ impl Room {
             duplicate: true,
             ..published
         };
-        let reply = Reply::Published(again);
+        let reply = Ok(Reply::Published(again));
         self.reply_at(published.position.offset, to, reply, context);
     }
 
-    /// A reply that says what an entry at this offset has brought about: not before it is stored.
+    /// A reply that goes by what an entry at this offset has brought about: not before that is stored.
     pub(super) fn reply_at(
         &mut self,
         offset: Offset,
         to: Origin,
-        reply: Reply,
+        outcome: Result<Reply, Refusal>,
         context: &mut Context<'_>,
     ) {
         if offset <= self.log.distributed {
-            context.reply(to, Ok(reply));
+            context.reply(to, outcome);
         } else if offset <= self.log.committed {
-            self.turn.acks.push((to, reply));
+            self.turn.acks.push((to, outcome));
         } else {
-            self.waiting.push((offset, to, reply));
+            self.waiting.push((offset, to, outcome));
         }
     }
 
@@ -287,7 +287,7 @@ impl Room {
                 Answer::Done => Reply::Done,
                 Answer::Lock(reply) => Reply::Lock(reply),
             };
-            self.turn.acks.push((to, reply));
+            self.turn.acks.push((to, Ok(reply)));
         }
         let committed = self.log.committed;
         let again = self
@@ -295,7 +295,7 @@ impl Room {
             .extract_if(.., |(offset, ..)| *offset <= committed);
         self.turn
             .acks
-            .extend(again.map(|(_, to, reply)| (to, reply)));
+            .extend(again.map(|(_, to, outcome)| (to, outcome)));
         self.turn.entries.push(entry);
         self.arm_maintenance(context);
     }

@@ -76,7 +76,7 @@ pub struct Room {
     /// What the room keeps beside its log, once it has kept anything.
     kept: Option<Box<Kept>>,
     /// Who waits for what somebody else has on its way into the journal, and where that will stand.
-    waiting: Vec<(Offset, Origin, Reply)>,
+    waiting: Vec<(Offset, Origin, Result<Reply, Refusal>)>,
     /// Operations whose append failed: the reopened log tells whether they took effect.
     unknown: Vec<(ProducerKey, OpId)>,
     /// Whether the log that is being opened shows operations that nobody here remembers.
@@ -275,7 +275,7 @@ struct Downstream {
 #[derive(Debug, Default)]
 struct PendingTurn {
     entries: Vec<Arc<Entry>>,
-    acks: Vec<(Origin, Reply)>,
+    acks: Vec<(Origin, Result<Reply, Refusal>)>,
     signals: Vec<Signalled>,
     delta: Option<Delta>,
     retry: bool,
@@ -529,8 +529,8 @@ impl Room {
             .iter()
             .map(|(to, _)| (to.shard, to.connection))
             .collect();
-        for (to, reply) in turn.acks {
-            context.reply(to, Ok(reply));
+        for (to, outcome) in turn.acks {
+            context.reply(to, outcome);
         }
         let after = self.log.distributed;
         self.log.distributed = self.log.committed;

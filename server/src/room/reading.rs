@@ -9,8 +9,9 @@
 use std::sync::Arc;
 
 use roomful_protocol::error::ErrorCode;
-use roomful_protocol::frame::{Direction, Entry, HistoryPage, Reply};
+use roomful_protocol::frame::{Direction, Entry, EntryKind, HistoryPage, Reply};
 use roomful_protocol::id::Offset;
+use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
 
 use super::{Context, KeptChunk, Read, Room, RoomTimer};
@@ -167,11 +168,7 @@ impl Room {
         };
         let next = next.map(|entry| Position::new(self.log.epoch, entry.offset));
         HistoryPage {
-            entries: page
-                .entries
-                .iter()
-                .map(|entry| Entry::clone(entry))
-                .collect(),
+            entries: page.entries.iter().map(|entry| shown(entry)).collect(),
             next,
         }
     }
@@ -270,6 +267,17 @@ impl Room {
             entries,
             wire: Wire::default(),
         }
+    }
+}
+
+/// An entry as history shows it: that the server has one of its own there, and nothing of what it holds.
+fn shown(entry: &Entry) -> Entry {
+    match entry.kind {
+        EntryKind::System => Entry {
+            payload: Payload::binary(&b""[..]),
+            ..entry.clone()
+        },
+        _ => entry.clone(),
     }
 }
 
