@@ -340,7 +340,7 @@ impl Room {
         let left_ms = (since_ms + stays_ms).saturating_sub(context.now.monotonic_ms);
         let settled = matches!(self.log.state, LogState::Open) && self.log.pending.is_empty();
         if left_ms == 0 && settled && !self.is_needed() {
-            if self.settings.durability != Durability::Memory {
+            if self.settings.durability != Durability::Memory && self.has_unsaved() {
                 self.store_snapshot(context);
             }
             context.journal.close(&self.id);

@@ -195,6 +195,8 @@ struct Log {
     committed: Offset,
     /// The last entry sent to the hubs.
     distributed: Offset,
+    /// What stands in the last snapshot; 0 for none.
+    snapshot: Offset,
     /// Time of the last entry; times never go back.
     last_ms: u64,
     /// Between `committed` and `appended`, in order.
@@ -523,6 +525,9 @@ impl Room {
 
     /// Sends what the turn brought: acknowledgements, then one message to each shard with members.
     pub fn flush(&mut self, context: &mut Context<'_>) {
+        if self.settings.durability != Durability::Memory && self.is_replay_long() {
+            self.store_snapshot(context);
+        }
         let turn = std::mem::take(&mut self.turn);
         let publishers = turn
             .acks
@@ -586,6 +591,7 @@ impl Log {
             appended: Offset(0),
             committed: Offset(0),
             distributed: Offset(0),
+            snapshot: Offset(0),
             last_ms: 0,
             pending: VecDeque::new(),
             tail: VecDeque::new(),
