@@ -86,6 +86,8 @@ pub struct Room {
     /// Since when nobody has been here, on the monotonic clock; none while somebody is.
     empty_since_ms: Option<u64>,
     idle_armed: bool,
+    /// Whether something is due since it was woken, and the log is not open yet.
+    woken: bool,
 }
 
 /// What the configuration says of a namespace.
@@ -314,6 +316,7 @@ impl Room {
             maintenance_armed: false,
             empty_since_ms: None,
             idle_armed: false,
+            woken: false,
         }
     }
 
@@ -503,7 +506,7 @@ impl Room {
             RoomTimer::Chunks => self.log.chunks.clear(),
             RoomTimer::Retry => self.turn.retry = true,
             RoomTimer::Look => self.looked(context),
-            RoomTimer::Reopen if self.members.occupancy() == 0 => return After::Close,
+            RoomTimer::Reopen if self.is_given_up() => return After::Close,
             RoomTimer::Reopen => {
                 self.log = Log::closed();
                 self.ask_for_log(context);
