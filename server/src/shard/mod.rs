@@ -24,6 +24,7 @@ pub mod hub;
 mod keyed;
 pub mod message;
 mod owner;
+mod request;
 mod revoke;
 mod settings;
 pub mod view;
