@@ -9,8 +9,8 @@
 use std::sync::Arc;
 
 use roomful_protocol::error::ErrorCode;
-use roomful_protocol::frame::{Direction, Entry, EntryKind, HistoryPage, Reply};
-use roomful_protocol::id::Offset;
+use roomful_protocol::frame::{Direction, Entry, EntryKind, HistoryPage, LockChange, Reply};
+use roomful_protocol::id::{Offset, SessionId};
 use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
 
@@ -264,15 +264,29 @@ impl Room {
     }
 }
 
-/// An entry as history shows it: that the server has one of its own there, and nothing of what it holds.
+/// An entry as history shows it: without what is only for the server. Of its own entries nothing is left but that there is one,
+/// of a lock's nobody's session.
 fn shown(entry: &Entry) -> Entry {
-    match entry.kind {
-        EntryKind::System => Entry {
-            payload: Payload::binary(&b""[..]),
-            ..entry.clone()
+    let payload = match entry.kind {
+        EntryKind::System => Payload::binary(&b""[..]),
+        EntryKind::Lock => match LockChange::from_payload(&entry.payload) {
+            Ok(change) => without_sessions(change).to_payload(),
+            Err(_) => Payload::binary(&b""[..]),
         },
-        _ => entry.clone(),
+        EntryKind::Publish | EntryKind::State | EntryKind::Timer => entry.payload.clone(),
+    };
+    Entry {
+        payload,
+        ..entry.clone()
     }
+}
+
+fn without_sessions(mut change: LockChange) -> LockChange {
+    let queue = change.queue.iter_mut().map(|waiter| &mut waiter.session);
+    let held = change.held.iter_mut().map(|holder| &mut holder.session);
+    held.chain(queue)
+        .for_each(|session| *session = SessionId(0));
+    change
 }
 
 /// How long chunks are kept, in milliseconds: who comes back in one moment comes within seconds.
