@@ -262,6 +262,7 @@ impl App {
             settings: admin_settings(config),
         });
         Ok(Self {
+            readiness: Readiness::new(local.clone()),
             local,
             public,
             admin,
@@ -274,7 +275,6 @@ impl App {
             threads,
             metrics,
             tasks,
-            readiness: Readiness::new(),
             authenticator,
             origins,
             tls,

@@ -10,8 +10,6 @@
 )]
 
 mod checker;
-mod link;
-mod publisher;
 mod watcher;
 
 use std::sync::Arc;
@@ -19,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rand::RngExt as _;
+use roomful_tests::publisher::{Phase, Publisher};
 use roomful_tests::seed::seeded;
 use roomful_tests::server::UNLIMITED;
 use roomful_tests::wait::{PATIENCE, until};
@@ -28,7 +27,6 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use checker::check;
-use publisher::Publisher;
 use watcher::Watcher;
 
 /// Publishers keep several operations in flight in rooms on both shards, watchers follow them, and the server is killed at random
@@ -74,17 +72,6 @@ async fn kills_lose_nothing_that_was_acknowledged() {
         acks.load(Ordering::Relaxed),
         records.iter().map(|record| record.again).sum::<u64>(),
     );
-}
-
-/// What everybody does now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Phase {
-    /// Publishers publish.
-    Publish,
-    /// They wait for the answers to what they have published.
-    Finish,
-    /// Watchers read what they lack, and stop.
-    Read,
 }
 
 #[expect(clippy::disallowed_methods, reason = "tests have no config")]
