@@ -18,7 +18,7 @@ use super::snapshot::{self, Undecodable};
 use super::tables::{Change, TableBounds, Tables};
 use super::{Context, Room, RoomTimer};
 use crate::clock::Now;
-use crate::journal::{ENTRY_OVERHEAD_BYTES, HistoryBounds, Opened, Snapshot, Ticket};
+use crate::journal::{ENTRY_OVERHEAD_BYTES, HistoryBounds, Opened, RECENT_MAX, Snapshot, Ticket};
 use crate::shard::message::Origin;
 
 /// What a room keeps.
@@ -61,25 +61,26 @@ pub(super) enum Answer {
 }
 
 impl Kept {
-    /// What a log shows; none where it has never had anything of this.
+    /// What a log shows, behind a snapshot's tables; none where there is nothing of this.
     pub(super) fn rebuilt(
         opened: &Opened,
+        tables: Tables,
         now: Now,
         bounds: &TableBounds,
     ) -> Result<Option<Box<Self>>, Undecodable> {
-        let mut kept = Self::default();
-        let mut at = Offset(0);
-        if let Some(snapshot) = &opened.snapshot {
-            kept.committed = snapshot::read(&snapshot.content)?;
-            kept.saved_bytes = snapshot.content.len();
-            at = snapshot.at;
-        }
+        let snapshot = opened.snapshot.as_ref();
+        let at = snapshot.map_or(Offset(0), |snapshot| snapshot.at);
+        let mut kept = Self {
+            committed: tables,
+            saved_bytes: snapshot.map_or(0, |snapshot| snapshot.content.len()),
+            ..Self::default()
+        };
         for entry in opened.recent.iter().filter(|entry| entry.offset > at) {
             if let Some(change) = Change::of(entry)? {
                 kept.commit(entry, &change, bounds);
             }
         }
-        let is_used = opened.snapshot.is_some() || kept.unsaved.entries > 0;
+        let is_used = kept.committed.held_bytes() > 0 || kept.unsaved.entries > 0;
         if !is_used && opened.registers.is_empty() {
             return Ok(None);
         }
@@ -193,15 +194,35 @@ impl Room {
         self.tell_wake(context);
     }
 
-    /// Stores what is committed, if something has come since the last time.
+    /// Whether opening the room again would take long, or would not show every operation that is remembered: a log without a
+    /// snapshot shows its newest entries alone.
+    pub(super) fn is_replay_long(&self) -> bool {
+        let behind = self.log.committed.0 - self.log.snapshot.0;
+        let results = self.operations.results();
+        let is_replayed = self.log.snapshot > Offset(0) || self.kept.is_some() || results > 0;
+        is_replayed && behind >= (REPLAY_MAX as u64).max(results as u64)
+    }
+
+    /// Whether a snapshot would say more than the last one and what a replay takes in its stride.
+    pub(super) fn has_unsaved(&self) -> bool {
+        let kept = self.kept.as_ref();
+        kept.is_some_and(|kept| kept.unsaved.entries > 0) || self.is_replay_long()
+    }
+
+    /// Stores what is committed.
     pub(super) fn store_snapshot(&mut self, context: &mut Context<'_>) {
-        let Some(kept) = self.kept.as_mut().filter(|kept| kept.unsaved.entries > 0) else {
-            return;
-        };
-        let content = snapshot::encode(&kept.committed);
-        kept.saved_bytes = content.len();
-        kept.unsaved = Unsaved::default();
         let at = self.log.committed;
+        let operations = self.operations.to_stored(at);
+        let content = match &mut self.kept {
+            Some(kept) => {
+                let content = snapshot::encode(&kept.committed, operations);
+                kept.saved_bytes = content.len();
+                kept.unsaved = Unsaved::default();
+                content
+            }
+            None => snapshot::encode(&Tables::default(), operations),
+        };
+        self.log.snapshot = at;
         context.counters.snapshots.add(1);
         context.journal.snapshot(&self.id, Snapshot { at, content });
     }
@@ -346,5 +367,8 @@ pub(super) fn is_publish(entry: &Entry) -> bool {
     entry.kind == EntryKind::Publish
 }
 
-/// Entries behind a snapshot that a replay is let to take: some milliseconds' worth.
+/// Entries behind a snapshot, of whatever kind, that a replay is let to take; half of what a log without one shows.
+const REPLAY_MAX: usize = RECENT_MAX / 2;
+
+/// Entries behind a snapshot that change what is kept: some milliseconds' worth.
 const UNSAVED_MAX: usize = 256;

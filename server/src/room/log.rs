@@ -18,8 +18,9 @@ use super::asked::refuse;
 use super::due::UNHEALTHY_MS;
 use super::kept::{Answer, Kept};
 use super::kind::Proposal;
-use super::operations::{BACK_END_SEQUENCE, ProducerKey, Scope, Seen};
-use super::tables::Change;
+use super::operations::{self, BACK_END_SEQUENCE, ProducerKey, Scope, Seen};
+use super::snapshot;
+use super::tables::{Change, Tables};
 use super::{
     Context, Log, LogState, MAINTENANCE_MS, Pending, PendingState, Restores, Room, RoomTimer,
     TAIL_MAX, UNKNOWN_TEXT, not_a_member,
@@ -363,8 +364,21 @@ impl Room {
 
     /// The journal shows the log: the room stands at its head, and what has waited is handled.
     pub(super) fn opened(&mut self, opened: &Opened, context: &mut Context<'_>) {
-        let kept = match Kept::rebuilt(opened, context.now, &self.settings.tables) {
-            Ok(kept) => kept,
+        let snapshot = opened.snapshot.as_ref();
+        let rebuilt = snapshot
+            .map(|snapshot| snapshot::read(&snapshot.content))
+            .transpose()
+            .and_then(|restored| {
+                let (tables, operations) = match restored {
+                    Some(restored) => (restored.tables, Some(restored.operations)),
+                    None => (Tables::default(), None),
+                };
+                let bounds = &self.settings.tables;
+                let kept = Kept::rebuilt(opened, tables, context.now, bounds)?;
+                Ok((kept, operations))
+            });
+        let (kept, operations) = match rebuilt {
+            Ok(rebuilt) => rebuilt,
             Err(error) => {
                 tracing::error!(room = %self.id, %error, "what the room has stored can't be read");
                 return self.open_failed(JournalError::Damaged, context);
@@ -380,6 +394,7 @@ impl Room {
         self.log.appended = opened.head;
         self.log.committed = opened.head;
         self.log.distributed = opened.head;
+        self.log.snapshot = snapshot.map_or(Offset(0), |snapshot| snapshot.at);
         self.log.last_ms = opened.recent.last().map_or(0, |entry| entry.time_ms);
         let skipped = opened.recent.len().saturating_sub(TAIL_MAX);
         self.log.tail = opened.recent.iter().skip(skipped).cloned().collect();
@@ -387,12 +402,15 @@ impl Room {
         // Not at once: where the journal fails at once, that would never end.
         let look_ms = self.restores.as_ref().map_or(UNHEALTHY_MS, |_| 1);
         if let Some(restores) = self.restores.take() {
-            self.restore(opened, restores, context.now);
+            self.restore(opened, operations, restores, context.now);
         }
         self.restore_members(context);
         self.queued = waiting.into();
         while let Some(request) = self.queued.pop_front() {
             self.handle(request, context);
+        }
+        if std::mem::take(&mut self.woken) {
+            self.keep();
         }
         if self.kept.is_some() {
             self.look_in(look_ms, context);
@@ -415,10 +433,19 @@ impl Room {
         }
     }
 
-    /// What the log shows of operations that another room accepted.
-    fn restore(&mut self, opened: &Opened, Restores { anonymous }: Restores, now: Now) {
+    /// What the log and its snapshot show of operations that another room accepted.
+    fn restore(
+        &mut self,
+        opened: &Opened,
+        stored: Option<operations::Stored>,
+        Restores { anonymous }: Restores,
+        now: Now,
+    ) {
         let shows_all = opened.recent.len() as u64 == opened.head.0;
         self.operations.begin_again(shows_all, now.unix_ms);
+        if let Some(stored) = stored {
+            self.operations.adopt(stored, opened.epoch, now.unix_ms);
+        }
         for entry in &opened.recent {
             if let Some(op) = entry.op {
                 let published = self.published(entry);
@@ -449,6 +476,13 @@ impl Room {
             refuse(&request, error, self.alias, context);
         }
         context.timers.push((REOPEN_MS, RoomTimer::Reopen));
+    }
+
+    /// Whether a log that could not be opened is not asked for again: nobody waits for it, and nothing is due that would be
+    /// forgotten, or nothing can come of it.
+    pub(super) fn is_given_up(&self) -> bool {
+        let is_damaged = matches!(self.log.state, LogState::Failed(JournalError::Damaged));
+        self.members.occupancy() == 0 && (is_damaged || !self.woken)
     }
 
     /// What an ack says of an entry.

@@ -86,6 +86,8 @@ pub struct Room {
     /// Since when nobody has been here, on the monotonic clock; none while somebody is.
     empty_since_ms: Option<u64>,
     idle_armed: bool,
+    /// Whether something is due since it was woken, and the log is not open yet.
+    woken: bool,
 }
 
 /// What the configuration says of a namespace.
@@ -195,6 +197,8 @@ struct Log {
     committed: Offset,
     /// The last entry sent to the hubs.
     distributed: Offset,
+    /// What stands in the last snapshot; 0 for none.
+    snapshot: Offset,
     /// Time of the last entry; times never go back.
     last_ms: u64,
     /// Between `committed` and `appended`, in order.
@@ -312,6 +316,7 @@ impl Room {
             maintenance_armed: false,
             empty_since_ms: None,
             idle_armed: false,
+            woken: false,
         }
     }
 
@@ -501,7 +506,7 @@ impl Room {
             RoomTimer::Chunks => self.log.chunks.clear(),
             RoomTimer::Retry => self.turn.retry = true,
             RoomTimer::Look => self.looked(context),
-            RoomTimer::Reopen if self.members.occupancy() == 0 => return After::Close,
+            RoomTimer::Reopen if self.is_given_up() => return After::Close,
             RoomTimer::Reopen => {
                 self.log = Log::closed();
                 self.ask_for_log(context);
@@ -523,6 +528,9 @@ impl Room {
 
     /// Sends what the turn brought: acknowledgements, then one message to each shard with members.
     pub fn flush(&mut self, context: &mut Context<'_>) {
+        if self.settings.durability != Durability::Memory && self.is_replay_long() {
+            self.store_snapshot(context);
+        }
         let turn = std::mem::take(&mut self.turn);
         let publishers = turn
             .acks
@@ -586,6 +594,7 @@ impl Log {
             appended: Offset(0),
             committed: Offset(0),
             distributed: Offset(0),
+            snapshot: Offset(0),
             last_ms: 0,
             pending: VecDeque::new(),
             tail: VecDeque::new(),

@@ -6,17 +6,20 @@
 //! with the floor that its join declares, so that forgetting one is always safe.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 
 use roomful_protocol::frame::{OpId, Published};
-use roomful_protocol::id::{ProducerId, Sequence, UserId};
+use roomful_protocol::id::{Epoch, Offset, ProducerId, Sequence, UserId};
 use roomful_protocol::payload::Payload;
+use roomful_protocol::position::Position;
+use serde::{Deserialize, Serialize};
+use siphasher::sip::SipHasher13;
 
 /// A producer id belongs to whoever chose it.
 pub type ProducerKey = (Scope, ProducerId);
 
 /// Among whom a producer id is unique.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Scope {
     /// One user's connections.
     User(UserId),
@@ -53,8 +56,28 @@ pub struct Operations {
     complete_until_ms: u64,
     /// Results of all producers.
     results: usize,
-    /// Keyed, so that nobody can make two payloads look the same.
-    hasher: RandomState,
+    digests: DigestKey,
+}
+
+/// What payloads are digested with (`SipHash`-1-3, Aumasson and Bernstein 2012): a secret of the room, so that nobody can make two
+/// payloads look the same.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct DigestKey(u64, u64);
+
+/// A window as it is stored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Stored {
+    digests: DigestKey,
+    producers: Vec<StoredProducer>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct StoredProducer {
+    scope: Scope,
+    producer: ProducerId,
+    floor: Sequence,
+    /// Sequence, digest, place and time of each.
+    results: Vec<(Sequence, Option<u64>, Offset, u64)>,
 }
 
 /// How much is remembered.
@@ -121,7 +144,7 @@ impl Operations {
             absent: BTreeSet::new(),
             results: 0,
             complete_until_ms: 0,
-            hasher: RandomState::new(),
+            digests: DigestKey::random(),
         }
     }
 
@@ -198,6 +221,64 @@ impl Operations {
         self.accept(key, op, payload, outcome);
         while self.absent.len() > self.bounds.absent_max {
             self.forget_oldest();
+        }
+    }
+
+    /// How many results are known.
+    #[must_use]
+    pub fn results(&self) -> usize {
+        self.results
+    }
+
+    /// The window as it is to be stored: what stands in the log up to an offset.
+    #[must_use]
+    pub fn to_stored(&self, until: Offset) -> Stored {
+        let producers = self.producers.iter().map(|((scope, producer), known)| {
+            let results = known.results.iter().map(|(sequence, known)| {
+                let Published {
+                    position, time_ms, ..
+                } = known.outcome;
+                (*sequence, known.digest, position.offset, time_ms)
+            });
+            StoredProducer {
+                scope: scope.clone(),
+                producer: *producer,
+                floor: known.floor,
+                results: results
+                    .filter(|(_, _, offset, _)| *offset <= until)
+                    .collect(),
+            }
+        });
+        let mut producers: Vec<_> = producers
+            .filter(|producer| !producer.results.is_empty())
+            .collect();
+        producers.sort_unstable_by(|one, other| {
+            (&one.scope, one.producer).cmp(&(&other.scope, other.producer))
+        });
+        Stored {
+            digests: self.digests,
+            producers,
+        }
+    }
+
+    /// Begins with a stored window: nobody publishes with any of its producers yet.
+    pub fn adopt(&mut self, stored: Stored, epoch: Epoch, now_ms: u64) {
+        self.digests = stored.digests;
+        for known in stored.producers {
+            let key = (known.scope, known.producer);
+            let mut producer = Producer::new(known.floor);
+            producer.absent_since_ms = now_ms;
+            for (sequence, digest, offset, time_ms) in known.results {
+                let outcome = Published {
+                    position: Position::new(epoch, offset),
+                    time_ms,
+                    duplicate: false,
+                };
+                producer.results.insert(sequence, Known { digest, outcome });
+            }
+            self.results += producer.results.len();
+            self.absent.insert((now_ms, key.clone()));
+            self.producers.insert(key, producer);
         }
     }
 
@@ -284,7 +365,18 @@ impl Operations {
     }
 
     fn digest(&self, payload: &Payload) -> u64 {
-        self.hasher.hash_one(payload)
+        let DigestKey(one, other) = self.digests;
+        let mut hasher = SipHasher13::new_with_keys(one, other);
+        hasher.write(&[payload.format as u8]);
+        hasher.write(&payload.bytes);
+        hasher.finish()
+    }
+}
+
+impl DigestKey {
+    fn random() -> Self {
+        let random = RandomState::new();
+        Self(random.hash_one(0), random.hash_one(1))
     }
 }
 
@@ -357,6 +449,29 @@ mod tests {
         window.accept(&key(1), op, None, published(1));
         assert_eq!(seen(&window, 1, 1, "a"), Seen::Accepted(published(1)));
         assert_eq!(seen(&window, 1, 1, "b"), Seen::Accepted(published(1)));
+    }
+
+    /// A stored window answers as the one that it was made of, up to where it was stored.
+    #[test]
+    fn a_stored_window_answers_as_before() {
+        let mut window = joined(1);
+        for sequence in 1..=5 {
+            accept(&mut window, 1, sequence);
+        }
+        let stored = window.to_stored(Offset(4));
+        let bytes = rmp_serde::to_vec(&stored).unwrap();
+        let mut again = Operations::new(BOUNDS);
+        again.adopt(rmp_serde::from_slice(&bytes).unwrap(), Epoch(1), 0);
+        assert_eq!(again.results(), 2);
+        assert_eq!(seen(&again, 1, 2, "a"), Seen::Expired);
+        for sequence in 3..=4 {
+            let known = Seen::Accepted(published(sequence));
+            assert_eq!(seen(&again, 1, sequence, "a"), known);
+            assert_eq!(seen(&again, 1, sequence, "b"), Seen::Conflict);
+        }
+        assert_eq!(seen(&again, 1, 5, "a"), Seen::New);
+        again.expire(BOUNDS.window_ms);
+        assert_eq!((again.results(), again.held_bytes()), (0, 0));
     }
 
     #[test]

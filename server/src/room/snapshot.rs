@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::departures::{self, Departure};
+use super::operations;
 use super::state::Tombstone;
 use super::tables::Tables;
 
@@ -30,11 +31,21 @@ struct Form {
     free_locks: Vec<(Key, Offset)>,
     timers: Vec<(UserId, TimerChange)>,
     departures: Vec<departures::Stored>,
+    operations: operations::Stored,
+}
+
+/// What was stored.
+#[derive(Debug)]
+pub struct Restored {
+    /// What entries had made.
+    pub tables: Tables,
+    /// Which operations had taken effect.
+    pub operations: operations::Stored,
 }
 
 /// The stored form.
 #[must_use]
-pub fn encode(tables: &Tables) -> Bytes {
+pub fn encode(tables: &Tables, operations: operations::Stored) -> Bytes {
     let values = tables.state.cells();
     let tombstones = tables.state.tombstones();
     let timers = tables.timers.iter().map(|(name, timer)| {
@@ -61,6 +72,7 @@ pub fn encode(tables: &Tables) -> Bytes {
             .collect(),
         timers: timers.collect(),
         departures: tables.departures.iter().map(Departure::to_stored).collect(),
+        operations,
     };
     let mut content = vec![VERSION];
     content.extend(record(&form));
@@ -71,7 +83,7 @@ pub fn encode(tables: &Tables) -> Bytes {
 ///
 /// # Errors
 /// It is of another version, or damaged.
-pub fn read(content: &[u8]) -> Result<Tables, Undecodable> {
+pub fn read(content: &[u8]) -> Result<Restored, Undecodable> {
     let (version, form) = content
         .split_first()
         .ok_or_else(|| Undecodable("a snapshot without a byte".to_owned()))?;
@@ -99,7 +111,10 @@ pub fn read(content: &[u8]) -> Result<Tables, Undecodable> {
     for departure in form.departures {
         tables.departures.apply(Departure::from_stored(departure)?);
     }
-    Ok(tables)
+    Ok(Restored {
+        tables,
+        operations: form.operations,
+    })
 }
 
 /// A record in MessagePack.
@@ -132,12 +147,14 @@ mod tests {
 
     use super::*;
     use crate::auth::TokenId;
+    use crate::room::operations::{OperationBounds, Operations};
     use crate::room::tables::{Change as Logged, TableBounds};
 
     /// Random entries; after any of them the stored form says the same as what it was made of, also for what comes next.
     #[test]
     fn what_was_stored_is_what_was_there() {
         let bounds = TableBounds::default();
+        let operations = no_operations();
         for seed in 0..50 {
             let mut random = StdRng::seed_from_u64(seed);
             let (mut tables, mut again) = (Tables::default(), Tables::default());
@@ -146,10 +163,11 @@ mod tests {
                 let change = random_change(&mut random, offset);
                 tables.apply(&change, &ann, (Offset(offset), offset), &bounds);
                 again.apply(&change, &ann, (Offset(offset), offset), &bounds);
-                let stored = encode(&tables);
-                assert_eq!(stored, encode(&again), "seed {seed} at {offset}");
+                let stored = encode(&tables, operations.clone());
+                let same = encode(&again, operations.clone());
+                assert_eq!(stored, same, "seed {seed} at {offset}");
                 if random.random_range(0..4) == 0 {
-                    again = read(&stored).unwrap();
+                    again = read(&stored).unwrap().tables;
                 }
             }
             assert_eq!(tables.held_bytes(), again.held_bytes(), "seed {seed}");
@@ -166,7 +184,7 @@ mod tests {
             let change = random_change(&mut random, offset);
             tables.apply(&change, &ann, (Offset(offset), offset), &bounds);
         }
-        let stored = encode(&tables);
+        let stored = encode(&tables, no_operations());
         assert!(read(&stored).is_ok());
         for cut in 0..stored.len() {
             assert!(read(&stored[..cut]).is_err(), "{cut} bytes");
@@ -177,6 +195,15 @@ mod tests {
         let mut later = stored.to_vec();
         later[0] = 2;
         assert!(read(&later).is_err());
+    }
+
+    fn no_operations() -> operations::Stored {
+        let bounds = OperationBounds {
+            results_max: 1,
+            window_ms: 1,
+            absent_max: 1,
+        };
+        Operations::new(bounds).to_stored(Offset(0))
     }
 
     fn random_change(random: &mut StdRng, offset: u64) -> Logged {

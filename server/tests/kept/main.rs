@@ -324,7 +324,7 @@ fn a_timer_fires_once_whatever_the_clock_does() {
     let cancelled = world.cancel_timer(ann, "d");
     world.published(cancelled);
     let again = world.cancel_timer(ann, "d");
-    assert_eq!(world.refusal(again).code, ErrorCode::BadValue);
+    assert_eq!(world.refusal(again).code, ErrorCode::Conflict);
     assert_eq!(world.journal.with(|disk| disk.wake), Some(UNIX_MS + 1_000));
     world.pass(999);
     assert_eq!(fired(&world), Vec::<String>::new());

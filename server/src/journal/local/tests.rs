@@ -268,3 +268,193 @@ fn rooms_are_woken_when_they_are_due() {
     let due = ["changed", "later", "next", "past", "soon"];
     assert_eq!(woken, due.map(room));
 }
+
+/// What is not kept any more is given back to the disk.
+#[test]
+fn space_comes_back() {
+    let small = || Settings {
+        segment_bytes: 50_000,
+        clean_bytes_min: 100_000,
+        ..settings()
+    };
+    let id = room("a");
+    let mut running = Running::new(small());
+    let mut before = calls(&mut running);
+    before.open(&id, LOOSE);
+    before.fill(&id, 1..=9_000);
+    let directory = running.close();
+    let full = disk_bytes(directory.path());
+
+    let mut running = Running::on(directory, small());
+    let mut after = calls(&mut running);
+    let bounds = HistoryBounds {
+        entries_max: 100,
+        ..LOOSE
+    };
+    after.open(&id, bounds);
+    after.journal().trim(&id, 0);
+    // What says so comes into the store when its segment is full.
+    for start in (9_001..10_000).step_by(100) {
+        after.fill(&id, start..=start + 99);
+    }
+    let counters = running.local.as_ref().unwrap().counters();
+    let started = Clock::system();
+    while counters.cleanings.get() == 0 {
+        assert!(started.monotonic_ms() < 30_000, "nothing is cleaned");
+        std::thread::yield_now();
+    }
+    let directory = running.close();
+    let left = disk_bytes(directory.path());
+    assert!(left < full / 2, "{left} of {full} bytes are left");
+
+    let mut running = Running::on(directory, small());
+    let mut again = calls(&mut running);
+    again.open(&id, bounds);
+    let kept = again.all(&id);
+    assert!((90..=100).contains(&kept.len()), "{}", kept.len());
+    assert_eq!(kept.last(), Some(&10_000));
+}
+
+/// Bytes that files take, beside what is set aside for the store's own journal.
+fn disk_bytes(path: &Path) -> u64 {
+    let mut sum = 0;
+    for entry in fs::read_dir(path).unwrap() {
+        let entry = entry.unwrap();
+        let found = entry.metadata().unwrap();
+        let is_reserved = entry.path().extension().is_some_and(|name| name == "jnl");
+        sum += match found.is_dir() {
+            true => disk_bytes(&entry.path()),
+            false if is_reserved => 0,
+            false => found.len(),
+        };
+    }
+    sum
+}
+
+mod directories {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    fn refused(directory: &TestDirectory) -> String {
+        match Local::open(directory.path(), settings()) {
+            Ok(_) => panic!("it was opened"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    fn opened_and_closed() -> TestDirectory {
+        Running::new(settings()).close()
+    }
+
+    #[test]
+    fn only_the_owner_may_look_into_it() {
+        let directory = TestDirectory::new();
+        let path = directory.path().join("journal");
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let running = Running::on(directory, settings());
+        let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(path.clone()), 0o700);
+        assert_eq!(mode(path.join("log")), 0o700);
+        for name in ["lock", "FORMAT", "log/0000000001.log"] {
+            assert_eq!(mode(path.join(name)), 0o600, "{name}");
+        }
+        running.close();
+    }
+
+    #[test]
+    fn a_directory_that_is_used_is_named() {
+        let running = Running::new(settings());
+        let directory = running.directory.as_ref().unwrap();
+        let error = refused(directory);
+        assert!(error.contains("another process uses"), "{error}");
+        assert!(error.contains("journal"), "{error}");
+    }
+
+    /// A restart in place waits for the process before it.
+    #[test]
+    fn a_directory_that_becomes_free_is_taken() {
+        let mut running = Running::new(settings());
+        let path = running.directory.as_ref().unwrap().path().to_owned();
+        let patient = Settings {
+            lock_wait_ms: 30_000,
+            ..settings()
+        };
+        let waiting = std::thread::spawn(move || Local::open(&path, patient).map(drop));
+        let local = running.local.take().unwrap();
+        local.close().unwrap();
+        drop(local);
+        waiting.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_later_format_is_refused_with_both_versions() {
+        let directory = opened_and_closed();
+        let format = directory.path().join("journal/FORMAT");
+        fs::write(&format, "roomful journal 7\n").unwrap();
+        let error = refused(&directory);
+        assert!(
+            error.contains("format 7") && error.contains("up to 1"),
+            "{error}"
+        );
+        assert_eq!(fs::read(&format).unwrap(), b"roomful journal 7\n");
+    }
+
+    #[test]
+    fn what_is_no_journal_is_left_as_it_is() {
+        for (name, content) in [
+            ("journal/FORMAT", "something else"),
+            ("journal/photo.jpg", "x"),
+            ("journal", "a file"),
+        ] {
+            let directory = TestDirectory::new();
+            let path = directory.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, content).unwrap();
+            let error = refused(&directory);
+            assert!(error.contains("nothing was changed"), "{name}: {error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), content);
+            assert!(!directory.path().join("journal/store").exists());
+        }
+    }
+
+    #[test]
+    fn a_journal_without_its_format_is_refused() {
+        let directory = opened_and_closed();
+        fs::remove_file(directory.path().join("journal/FORMAT")).unwrap();
+        let error = refused(&directory);
+        assert!(error.contains("nothing was changed"), "{error}");
+    }
+
+    #[test]
+    fn no_link_is_followed() {
+        for name in ["journal", "journal/log", "journal/lock", "journal/store"] {
+            let (directory, elsewhere) = (opened_and_closed(), TestDirectory::new());
+            let path = directory.path().join(name);
+            let target = elsewhere.path().join("target");
+            fs::rename(&path, &target).unwrap();
+            symlink(&target, &path).unwrap();
+            let error = refused(&directory);
+            assert!(error.contains("is a link"), "{name}: {error}");
+        }
+    }
+
+    /// The newest segments are gone, and the server ended without saying so: no room is opened.
+    #[test]
+    fn missing_segments_are_noticed() {
+        let mut running = Running::new(settings());
+        let mut before = calls(&mut running);
+        before.open(&room("a"), LOOSE);
+        before.fill(&room("a"), 1..=3);
+        let directory = running.crash();
+        for entry in fs::read_dir(directory.path().join("journal/log")).unwrap() {
+            fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+        let local = Local::open(directory.path(), settings()).unwrap();
+        assert!(local.is_damaged());
+        let refused = local.of_shard(SHARD).open(&room("a"), LOOSE);
+        assert!(matches!(refused, Outcome::Failed(JournalError::Damaged)));
+        local.close().unwrap();
+    }
+}
