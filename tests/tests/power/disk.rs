@@ -14,7 +14,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use super::trace::{Call, Trace, bytes, vector_bytes};
 
 /// All that was done to the files below a directory.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Disk {
     root: PathBuf,
     /// The first is the root.
@@ -26,7 +26,7 @@ pub(crate) struct Disk {
 }
 
 /// A file or a directory.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct File {
     is_directory: bool,
     steps: Vec<Step<Change>>,
@@ -36,14 +36,14 @@ struct File {
 }
 
 /// Something that was under way from one line to another.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Step<T> {
     start: usize,
     end: usize,
     what: T,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Change {
     Write {
         at: u64,
@@ -55,7 +55,7 @@ enum Change {
     Reserve(u64),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Naming {
     directory: usize,
     name: PathBuf,
@@ -336,6 +336,21 @@ impl Disk {
                 }
             }
         }
+    }
+
+    /// The same, had nobody ever asked for what is in a directory's files to be kept.
+    pub(crate) fn without_syncs_in(&self, directory: &str) -> Self {
+        let mut disk = self.clone();
+        let mut names = self.names.iter().map(|step| &step.what);
+        let directory = names.find(|what| what.name == Path::new(directory));
+        let directory = directory.unwrap().file.unwrap();
+        let inside = self.names.iter().map(|step| &step.what);
+        for what in inside.filter(|what| what.directory == directory) {
+            if let Some(file) = what.file {
+                disk.files[file].syncs.clear();
+            }
+        }
+        disk
     }
 
     /// How many changes had not been synced when the power went.

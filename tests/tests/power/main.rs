@@ -22,7 +22,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rand::RngExt as _;
-use roomful_tests::publisher::{Phase, Publisher, Record};
+use rand::rngs::StdRng;
+use roomful_tests::publisher::{self, Phase, Publisher};
 use roomful_tests::seed::seeded;
 use roomful_tests::server::{Directory, UNLIMITED};
 use roomful_tests::until;
@@ -39,86 +40,122 @@ use trace::Trace;
 async fn a_power_cut_loses_nothing_that_was_acknowledged_under_strace() {
     let cuts = cuts();
     let mut random = seeded("a_power_cut_loses_nothing_that_was_acknowledged_under_strace");
-    let (trace, disk, records) = record(if cuts > SHORT_CUTS { 12_000 } else { 5_000 }).await;
+    let record = Record::new(if cuts > SHORT_CUTS { 12_000 } else { 5_000 }).await;
     let place = Directory(in_memory());
-    let lines = trace.times_us.len();
-    let (mut acks, mut unsynced) = (0, 0);
-    let mut wrong = Vec::new();
-    for number in 0..cuts {
-        let cut = random.random_range(1..lines);
-        let seed = random.random();
-        let dir = place.0.join(number.to_string());
-        disk.rebuild(cut, seed, &dir);
-        let data_dir = dir.join(DATA);
-        let (looked_for, found) = reopened::check(&data_dir, &records, trace.times_us[cut]);
-        acks += looked_for;
-        unsynced += disk.unsynced(cut);
-        if found.is_empty() {
-            fs::remove_dir_all(&dir).unwrap();
-        } else {
-            // As it was before it was opened.
-            fs::remove_dir_all(&dir).unwrap();
-            disk.rebuild(cut, seed, &dir);
-            wrong.push((cut, dir, found));
-        }
-    }
-    for (cut, dir, found) in &wrong {
+    let found = record.cut(cuts, &record.disk, &place.0, &mut random);
+    let lines = record.trace.times_us.len();
+    for (cut, dir, wrong) in &found.wrong {
         println!("cut before line {cut} of {lines}, {}:", dir.display());
-        found.iter().take(5).for_each(|found| println!("  {found}"));
-        println!("  {} in all", found.len());
+        wrong.iter().take(5).for_each(|wrong| println!("  {wrong}"));
+        println!("  {} in all", wrong.len());
     }
-    let all: usize = records.iter().map(|record| record.acked.len()).sum();
+    // A check that sees nothing there sees nothing anywhere.
+    let blind = Directory(place.0.join("without-syncs"));
+    let unsynced = record.disk.without_syncs_in("log");
+    let without = record.cut(SHORT_CUTS, &unsynced, &blind.0, &mut random);
     println!(
-        "{cuts} cuts of a record of {lines} calls and {all} acks, {unsynced} changes lost or torn, {acks} acks looked for: {} findings",
+        "without syncs: {} of {SHORT_CUTS} cuts lose something",
+        without.wrong.len()
+    );
+    let acks: usize = record.told.iter().map(|told| told.acked.len()).sum();
+    let Found {
+        unsynced,
+        looked_for,
+        wrong,
+    } = found;
+    println!(
+        "{cuts} cuts of a record of {lines} calls and {acks} acks, {unsynced} changes lost or torn, {looked_for} acks looked for: {} findings",
         wrong.len()
     );
-    assert!(acks > cuts, "hardly anything was looked for");
+    assert!(looked_for > cuts, "hardly anything was looked for");
     assert!(unsynced > 0, "nothing could be lost");
+    assert!(!without.wrong.is_empty(), "nobody would have noticed");
     if !wrong.is_empty() {
         std::mem::forget(place);
         panic!("{} cuts have lost something", wrong.len());
     }
 }
 
-/// Publishers fill rooms of a server whose every change to files is recorded, up to its orderly end.
-async fn record(acks_min: u64) -> (Trace, Disk, Vec<Record>) {
-    let place = Directory::new();
-    let file = place.0.join("trace");
-    let words = [
-        "strace",
-        "-D",
-        "-f",
-        "--seccomp-bpf",
-        "-ttt",
-        "-xx",
-        "-s",
-        "8388608",
-        "-e",
-        CALLS,
-        "-o",
-        file.to_str().unwrap(),
-    ];
-    let mut server = Server::through(&words, &format!("{UNLIMITED}{CONFIG}")).await;
-    let (tell, phase) = watch::channel(Phase::Publish);
-    let acks = Arc::<AtomicU64>::default();
-    let mut publishers = JoinSet::new();
-    for number in 0..ROOMS * PUBLISHERS_PER_ROOM {
-        let room = format!("chat:power-{}", number % ROOMS);
-        let publisher = Publisher::new(Connect::to(&server), room, number, Arc::clone(&acks));
-        publishers.spawn(publisher.run(phase.clone()));
+/// What a server did to its files, and what it said meanwhile.
+struct Record {
+    trace: Trace,
+    disk: Disk,
+    told: Vec<publisher::Record>,
+}
+
+/// What came of cuts.
+#[derive(Default)]
+struct Found {
+    /// Changes that no sync had reached.
+    unsynced: usize,
+    looked_for: usize,
+    /// The line, the directory as it was found, and what was wrong with it.
+    wrong: Vec<(usize, PathBuf, Vec<String>)>,
+}
+
+impl Record {
+    /// Cuts the power at random lines, and looks what is left.
+    fn cut(&self, cuts: usize, disk: &Disk, place: &Path, random: &mut StdRng) -> Found {
+        let mut all = Found::default();
+        for number in 0..cuts {
+            let cut = random.random_range(1..self.trace.times_us.len());
+            let seed = random.random();
+            let dir = place.join(number.to_string());
+            disk.rebuild(cut, seed, &dir);
+            let until_us = self.trace.times_us[cut];
+            let (looked_for, found) = reopened::check(&dir.join(DATA), &self.told, until_us);
+            all.looked_for += looked_for;
+            all.unsynced += disk.unsynced(cut);
+            fs::remove_dir_all(&dir).unwrap();
+            if !found.is_empty() {
+                // As it was before it was opened.
+                disk.rebuild(cut, seed, &dir);
+                all.wrong.push((cut, dir, found));
+            }
+        }
+        all
     }
-    until("there are acks enough", RECORDING, async || {
-        acks.load(Ordering::Relaxed) >= acks_min
-    })
-    .await;
-    tell.send(Phase::Finish).unwrap();
-    let records = publishers.join_all().await;
-    let ended = server.terminate().await;
-    assert!(ended.status.success(), "{}", ended.output);
-    let text = whole(&file).await;
-    let trace = Trace::read(&text);
-    let disk = Disk::follow(&fs::canonicalize(server.dir()).unwrap(), &trace);
-    (trace, disk, records)
+
+    /// Publishers fill rooms of a server whose every change to files is recorded, up to its orderly end.
+    async fn new(acks_min: u64) -> Self {
+        let place = Directory::new();
+        let file = place.0.join("trace");
+        let words = [
+            "strace",
+            "-D",
+            "-f",
+            "--seccomp-bpf",
+            "-ttt",
+            "-xx",
+            "-s",
+            "8388608",
+            "-e",
+            CALLS,
+            "-o",
+            file.to_str().unwrap(),
+        ];
+        let mut server = Server::through(&words, &format!("{UNLIMITED}{CONFIG}")).await;
+        let (tell, phase) = watch::channel(Phase::Publish);
+        let acks = Arc::<AtomicU64>::default();
+        let mut publishers = JoinSet::new();
+        for number in 0..ROOMS * PUBLISHERS_PER_ROOM {
+            let room = format!("chat:power-{}", number % ROOMS);
+            let publisher = Publisher::new(Connect::to(&server), room, number, Arc::clone(&acks));
+            publishers.spawn(publisher.run(phase.clone()));
+        }
+        until("there are acks enough", RECORDING, async || {
+            acks.load(Ordering::Relaxed) >= acks_min
+        })
+        .await;
+        tell.send(Phase::Finish).unwrap();
+        let told = publishers.join_all().await;
+        let ended = server.terminate().await;
+        assert!(ended.status.success(), "{}", ended.output);
+        let text = whole(&file).await;
+        let trace = Trace::read(&text);
+        let disk = Disk::follow(&fs::canonicalize(server.dir()).unwrap(), &trace);
+        Self { trace, disk, told }
+    }
 }
 
 /// What strace has written, once it has written all.
