@@ -390,6 +390,10 @@ impl Store for Machine {
         })
     }
 
+    fn write_out(&self) -> io::Result<()> {
+        Store::sync(self)
+    }
+
     fn entry_bytes(&self) -> u64 {
         0
     }

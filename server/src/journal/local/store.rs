@@ -74,6 +74,9 @@ pub(super) trait Store: fmt::Debug + Send + Sync {
     /// Comes back when what was written survives a power cut.
     fn sync(&self) -> io::Result<()>;
 
+    /// Writes out what is held in memory, so that the next open has nothing to read again.
+    fn write_out(&self) -> io::Result<()>;
+
     /// What entries take on the disk.
     fn entry_bytes(&self) -> u64;
 
@@ -188,6 +191,11 @@ impl Store for Fjall {
         self.database.persist(PersistMode::SyncAll).map_err(failed)
     }
 
+    fn write_out(&self) -> io::Result<()> {
+        let mut spaces = self.spaces.iter();
+        spaces.try_for_each(|space| space.rotate_memtable_and_wait().map_err(failed))
+    }
+
     fn entry_bytes(&self) -> u64 {
         self.space(Space::Entries).disk_space()
     }
@@ -285,4 +293,4 @@ const NAMES: [&str; 7] = [
 const JOURNAL_BYTES_MAX: u64 = 64 << 20;
 
 /// What a space holds in memory before it is written out.
-const MEMTABLE_BYTES: u64 = 8 << 20;
+const MEMTABLE_BYTES: u64 = 4 << 20;
