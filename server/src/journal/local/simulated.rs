@@ -390,10 +390,6 @@ impl Store for Machine {
         })
     }
 
-    fn write_out(&self) -> io::Result<()> {
-        Store::sync(self)
-    }
-
     fn entry_bytes(&self) -> u64 {
         0
     }

@@ -74,9 +74,6 @@ pub(super) trait Store: fmt::Debug + Send + Sync {
     /// Comes back when what was written survives a power cut.
     fn sync(&self) -> io::Result<()>;
 
-    /// Writes out what is held in memory, so that the next open has nothing to read again.
-    fn write_out(&self) -> io::Result<()>;
-
     /// What entries take on the disk.
     fn entry_bytes(&self) -> u64;
 
@@ -189,11 +186,6 @@ impl Store for Fjall {
 
     fn sync(&self) -> io::Result<()> {
         self.database.persist(PersistMode::SyncAll).map_err(failed)
-    }
-
-    fn write_out(&self) -> io::Result<()> {
-        let mut spaces = self.spaces.iter();
-        spaces.try_for_each(|space| space.rotate_memtable_and_wait().map_err(failed))
     }
 
     fn entry_bytes(&self) -> u64 {
