@@ -356,7 +356,10 @@ impl Room {
     /// Opens the log; until the journal answers, requests wait. Operations are known as far as it shows them; `anonymous` says
     /// whether users are.
     pub fn open(&mut self, anonymous: bool, context: &mut Context<'_>) {
-        self.restores = Some(Restores { anonymous });
+        // A log in memory begins with its room: that it is empty says nothing of what took effect in an earlier one.
+        if self.settings.durability != Durability::Memory {
+            self.restores = Some(Restores { anonymous });
+        }
         self.ask_for_log(context);
     }
 
@@ -380,7 +383,8 @@ impl Room {
     /// As [`Room::open`], in the place of a room that has panicked.
     pub fn open_again(&mut self, remains: Remains, anonymous: bool, context: &mut Context<'_>) {
         self.members = Members::after(remains.last_member, remains.revision);
-        self.open(anonymous, context);
+        self.restores = Some(Restores { anonymous });
+        self.ask_for_log(context);
         self.watch_if_empty(context);
     }
 

@@ -220,7 +220,7 @@ impl Local {
         self.close().expect("nothing is written");
     }
 
-    /// Stores what shards have handed over, takes everything into the store and gives the directory free.
+    /// Stores what shards have handed over, and takes everything into the store. The directory is free when this is dropped.
     ///
     /// # Errors
     /// The store can't be written. What was reported stored is there all the same, and the next start finds it.
