@@ -277,6 +277,13 @@ impl Directory {
     }
 }
 
+impl Directory {
+    /// Leaves it where it is.
+    pub fn keep(mut self) {
+        self.0 = PathBuf::new();
+    }
+}
+
 impl Drop for Directory {
     fn drop(&mut self) {
         // What is left behind in the temporary directory harms nobody.

@@ -85,7 +85,7 @@ fn room(number: usize) -> String {
 }
 
 /// Small segments, so that some are sealed and taken over by the store between the kills, and all of the history.
-const CONFIG: &str = "[storage]\nsegment_bytes = 1048576\n[namespaces.chat]\nhistory_entries_max = 10000000\nhistory_bytes_max = 1099511627776\n";
+const CONFIG: &str = "[storage]\nsegment_bytes = 1048576\nheadroom_percent = 0\nheadroom_bytes_min = 0\n[namespaces.chat]\nhistory_entries_max = 10000000\nhistory_bytes_max = 1099511627776\n";
 
 const SHORT_KILLS: usize = 8;
 

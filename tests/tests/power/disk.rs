@@ -32,7 +32,7 @@ struct File {
     steps: Vec<Step<Change>>,
     /// From when to when each sync was under way.
     syncs: Vec<(usize, usize)>,
-    length: u64,
+    length: usize,
 }
 
 /// Something that was under way from one line to another.
@@ -46,13 +46,13 @@ struct Step<T> {
 #[derive(Debug, Clone)]
 enum Change {
     Write {
-        at: u64,
+        at: usize,
         bytes: Vec<u8>,
     },
     /// No longer than that.
-    Cut(u64),
+    Cut(usize),
     /// At least so long.
-    Reserve(u64),
+    Reserve(usize),
 }
 
 #[derive(Debug, Clone)]
@@ -69,7 +69,7 @@ struct Naming {
 struct Open {
     file: usize,
     path: PathBuf,
-    at: u64,
+    at: usize,
     appends: bool,
 }
 
@@ -114,7 +114,7 @@ impl Disk {
     fn take(&mut self, call: &Call) {
         let argument = |index: usize| call.arguments[index].as_str();
         let number = |index: usize| argument(index).parse::<i64>().unwrap();
-        let length = |index: usize| argument(index).parse::<u64>().unwrap();
+        let length = |index: usize| argument(index).parse::<usize>().unwrap();
         match &*call.name {
             "openat" => {
                 let path = self.path(argument(0), argument(1));
@@ -129,7 +129,7 @@ impl Disk {
             }
             "lseek" => {
                 if let Some(open) = self.open.get_mut(&number(0)) {
-                    open.at = call.result as u64;
+                    open.at = call.size();
                 }
             }
             "write" | "writev" | "pwrite64" | "pwritev" | "pwritev2" => self.write(call),
@@ -217,7 +217,7 @@ impl Disk {
             false => bytes(&call.arguments[1]),
         };
         if call.end != usize::MAX {
-            bytes.truncate(call.result as usize);
+            bytes.truncate(call.size());
         }
         let at = match &*call.name {
             "write" | "writev" => {
@@ -225,7 +225,7 @@ impl Disk {
                     open.at = self.files[open.file].length;
                 }
                 let at = open.at;
-                open.at += bytes.len() as u64;
+                open.at += bytes.len();
                 at
             }
             _ => call.arguments[3].parse().unwrap(),
@@ -240,7 +240,7 @@ impl Disk {
         };
         let file = &mut self.files[open.file];
         file.length = match &change {
-            Change::Write { at, bytes } => file.length.max(at + bytes.len() as u64),
+            Change::Write { at, bytes } => file.length.max(at + bytes.len()),
             Change::Cut(length) => *length,
             Change::Reserve(end) => file.length.max(*end),
         };
@@ -331,7 +331,8 @@ impl Disk {
                 match self.files[file].is_directory {
                     true => waiting.push((file, path)),
                     false => {
-                        fs::write(path, self.files[file].content(cut, left, &mut random)).unwrap()
+                        let content = self.files[file].content(cut, left, &mut random);
+                        fs::write(path, content).unwrap();
                     }
                 }
             }
@@ -378,7 +379,7 @@ impl File {
             let is_synced = step.end < synced;
             match &step.what {
                 Change::Write { at, bytes } if !is_synced && left == Left::Torn => {
-                    let mut at = *at as usize;
+                    let mut at = *at;
                     let mut rest = &bytes[..];
                     while !rest.is_empty() {
                         let sector = rest.len().min(SECTOR - at % SECTOR);
@@ -390,10 +391,10 @@ impl File {
                     }
                 }
                 change if is_synced || one(left, random) => match change {
-                    Change::Write { at, bytes } => put(&mut content, *at as usize, bytes),
-                    Change::Cut(length) => content.resize(*length as usize, 0),
+                    Change::Write { at, bytes } => put(&mut content, *at, bytes),
+                    Change::Cut(length) => content.resize(*length, 0),
                     Change::Reserve(end) => {
-                        let length = content.len().max(*end as usize);
+                        let length = content.len().max(*end);
                         content.resize(length, 0);
                     }
                 },

@@ -16,6 +16,7 @@ mod reopened;
 mod trace;
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -71,7 +72,8 @@ async fn a_power_cut_loses_nothing_that_was_acknowledged_under_strace() {
     assert!(unsynced > 0, "nothing could be lost");
     assert!(!without.wrong.is_empty(), "nobody would have noticed");
     if !wrong.is_empty() {
-        std::mem::forget(place);
+        // It stays for whoever looks into it.
+        place.keep();
         panic!("{} cuts have lost something", wrong.len());
     }
 }
@@ -94,11 +96,12 @@ struct Found {
 }
 
 impl Record {
-    /// Cuts the power at random lines, and looks what is left.
+    /// Cuts the power at random lines while the server is at work, and looks what is left.
     fn cut(&self, cuts: usize, disk: &Disk, place: &Path, random: &mut StdRng) -> Found {
         let mut all = Found::default();
+        let lines = self.lines();
         for number in 0..cuts {
-            let cut = random.random_range(1..self.trace.times_us.len());
+            let cut = random.random_range(lines.clone());
             let seed = random.random();
             let dir = place.join(number.to_string());
             disk.rebuild(cut, seed, &dir);
@@ -114,6 +117,17 @@ impl Record {
             }
         }
         all
+    }
+
+    /// Those that were written while acks came.
+    fn lines(&self) -> Range<usize> {
+        let acks = self.told.iter().flat_map(|told| &told.acked);
+        let times: Vec<_> = acks.map(reopened::micros).collect();
+        let line = |time: Option<&u64>| {
+            let times_us = &self.trace.times_us;
+            times_us.partition_point(|line_us| line_us < time.unwrap())
+        };
+        line(times.iter().min())..line(times.iter().max())
     }
 
     /// Publishers fill rooms of a server whose every change to files is recorded, up to its orderly end.

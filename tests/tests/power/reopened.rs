@@ -96,7 +96,8 @@ fn missing(record: &Record, ack: &Ack, epoch: Epoch, entries: &[Entry]) -> Optio
     })
 }
 
-fn micros(ack: &Ack) -> u64 {
+/// When an ack came.
+pub(crate) fn micros(ack: &Ack) -> u64 {
     let since = ack.at.duration_since(std::time::UNIX_EPOCH).unwrap();
     u64::try_from(since.as_micros()).unwrap()
 }
@@ -120,7 +121,7 @@ impl Reader {
             age_max_ms: u64::MAX,
         };
         let opening = self.journal.open(&room, bounds);
-        let CompletionResult::Opened(opened) = self.end_of(opening)? else {
+        let CompletionResult::Opened(opened) = self.end_of(&opening)? else {
             panic!("an open ends as one")
         };
         let opened = opened.map_err(|error| error.to_string())?;
@@ -134,7 +135,7 @@ impl Reader {
                 bytes_max: 64 << 20,
             };
             let reading = self.journal.read(&room, query);
-            let CompletionResult::Read(page) = self.end_of(reading)? else {
+            let CompletionResult::Read(page) = self.end_of(&reading)? else {
                 panic!("a read ends as one")
             };
             let page = page.map_err(|error| error.to_string())?;
@@ -153,9 +154,9 @@ impl Reader {
         Ok((opened.epoch, entries))
     }
 
-    fn end_of<T>(&mut self, outcome: Outcome<T>) -> Result<CompletionResult, String> {
+    fn end_of<T>(&mut self, outcome: &Outcome<T>) -> Result<CompletionResult, String> {
         let ticket: Ticket = match outcome {
-            Outcome::Later(ticket) => ticket,
+            Outcome::Later(ticket) => *ticket,
             Outcome::Failed(error) => return Err(error.to_string()),
             Outcome::Done(_) => panic!("a disk takes its time"),
         };

@@ -17,6 +17,13 @@ pub(crate) struct Call {
     pub(crate) result: i64,
 }
 
+impl Call {
+    /// The result, where it is a length or a place.
+    pub(crate) fn size(&self) -> usize {
+        usize::try_from(self.result).unwrap()
+    }
+}
+
 /// All calls that were made, and when each line began.
 #[derive(Debug, Default)]
 pub(crate) struct Trace {
@@ -97,8 +104,11 @@ pub(crate) fn bytes(text: &str) -> Vec<u8> {
     let inner = text
         .strip_prefix('"')
         .and_then(|text| text.strip_suffix('"'));
-    let inner = inner.unwrap_or_else(|| panic!("strace has cut off {:.80}", text));
-    let digit = |byte: u8| (byte as char).to_digit(16).unwrap() as u8;
+    let inner = inner.unwrap_or_else(|| panic!("strace has cut off {text:.80}"));
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => byte - b'0',
+        _ => byte - b'a' + 10,
+    };
     inner
         .as_bytes()
         .chunks_exact(4)
