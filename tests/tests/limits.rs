@@ -21,13 +21,13 @@ async fn a_node_has_so_many_rooms() {
     .await;
     let mut client = RawClient::connect(&server).await;
     for number in 0..3 {
-        client.join(&format!("chat:{number}")).await;
+        client.join(&format!("game:{number}")).await;
     }
-    let refused = client.join_with(join("chat:3")).await.unwrap_err();
+    let refused = client.join_with(join("game:3")).await.unwrap_err();
     assert_error(&refused, ErrorCode::Overloaded);
     assert!(refused.after_ms.is_some(), "{refused:?}");
     // One that is open costs none.
-    RawClient::connect(&server).await.join("chat:2").await;
+    RawClient::connect(&server).await.join("game:2").await;
     let metrics = server.metrics().await;
     assert_eq!(metrics.value("roomful_rooms"), 3.0);
     assert_eq!(errors(&server, "overloaded").await, 1.0);
@@ -36,21 +36,21 @@ async fn a_node_has_so_many_rooms() {
         server.metrics().await.value("roomful_rooms") < 3.0
     })
     .await;
-    RawClient::connect(&server).await.join("chat:3").await;
+    RawClient::connect(&server).await.join("game:3").await;
 }
 
 /// As many members as a room may have; one who leaves makes room for another.
 #[tokio::test]
 async fn a_room_has_so_many_members() {
-    let server = Server::with_config("[namespaces.chat]\nmembers_max = 2\n").await;
+    let server = Server::with_config("[namespaces.game]\nmembers_max = 2\n").await;
     let mut members = Vec::new();
     for _ in 0..2 {
         let mut member = RawClient::connect(&server).await;
-        let joined = member.join("chat:small").await;
+        let joined = member.join("game:small").await;
         members.push((member, joined));
     }
     let mut third = RawClient::connect(&server).await;
-    let refused = third.join_with(join("chat:small")).await.unwrap_err();
+    let refused = third.join_with(join("game:small")).await.unwrap_err();
     assert_error(&refused, ErrorCode::RoomFull);
     assert_eq!(errors(&server, "room_full").await, 1.0);
     assert_eq!(server.metrics().await.value("roomful_members"), 2.0);
@@ -58,17 +58,17 @@ async fn a_room_has_so_many_members() {
     let room = joined.room;
     let left = first.ask(|request| Leave { request, room }).await;
     assert!(matches!(left, Ok(Reply::Done)), "{left:?}");
-    assert_eq!(third.join("chat:small").await.occupancy, 2);
+    assert_eq!(third.join("game:small").await.occupancy, 2);
 }
 
 /// A presence value of the longest length, and one byte more.
 #[tokio::test]
 async fn a_presence_value_is_so_long() {
-    let server = Server::with_config("[namespaces.chat]\npresence_value_bytes_max = 100\n").await;
+    let server = Server::with_config("[namespaces.game]\npresence_value_bytes_max = 100\n").await;
     let mut client = RawClient::connect(&server).await;
     let with = |bytes| Join {
         presence: Some(Payload::binary(vec![7; bytes])),
-        ..join("chat:lobby")
+        ..join("game:lobby")
     };
     let refused = client.join_with(with(101)).await.unwrap_err();
     assert_error(&refused, ErrorCode::PayloadTooLarge);
@@ -84,9 +84,9 @@ async fn a_log_holds_so_many_entries_and_bytes() {
         ("history_entries_max = 20", 10, 20),
         ("history_bytes_max = 65536", 10_000, 6),
     ] {
-        let server = Server::with_config(&format!("[namespaces.chat]\n{bounds}\n")).await;
+        let server = Server::with_config(&format!("[namespaces.game]\n{bounds}\n")).await;
         let mut client = RawClient::connect(&server).await;
-        let room = client.join("chat:log").await.room;
+        let room = client.join("game:log").await.room;
         for _ in 0..50 {
             let payload = Payload::binary(vec![7; bytes]);
             client.publish(room, payload).await;

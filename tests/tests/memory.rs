@@ -51,13 +51,13 @@ async fn idle_connections_stop_at_the_soft_mark() {
 async fn empty_rooms_close_early_above_the_soft_mark() {
     let graces = each_namespace(|_| "presence_grace_ms = 0".into());
     let server = Server::with_config(&format!(
-        "{UNLIMITED}[memory]\nbudget_bytes = 16777216\n[session]\nretention_ms = 0\n{graces}"
+        "{UNLIMITED}[memory]\nbudget_bytes = 20971520\n[session]\nretention_ms = 0\n{graces}"
     ))
     .await;
     let rooms = async || server.metrics().await.value("roomful_rooms");
     let mut publisher = RawClient::connect(&server).await;
     for number in 0..20 {
-        let room = publisher.join(&format!("chat:{number}")).await.room;
+        let room = publisher.join(&format!("game:{number}")).await.room;
         publisher
             .publish(room, Payload::binary(vec![7; 50_000]))
             .await;
@@ -162,13 +162,13 @@ async fn assert_eighth(server: &Server, most: f64) {
 #[tokio::test]
 async fn stopped_readers_are_closed_heaviest_first() {
     let server = server(64).await;
-    let _publisher = fill(&server, "chat:pages").await;
+    let _publisher = fill(&server, "game:pages").await;
     let pressure = Pressure::on(&server).await;
     // All are in before the first of them is owed anything: above the soft mark nobody else would be.
     let mut readers = Vec::new();
     for _ in 0..300 {
         let mut reader = Connect::to(&server).receive_buffer(4_096).ready().await;
-        let room = reader.join("chat:pages").await.room;
+        let room = reader.join("game:pages").await.room;
         readers.push((reader, room));
     }
     for (reader, room) in &mut readers {
@@ -234,7 +234,7 @@ async fn logs_stop_at_their_part() {
     let mut client = RawClient::connect(&server).await;
     let mut refused = None;
     for number in 0..100 {
-        let room = client.join(&format!("chat:log-{number}")).await.room;
+        let room = client.join(&format!("game:log-{number}")).await.room;
         for _ in 0..12 {
             let payload = Payload::binary(vec![7; 60_000]);
             let published = client
@@ -253,7 +253,7 @@ async fn logs_stop_at_their_part() {
     assert!(shed(&metrics, "publish") > 0.0);
     let logs = metrics.labelled("roomful_memory_bytes", "kind", "logs");
     assert!(logs > 24.0 * MIB && logs < 41.0 * MIB, "{logs}");
-    let little = client.join("chat:little").await.room;
+    let little = client.join("game:little").await.room;
     client.publish(little, Payload::text("goes on")).await;
     pressure.check(&server).await;
 }
@@ -273,7 +273,7 @@ async fn presence_values_stop_at_the_hard_mark() {
             let entered = client
                 .join_with(Join {
                     presence: Some(Payload::binary(vec![7; 4_000])),
-                    ..join(&format!("chat:presence-{number}"))
+                    ..join(&format!("game:presence-{number}"))
                 })
                 .await;
             refused = entered.err().or(refused);

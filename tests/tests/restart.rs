@@ -4,14 +4,21 @@
 use std::time::Duration;
 
 use roomful_client::{Client, JoinOptions, Options, RoomEvent};
-use roomful_protocol::frame::{Join, Presence, PresenceRequest, Recovery, Reply, Watch, Welcome};
+use roomful_protocol::frame::{
+    Durability, Join, Presence, PresenceRequest, Recovery, Reply, Watch, Welcome,
+};
 use roomful_protocol::id::Offset;
 use roomful_protocol::payload::Payload;
+use roomful_protocol::position::Position;
 use roomful_tests::raw::join;
 use roomful_tests::wait::within;
 use roomful_tests::{Connect, Follower, RawClient, Server};
 
-const ROOM: &str = "chat:restart";
+/// In memory.
+const ROOM: &str = "game:restart";
+
+/// On disk.
+const STORED: &str = "chat:restart";
 
 /// After a kill the memory room is another one: its epoch is later, and whoever brings an old position is told `reset`, once, and goes on from the head.
 #[tokio::test]
@@ -36,6 +43,29 @@ async fn after_a_restart_an_old_position_is_reset_honestly() {
     let after = publish(&server, 3).await;
     follower.until_at(after.offset).await;
     assert_eq!(follower.resets(), 1);
+}
+
+/// After a kill the room on disk is the same: whoever comes back goes on where it was.
+#[tokio::test]
+async fn after_a_restart_a_room_on_disk_is_the_same() {
+    let mut server = Server::start().await;
+    let mut follower = Follower::new(Connect::to(&server), STORED);
+    let joined = follower.attach().await;
+    assert_eq!(joined.durability, Durability::Local);
+    let mut last = publish_to(&server, STORED, 5).await;
+    follower.until_at(last.offset).await;
+    for _ in 0..2 {
+        server.kill().await;
+        server.start_again().await;
+        let missed = publish_to(&server, STORED, 3).await;
+        assert_eq!(missed.epoch, last.epoch);
+        assert_eq!(missed.offset.0, last.offset.0 + 3);
+        last = missed;
+        let joined = follower.attach().await;
+        assert_eq!(joined.recovery, Recovery::Recovering);
+        follower.until_at(last.offset).await;
+    }
+    assert_eq!(follower.resets(), 0);
 }
 
 /// Epochs grow over every restart, also when nobody was in the room meanwhile.
@@ -183,9 +213,13 @@ async fn the_rust_client_comes_back_by_itself() {
     client.close().await;
 }
 
-async fn publish(server: &Server, count: usize) -> roomful_protocol::position::Position {
+async fn publish(server: &Server, count: usize) -> Position {
+    publish_to(server, ROOM, count).await
+}
+
+async fn publish_to(server: &Server, room: &str, count: usize) -> Position {
     let mut client = RawClient::connect(server).await;
-    let joined = client.join(ROOM).await;
+    let joined = client.join(room).await;
     let mut position = joined.position;
     for number in 0..count {
         position = client

@@ -208,14 +208,14 @@ async fn an_op_id_takes_effect_once() {
     );
 }
 
-/// A producer that says it has sent sequences which the room doesn't know gets `op_id_expired` for them, and may go on above.
+/// A producer that says it has sent sequences which a room in memory doesn't know gets `op_id_expired` for them, and may go on above.
 #[tokio::test]
 async fn an_op_id_below_the_window_is_refused_clearly() {
     let server = Server::start().await;
     let since = Some(
         RawClient::connect(&server)
             .await
-            .join("chat:expired")
+            .join("game:expired")
             .await
             .position,
     );
@@ -223,7 +223,7 @@ async fn an_op_id_below_the_window_is_refused_clearly() {
     let wanted = Join {
         since,
         producer: producer(10),
-        ..join("chat:expired")
+        ..join("game:expired")
     };
     let room = client.join_with(wanted).await.unwrap().room;
     let expired = client

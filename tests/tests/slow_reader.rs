@@ -16,7 +16,7 @@ use roomful_tests::{Connect, Follower, Metrics, RawClient, Server};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-const ROOM: &str = "chat:thousand";
+const ROOM: &str = "game:thousand";
 const OUTBOX_BYTES_MAX: f64 = 65_536.0;
 
 /// Small bounds, so that a stall of a second meets each of them, but the one of time.
@@ -30,7 +30,7 @@ kernel_unsent_bytes_max = 16384
 messages_per_s = 1000000
 messages_burst = 1000000
 write_stall_ms = {stall}
-[namespaces.chat]
+[namespaces.game]
 history_entries_max = 200
 catch_up_bytes_max = 32768
 ";
@@ -219,10 +219,10 @@ fn closes(metrics: &Metrics) -> f64 {
 #[tokio::test]
 async fn a_pause_that_the_socket_covers_is_not_noticed() {
     let server = Server::with_config("[connection]\nwrite_stall_ms = 500\n").await;
-    let mut reader = Follower::new(Connect::to(&server), "chat:two");
+    let mut reader = Follower::new(Connect::to(&server), "game:two");
     reader.attach().await;
     let mut writer = RawClient::connect(&server).await;
-    let room = writer.join("chat:two").await.room;
+    let room = writer.join("game:two").await.room;
     for _ in 0..10 {
         writer.publish(room, Payload::text("small")).await;
     }

@@ -129,8 +129,14 @@ export class Locks extends Emitter<LocksEvents> {
     this.#letGo(lock);
     this.#take(lock)?.reject(RoomfulError.local(903, `${lock} was released while it was waited for`));
     const asked = this.#room.askNow((room) => ({ type: "lock", room, what: { kind: "release", lock } }));
-    if (asked) await asked;
-    else this.#givenUp.add(lock);
+    if (!asked) {
+      this.#givenUp.add(lock);
+      return;
+    }
+    await asked.catch((error: unknown) => {
+      if (!(error instanceof RoomfulError) || error.code !== 902) throw error;
+      this.#givenUp.add(lock);
+    });
   }
 
   /**
@@ -138,6 +144,7 @@ export class Locks extends Emitter<LocksEvents> {
    * @throws RoomfulError
    */
   async watch(locks: boolean): Promise<void> {
+    const before = this.#watching;
     this.#watching = locks;
     this.#begin(null);
     const asked = this.#room.askNow((room) => ({ type: "lock", room, what: { kind: "watch", locks } }));
@@ -148,7 +155,10 @@ export class Locks extends Emitter<LocksEvents> {
     }
     if (locks) void this.#read();
     await asked.catch((error: unknown) => {
-      if (!(error instanceof RoomfulError) || error.code !== 902) throw error;
+      if (error instanceof RoomfulError && error.code === 902) return;
+      // The server goes on as before; the next join must not ask for what it refuses.
+      this.#watching = before;
+      throw error;
     });
   }
 

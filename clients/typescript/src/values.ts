@@ -135,6 +135,7 @@ export class SharedValues extends Emitter<SharedValuesEvents> {
    * @throws RoomfulError
    */
   async watch(prefixes: readonly string[] | null): Promise<void> {
+    const before = this.#prefixes;
     this.#prefixes = prefixes;
     this.#begin(null);
     const asked = this.#room.askNow((room) => ({ type: "state", room, what: { kind: "watch", prefixes: this.prefixes } }));
@@ -144,7 +145,17 @@ export class SharedValues extends Emitter<SharedValuesEvents> {
       return;
     }
     void this.#read();
-    await asked.catch(unlessLost);
+    try {
+      await asked.catch(unlessLost);
+    } catch (error) {
+      // The server goes on as before, and so does the copy; the next join must not ask for what it refuses.
+      if (this.#prefixes === prefixes) {
+        this.#prefixes = before;
+        this.#begin(null);
+        void this.#read();
+      }
+      throw error;
+    }
   }
 
   /**

@@ -5,6 +5,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { describe, test } from "node:test";
 
 import { CaseClient, type Lane, type LaneItem, type LaneRoom } from "./conformance/client.js";
+import { DO_KEYED, EXPECT_KEYED } from "./conformance/keyed.js";
 import { payloadOf, plainPayload, type PlainPayload } from "./conformance/payload.js";
 import { DEADLINE_MS, within } from "./conformance/wait.js";
 import { Fields, Variables, type Step } from "./conformance/script.js";
@@ -90,13 +91,17 @@ class Run {
 type Action = (fields: Fields, client: CaseClient, withinMs: number) => Promise<void>;
 
 const DO: Record<string, Action> = {
+  ...DO_KEYED,
   async connect(_, client) {
     await client.client.connect();
   },
   async join(fields, client) {
     const presence = fields.optional<PlainPayload>("presence");
     const since = fields.position("since");
+    const state = fields.optional<string[]>("state");
     const joined = await client.join(fields.required("room"), {
+      ...(state && { values: state }),
+      locks: fields.optional("locks") ?? false,
       echo: fields.optional("echo") ?? true,
       watch: fields.optional("watch") ?? "none",
       ...(since && { since }),
@@ -194,6 +199,7 @@ const DO: Record<string, Action> = {
 };
 
 const EXPECT: Record<string, Action> = {
+  ...EXPECT_KEYED,
   async event(fields, client, withinMs) {
     const lane = client.room(fields.required("room")).log;
     const count = fields.optional<number>("count") ?? 1;
@@ -225,6 +231,18 @@ const EXPECT: Record<string, Action> = {
   async left(fields, client, withinMs) {
     const { error } = await next(client.room(fields.required("room")).log, "left", withinMs);
     fields.check("error", error.code);
+  },
+  async timer(fields, client, withinMs) {
+    const { timer } = await next(client.room(fields.required("room")).log, "timer", withinMs);
+    fields.check("name", timer.name);
+    fields.check("what", timer.what);
+    fields.check("user", timer.user);
+    fields.check("payload", timer.raw && plainPayload(timer.raw));
+    fields.save(formatPosition(timer.position));
+  },
+  async lost(fields, client, withinMs) {
+    const { lock } = await next(client.room(fields.required("room")).lost, "lost", withinMs);
+    fields.check("lock", lock);
   },
   async signal(fields, client, withinMs) {
     const { signal } = await next(client.room(fields.required("room")).signals, "signal", withinMs);

@@ -287,3 +287,35 @@ test("timers are set, told and read; cursors move and are read", withServer(asyn
   ok(peer, cursor, { kind: "cursors", cursors: { read: position(1), delivered: null, unread: 0 } });
   assert.equal((await moved).unread, 0);
 }));
+
+test("what may not be watched is not asked for by the next join", withServer(async (server) => {
+  const { room, peer } = await joined(server, {});
+  const watched = [room.values.watch(["a"]), room.locks.watch(true)];
+  for (let count = 0; count < 2; ) {
+    const frame = await peer.frames.take("a watch");
+    if ((frame.type !== "state" && frame.type !== "lock") || frame.what.kind !== "watch") continue;
+    refused(peer, frame, 203);
+    count += 1;
+  }
+  for (const outcome of await Promise.allSettled(watched)) assert.equal(outcome.status, "rejected");
+  peer.socket.terminate();
+  const second = await server.peer();
+  await second.welcome();
+  const join = await second.joined();
+  assert.deepEqual([join.state, join.locks], [null, false]);
+}));
+
+test("a release whose answer is lost is said again", withServer(async (server) => {
+  const { room, peer } = await joined(server, {});
+  const acquired = room.locks.acquire("card", { wait: false });
+  granted(peer, await asked(peer, "acquire"), 3);
+  await acquired;
+  const released = room.locks.release("card");
+  await asked(peer, "release");
+  peer.socket.terminate();
+  await released;
+  const second = await server.peer();
+  await second.welcome();
+  await second.joined();
+  assert.deepEqual((await asked(second, "release")).what, { kind: "release", lock: "card" });
+}));

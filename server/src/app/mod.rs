@@ -5,6 +5,7 @@
 
 mod listeners;
 mod reload;
+mod rooms;
 mod storage;
 
 use std::io;
@@ -37,17 +38,11 @@ use crate::http::{
 };
 use crate::journal::local::{Local, Notify, OpenError};
 use crate::journal::memory::MemoryJournal;
-use crate::journal::{HistoryBounds, Journal, Journals};
+use crate::journal::{Journal, Journals};
 use crate::memory::{
     Elsewhere, HTTP_CONNECTION_BYTES, Marks, Memory, TLS_CONNECTION_BYTES, budget_of_system,
 };
 use crate::metrics::Metrics;
-use crate::room::locks::LockBounds;
-use crate::room::operations::OperationBounds;
-use crate::room::state::StateBounds;
-use crate::room::tables::TableBounds;
-use crate::room::timers::TimerBounds;
-use crate::room::{RoomSettings, kind};
 use crate::session::DataFileError;
 use crate::session::generation::Generation;
 use crate::session::index::Sessions;
@@ -62,6 +57,7 @@ use crate::tls::{CertificateError, Certificates, Files};
 use crate::transport::{Judge, Parts, Shards, ThreadEnded, Threads, TransportSettings};
 use listeners::{deaf, listen};
 use reload::{Hangups, Reload};
+use rooms::room_settings;
 use storage::{Returns, open_journal};
 
 /// Why the server did not start, or ended by itself.
@@ -574,56 +570,6 @@ fn shard_settings(config: &Config, resume_key: ResumeKey) -> ShardSettings {
         members_per_look: MEMBERS_PER_LOOK,
         items_per_look: ITEMS_PER_LOOK,
         waiting_turns_max: WAITING_TURNS_MAX,
-    }
-}
-
-fn room_settings(namespace: &NamespaceConfig, config: &Config) -> RoomSettings {
-    RoomSettings {
-        kind: kind::named(namespace.kind.name())
-            .expect("a configuration names kinds of the registry"),
-        durability: namespace.durability,
-        history: HistoryBounds {
-            entries_max: namespace.history_entries_max,
-            bytes_max: namespace.history_bytes_max,
-            age_max_ms: namespace.history_age_max_ms,
-        },
-        operations: OperationBounds {
-            results_max: namespace.op_results_max,
-            window_ms: namespace.op_window_ms,
-            absent_max: namespace.members_max,
-        },
-        presence_grace_ms: namespace.presence_grace_ms,
-        presence_delta_ms: namespace.presence_delta_ms,
-        presence_value_bytes_max: namespace.presence_value_bytes_max,
-        members_max: namespace.members_max,
-        chunk_entries_max: namespace.catch_up_entries_max,
-        chunk_bytes_max: namespace.catch_up_bytes_max,
-        empty_ms: config.session.retention_ms,
-        tables: table_bounds(namespace),
-    }
-}
-
-fn table_bounds(namespace: &NamespaceConfig) -> TableBounds {
-    TableBounds {
-        state: StateBounds {
-            keys_max: namespace.state_keys_max,
-            value_bytes_max: namespace.state_value_bytes_max,
-            bytes_max: namespace.state_bytes_max,
-            tombstones_max: namespace.state_tombstones_max,
-            tombstone_age_max_ms: namespace.state_tombstone_age_max_ms,
-            fence_prefixes: namespace.fence_prefixes.clone(),
-        },
-        locks: LockBounds {
-            locks_max: namespace.locks_max,
-            queue_max: namespace.lock_queue_max,
-            ttl_max_ms: namespace.lock_ttl_max_ms,
-        },
-        timers: TimerBounds {
-            timers_max: namespace.timers_max,
-            payload_bytes_max: namespace.timer_payload_bytes_max,
-        },
-        departure_bytes_max: namespace.on_disconnect_bytes_max,
-        cursors_max: namespace.cursor_users_max,
     }
 }
 

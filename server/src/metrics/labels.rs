@@ -176,6 +176,8 @@ labels! {
         Input = "input",
         /// A publish.
         Publish = "publish",
+        /// A write of state, a timer, or what a member leaves.
+        Write = "write",
         /// A join.
         Join = "join",
         /// A presence value.

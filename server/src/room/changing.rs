@@ -313,7 +313,7 @@ impl Room {
                 let cancelled = kept.and_then(|kept| kept.ahead().timers.cancel(name));
                 let change = cancelled.ok_or_else(|| {
                     let text = format!("no timer of name {name:?} is set; it may have fired");
-                    Refusal::new(ErrorCode::BadValue, text)
+                    Refusal::new(ErrorCode::Conflict, text)
                 })?;
                 Ok((user, Change::Timer(change)))
             });

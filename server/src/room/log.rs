@@ -409,6 +409,9 @@ impl Room {
         while let Some(request) = self.queued.pop_front() {
             self.handle(request, context);
         }
+        if std::mem::take(&mut self.woken) {
+            self.keep();
+        }
         if self.kept.is_some() {
             self.look_in(look_ms, context);
             self.tell_wake(context);
@@ -473,6 +476,13 @@ impl Room {
             refuse(&request, error, self.alias, context);
         }
         context.timers.push((REOPEN_MS, RoomTimer::Reopen));
+    }
+
+    /// Whether a log that could not be opened is not asked for again: nobody waits for it, and nothing is due that would be
+    /// forgotten, or nothing can come of it.
+    pub(super) fn is_given_up(&self) -> bool {
+        let is_damaged = matches!(self.log.state, LogState::Failed(JournalError::Damaged));
+        self.members.occupancy() == 0 && (is_damaged || !self.woken)
     }
 
     /// What an ack says of an entry.

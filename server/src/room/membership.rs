@@ -317,6 +317,8 @@ impl Room {
             self.keep();
             self.look(context);
             self.tell_wake(context);
+        } else {
+            self.woken = true;
         }
         self.watch_if_empty(context);
     }
@@ -339,7 +341,7 @@ impl Room {
         };
         let left_ms = (since_ms + stays_ms).saturating_sub(context.now.monotonic_ms);
         let settled = matches!(self.log.state, LogState::Open) && self.log.pending.is_empty();
-        if left_ms == 0 && settled && !self.is_needed() {
+        if left_ms == 0 && settled && (context.is_short || !self.is_needed()) {
             if self.settings.durability != Durability::Memory && self.has_unsaved() {
                 self.store_snapshot(context);
             }

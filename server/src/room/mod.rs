@@ -86,6 +86,8 @@ pub struct Room {
     /// Since when nobody has been here, on the monotonic clock; none while somebody is.
     empty_since_ms: Option<u64>,
     idle_armed: bool,
+    /// Whether something is due since it was woken, and the log is not open yet.
+    woken: bool,
 }
 
 /// What the configuration says of a namespace.
@@ -314,6 +316,7 @@ impl Room {
             maintenance_armed: false,
             empty_since_ms: None,
             idle_armed: false,
+            woken: false,
         }
     }
 
@@ -353,7 +356,10 @@ impl Room {
     /// Opens the log; until the journal answers, requests wait. Operations are known as far as it shows them; `anonymous` says
     /// whether users are.
     pub fn open(&mut self, anonymous: bool, context: &mut Context<'_>) {
-        self.restores = Some(Restores { anonymous });
+        // A log in memory begins with its room: that it is empty says nothing of what took effect in an earlier one.
+        if self.settings.durability != Durability::Memory {
+            self.restores = Some(Restores { anonymous });
+        }
         self.ask_for_log(context);
     }
 
@@ -377,7 +383,8 @@ impl Room {
     /// As [`Room::open`], in the place of a room that has panicked.
     pub fn open_again(&mut self, remains: Remains, anonymous: bool, context: &mut Context<'_>) {
         self.members = Members::after(remains.last_member, remains.revision);
-        self.open(anonymous, context);
+        self.restores = Some(Restores { anonymous });
+        self.ask_for_log(context);
         self.watch_if_empty(context);
     }
 
@@ -503,7 +510,7 @@ impl Room {
             RoomTimer::Chunks => self.log.chunks.clear(),
             RoomTimer::Retry => self.turn.retry = true,
             RoomTimer::Look => self.looked(context),
-            RoomTimer::Reopen if self.members.occupancy() == 0 => return After::Close,
+            RoomTimer::Reopen if self.is_given_up() => return After::Close,
             RoomTimer::Reopen => {
                 self.log = Log::closed();
                 self.ask_for_log(context);

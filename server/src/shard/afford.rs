@@ -1,6 +1,6 @@
 //! What a shard takes in when memory is short.
 //!
-//! Called with what would stay: a join, a presence value, a publish, a page that its connection is slow to take. All of it can be sent again later, so the answer
+//! Called with what would stay: a join, a presence value, a publish, a write of state, a page that its connection is slow to take. All of it can be sent again later, so the answer
 //! is `overloaded` with a time, and nothing has changed. A room that holds little goes on publishing where the logs of
 //! others have filled their part, and so does one whose new entries take the place of old ones.
 
@@ -19,6 +19,13 @@ impl Shard {
         let shed = match request {
             Request::Join(_) if is_over() => MemoryShed::Join,
             Request::SetPresence { value: Some(_), .. } if is_over() => MemoryShed::Presence,
+            Request::WriteState { .. }
+            | Request::SetTimer { .. }
+            | Request::OnDisconnect { .. }
+                if is_over() =>
+            {
+                MemoryShed::Write
+            }
             Request::Publish { .. }
                 if self.memory.is_log_over(self.id, &self.counters) && self.takes_more(alias) =>
             {

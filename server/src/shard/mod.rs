@@ -23,6 +23,7 @@ mod hello;
 pub mod hub;
 pub mod message;
 mod owner;
+mod request;
 mod revoke;
 mod settings;
 pub mod wheel;

@@ -17,7 +17,8 @@ mod world;
 
 use roomful_protocol::error::ErrorCode;
 use roomful_protocol::frame::{
-    Cursors, EntryKind, LockChange, LockReply, LockWhy, Reply, StateChanges, TimerChange, TimerWhat,
+    Cursors, Durability, EntryKind, LockChange, LockReply, LockWhy, Reply, StateChanges,
+    TimerChange, TimerWhat,
 };
 use roomful_protocol::id::{KeyPrefix, Offset, SessionId};
 use roomful_server::journal::{Health, Snapshot};
@@ -324,7 +325,7 @@ fn a_timer_fires_once_whatever_the_clock_does() {
     let cancelled = world.cancel_timer(ann, "d");
     world.published(cancelled);
     let again = world.cancel_timer(ann, "d");
-    assert_eq!(world.refusal(again).code, ErrorCode::BadValue);
+    assert_eq!(world.refusal(again).code, ErrorCode::Conflict);
     assert_eq!(world.journal.with(|disk| disk.wake), Some(UNIX_MS + 1_000));
     world.pass(999);
     assert_eq!(fired(&world), Vec::<String>::new());
@@ -566,7 +567,24 @@ fn pages_stand_at_the_head_and_chunks_show_the_newest_alone() {
     );
 }
 
-/// A room in memory has no other place: it stays while a timer is set. One on disk is woken.
+/// A room in memory has no other place: it stays while a timer is set.
+#[test]
+fn a_room_in_memory_stays_while_a_timer_is_set() {
+    let mut world = World::new(false);
+    world.settings.durability = Durability::Memory;
+    world.restart(0, 0);
+    let ann = world.join(1);
+    let set = world.set_timer(ann, "t", UNIX_MS + 8_000_000);
+    world.published(set);
+    world.leave(ann);
+    world.pass(7_900_000);
+    assert!(!world.closed);
+    world.pass(200_000);
+    assert_eq!(fired(&world), ["t"]);
+    assert!(world.closed);
+}
+
+/// A room on disk closes and is woken.
 #[test]
 fn a_room_that_is_woken_does_what_is_due_and_closes() {
     let mut world = World::new(false);

@@ -22,7 +22,7 @@ use crate::token;
 
 const FOLLOWERS: usize = 200;
 const PUBLISHERS: u64 = 20;
-const ROOM: &str = "chat:soak";
+const ROOM: &str = "default:soak";
 
 /// One round; gives the number of cuts.
 pub(crate) async fn chaos(

@@ -29,7 +29,7 @@ use verdict::{allowed, growth};
 fn config() -> String {
     let namespaces = each_namespace(|name| {
         let more = match name {
-            "chat" => ", history_entries_max = 2000",
+            "default" => ", history_entries_max = 2000",
             "game" => ", history_age_max_ms = 1000",
             _ => "",
         };

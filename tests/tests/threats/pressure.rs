@@ -22,10 +22,10 @@ async fn pages_wait_for_a_slow_line() {
     )
     .await;
     let attack = Attack::beside(&server, Healthy::start(&server).await).await;
-    let _publisher = fill(&server, "chat:pages").await;
+    let _publisher = fill(&server, "game:pages").await;
     for batched in [false, true] {
         let mut slow = Connect::to(&server).receive_buffer(4_096).ready().await;
-        let room = slow.join("chat:pages").await.room;
+        let room = slow.join("game:pages").await.room;
         let pages = twenty_pages(&mut slow, room);
         if batched {
             slow.send(
@@ -80,11 +80,11 @@ async fn batches_that_wait_are_counted() {
     )
     .await;
     let attack = Attack::beside(&server, Healthy::start(&server).await).await;
-    let _publisher = fill(&server, "chat:pages").await;
+    let _publisher = fill(&server, "game:pages").await;
     let mut stopped = Vec::new();
     for _ in 0..20 {
         let mut client = Connect::to(&server).receive_buffer(4_096).ready().await;
-        let room = client.join("chat:pages").await.room;
+        let room = client.join("game:pages").await.room;
         let mut frames = twenty_pages(&mut client, room);
         for _ in 0..4 {
             frames.push(
@@ -125,13 +125,13 @@ async fn batches_that_wait_are_counted() {
 #[tokio::test]
 async fn a_reader_of_single_bytes_closes_with_4431() {
     let config = "[connection]\nwrite_stall_ms = 1500\nkernel_unsent_bytes_max = 8192\noutbox_bytes_max = 65536\n\
-        message_bytes_max = 8192\npayload_bytes_max = 4096\n[namespaces.chat]\ncatch_up_bytes_max = 16384\n";
+        message_bytes_max = 8192\npayload_bytes_max = 4096\n[namespaces.game]\ncatch_up_bytes_max = 16384\n";
     let server = Server::with_config(config).await;
     let attack = Attack::beside(&server, Healthy::start(&server).await).await;
     let mut slow = Connect::to(&server).receive_buffer(2_048).ready().await;
-    slow.join("chat:drip").await;
+    slow.join("game:drip").await;
     let mut publisher = RawClient::connect(&server).await;
-    let room = publisher.join("chat:drip").await.room;
+    let room = publisher.join("game:drip").await.room;
     for _ in 0..150 {
         publisher
             .publish(room, Payload::binary(vec![7; 4_000]))

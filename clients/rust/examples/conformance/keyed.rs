@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::actor::check;
-use crate::step::{Step, payload, payload_or_null, position, written};
+use crate::step::{Step, numbered, payload, payload_or_null, position, written};
 
 /// Locks that were asked for and not waited for, in order.
 pub(crate) type Waiting = VecDeque<JoinHandle<Result<Position, Error>>>;
@@ -26,17 +26,22 @@ pub(crate) async fn act(
 ) -> Result<Option<Value>> {
     match what {
         "write" => {
-            let (changes, current) = (changes(&mut step)?, step.take("current"));
+            let template = step.take("changes").context("changes is missing")?;
+            let (count, current) = (step.number("count")?.unwrap_or(1), step.take("current"));
             step.finish()?;
-            let outcome = room.state().write(changes).await;
-            if let Err(Error::Conflict { current: items, .. }) = &outcome {
-                let items = items.iter().map(item);
-                check("current", current, items.collect::<Value>())?;
+            let mut last = None;
+            for i in 1..=count {
+                let outcome = room.state().write(changes(&numbered(&template, i))?).await;
+                if let Err(Error::Conflict { current: items, .. }) = &outcome {
+                    let items = items.iter().map(item);
+                    check("current", current.clone(), items.collect::<Value>())?;
+                }
+                last = Some(json!(outcome?.position.to_string()));
             }
-            Ok(Some(json!(outcome?.position.to_string())))
+            Ok(last)
         }
         "on_disconnect" => {
-            let changes = changes(&mut step)?;
+            let changes = changes(&step.take("changes").context("changes is missing")?)?;
             step.finish()?;
             room.state().on_disconnect(changes).await?;
             Ok(None)
@@ -194,8 +199,7 @@ pub(crate) fn prefixes(step: &mut Step, name: &str) -> Result<Option<Vec<KeyPref
     texts.iter().map(prefix).collect::<Result<_>>().map(Some)
 }
 
-fn changes(step: &mut Step) -> Result<Vec<Change>> {
-    let changes = step.take("changes").context("changes is missing")?;
+fn changes(changes: &Value) -> Result<Vec<Change>> {
     let changes = changes.as_array().context("changes is no list")?;
     changes.iter().map(change).collect()
 }

@@ -161,7 +161,12 @@ impl Machine {
             room.claims.given_up.insert(lock);
             return turn.reply(call, Ok(Answer::Done));
         };
-        self.request(Request::Change(call), turn, |request| {
+        let pending = Request::Release {
+            call,
+            key,
+            lock: lock.clone(),
+        };
+        self.request(pending, turn, |request| {
             Lock {
                 request,
                 room: alias,
@@ -169,6 +174,20 @@ impl Machine {
             }
             .into()
         });
+    }
+
+    /// The connection ended before the server said that it had the lock back.
+    pub(super) fn release_lost(
+        &mut self,
+        call: CallId,
+        key: RoomKey,
+        lock: Key,
+        turn: &mut Turn<'_>,
+    ) {
+        if let Some(room) = self.rooms.get_mut(&key) {
+            room.claims.given_up.insert(lock);
+        }
+        turn.reply(call, Ok(Answer::Done));
     }
 
     /// On a new membership everything is asked again: what the server still knows of, it confirms.
@@ -571,5 +590,19 @@ mod tests {
             reply: Reply::Done,
         });
         assert_eq!(bench.reply(released), Some(Ok(Answer::Done)));
+    }
+
+    #[test]
+    fn a_release_whose_answer_is_lost_is_said_again() {
+        let mut bench = holding();
+        let released = bench.request(RoomRequest::Lock(LockRequest::Release { lock: lock() }));
+        bench.step(crate::machine::Input::Closed(None));
+        assert_eq!(bench.reply(released), Some(Ok(Answer::Done)));
+        bench.wait();
+        bench.outputs.clear();
+        bench.open();
+        bench.answer_join(position(1, 0), Recovery::Live);
+        let sent: Vec<_> = asked(&bench).into_iter().map(|(_, what)| what).collect();
+        assert_eq!(sent, [LockRequest::Release { lock: lock() }]);
     }
 }

@@ -433,7 +433,7 @@ impl Machine {
 
     /// Ends what belonged to the connection: its requests and its aliases. Publishes go back to their queue.
     fn forget_connection(&mut self, turn: &mut Turn<'_>) {
-        let mut leaving = Vec::new();
+        let (mut leaving, mut released) = (Vec::new(), Vec::new());
         for request in self.requests.close_all() {
             match request {
                 Request::Call { call, .. }
@@ -445,15 +445,21 @@ impl Machine {
                 // The value is remembered, and the next join brings it.
                 Request::SetPresence { call, .. }
                 | Request::Watch { call, .. }
-                | Request::Change(call) => {
+                | Request::Change(call)
+                | Request::WatchState { call, .. }
+                | Request::WatchLocks {
+                    call: Some(call), ..
+                } => {
                     turn.reply(call, Ok(Answer::Done));
                 }
+                Request::Release { call, key, lock } => released.push((call, key, lock)),
                 Request::Leave(key) => leaving.push(key),
                 // The next join asks for these again.
                 Request::Join(_)
                 | Request::Publish(_)
                 | Request::Page(_)
                 | Request::Lock { .. }
+                | Request::WatchLocks { call: None, .. }
                 | Request::Refresh
                 | Request::Ping { call: None, .. }
                 | Request::Quiet => {}
@@ -461,6 +467,9 @@ impl Machine {
         }
         for key in leaving {
             self.left_by_request(key, Ok(Answer::Done), turn);
+        }
+        for (call, key, lock) in released {
+            self.release_lost(call, key, lock, turn);
         }
         self.memberships_lost(turn);
     }
@@ -473,6 +482,11 @@ impl Machine {
                 | Request::SetPresence { call, .. }
                 | Request::Watch { call, .. }
                 | Request::Change(call)
+                | Request::WatchState { call, .. }
+                | Request::WatchLocks {
+                    call: Some(call), ..
+                }
+                | Request::Release { call, .. }
                 | Request::Ping {
                     call: Some(call), ..
                 } => Some(call),
@@ -481,6 +495,7 @@ impl Machine {
                 | Request::Publish(_)
                 | Request::Page(_)
                 | Request::Lock { .. }
+                | Request::WatchLocks { call: None, .. }
                 | Request::Refresh
                 | Request::Ping { call: None, .. }
                 | Request::Quiet => None,

@@ -127,17 +127,14 @@ impl Machine {
         let Some(room) = self.rooms.get_mut(&key) else {
             return;
         };
-        room.options.state.clone_from(&prefixes);
+        let before = std::mem::replace(&mut room.options.state, prefixes.clone());
         let Some(alias) = room.alias() else {
             room.pages.state_begun = false;
             return turn.reply(call, Ok(Answer::Done));
         };
-        let wanted = prefixes.clone().unwrap_or_default();
-        room.pages.begin_state(&wanted, None);
-        turn.out
-            .push(Output::Event(key, RoomEvent::StateBegins(wanted)));
+        let pending = Request::WatchState { call, key, before };
         let what = StateRequest::Watch { prefixes };
-        self.request(Request::Change(call), turn, |request| {
+        self.request(pending, turn, |request| {
             State {
                 request,
                 room: alias,
@@ -145,6 +142,31 @@ impl Machine {
             }
             .into()
         });
+        self.copy_state(key, turn);
+    }
+
+    /// The server goes on as before, and so does the copy.
+    pub(super) fn state_not_watched(
+        &mut self,
+        key: RoomKey,
+        before: Option<Vec<KeyPrefix>>,
+        turn: &mut Turn<'_>,
+    ) {
+        if let Some(room) = self.rooms.get_mut(&key) {
+            room.options.state = before;
+            self.copy_state(key, turn);
+        }
+    }
+
+    /// Begins the copy of what is watched.
+    fn copy_state(&mut self, key: RoomKey, turn: &mut Turn<'_>) {
+        let Some(room) = self.rooms.get_mut(&key) else {
+            return;
+        };
+        let watched = room.options.state.clone().unwrap_or_default();
+        room.pages.begin_state(&watched, None);
+        turn.out
+            .push(Output::Event(key, RoomEvent::StateBegins(watched)));
         self.ask_page(key, turn);
     }
 
@@ -159,16 +181,14 @@ impl Machine {
         let Some(room) = self.rooms.get_mut(&key) else {
             return;
         };
-        room.options.locks = locks;
+        let before = std::mem::replace(&mut room.options.locks, locks);
         let Some(alias) = room.alias() else {
             room.pages.locks_begun = false;
             return call
                 .into_iter()
                 .for_each(|call| turn.reply(call, Ok(Answer::Done)));
         };
-        room.pages.begin_locks(locks.then_some(Page::Locks(None)));
-        turn.out.push(Output::Event(key, RoomEvent::LocksBegin));
-        let pending = call.map_or(Request::Quiet, Request::Change);
+        let pending = Request::WatchLocks { call, key, before };
         self.request(pending, turn, |request| {
             Lock {
                 request,
@@ -177,6 +197,24 @@ impl Machine {
             }
             .into()
         });
+        self.copy_locks(key, turn);
+    }
+
+    /// The server goes on as before, and so does the copy.
+    pub(super) fn locks_not_watched(&mut self, key: RoomKey, before: bool, turn: &mut Turn<'_>) {
+        if let Some(room) = self.rooms.get_mut(&key) {
+            room.options.locks = before;
+            self.copy_locks(key, turn);
+        }
+    }
+
+    fn copy_locks(&mut self, key: RoomKey, turn: &mut Turn<'_>) {
+        let Some(room) = self.rooms.get_mut(&key) else {
+            return;
+        };
+        let first = room.options.locks.then_some(Page::Locks(None));
+        room.pages.begin_locks(first);
+        turn.out.push(Output::Event(key, RoomEvent::LocksBegin));
         self.ask_page(key, turn);
     }
 
@@ -505,5 +543,27 @@ mod tests {
         assert_eq!(asked(&bench)[0].1, "c/");
         bench.cut_and_reopen();
         assert_eq!(bench.last_join().state, prefixes);
+    }
+
+    /// Else the next join would ask for what the server never gives, and be refused for it.
+    #[test]
+    fn what_may_not_be_watched_is_not_asked_for_by_the_next_join() {
+        let mut bench = Bench::joined();
+        let prefixes = Some(vec![prefix("c/")]);
+        let call = bench.request(RoomRequest::State(StateRequest::Watch { prefixes }));
+        let locks = bench.request(RoomRequest::Lock(LockRequest::Watch { locks: true }));
+        for frame in bench.sent() {
+            if let ClientFrame::State(State { request, .. })
+            | ClientFrame::Lock(Lock { request, .. }) = frame
+            {
+                bench.frame(refused(request, ErrorCode::Forbidden, None));
+            }
+        }
+        for call in [call, locks] {
+            assert!(matches!(bench.reply(call), Some(Err(Error::Refused(_)))));
+        }
+        bench.cut_and_reopen();
+        let join = bench.last_join();
+        assert_eq!((join.state, join.locks), (None, false));
     }
 }

@@ -287,12 +287,21 @@ impl Machine {
             Request::Call { call, expects } => turn.reply(call, expects.answer(reply)),
             Request::SetPresence { call, .. }
             | Request::Watch { call, .. }
-            | Request::Change(call) => turn.reply(call, Expects::Done.answer(reply)),
+            | Request::Change(call)
+            | Request::WatchState { call, .. }
+            | Request::WatchLocks {
+                call: Some(call), ..
+            }
+            | Request::Release { call, .. } => turn.reply(call, Expects::Done.answer(reply)),
             Request::Page(key) => self.page_arrived(key, id, reply, turn),
             Request::Lock {
                 key, lock, sent, ..
             } => self.lock_answered(key, lock, sent, &reply, turn),
-            Request::Join(_) | Request::Refresh | Request::Ping { .. } | Request::Quiet => {}
+            Request::Join(_)
+            | Request::WatchLocks { call: None, .. }
+            | Request::Refresh
+            | Request::Ping { .. }
+            | Request::Quiet => {}
         }
     }
 
@@ -327,9 +336,19 @@ impl Machine {
             Request::Leave(key) => self.left_by_request(key, Err(error), turn),
             Request::Call { call, .. }
             | Request::Change(call)
+            | Request::Release { call, .. }
             | Request::Ping {
                 call: Some(call), ..
             } => turn.reply(call, Err(error)),
+            Request::WatchState { call, key, before } => {
+                self.state_not_watched(key, before, turn);
+                turn.reply(call, Err(error));
+            }
+            Request::WatchLocks { call, key, before } => {
+                self.locks_not_watched(key, before, turn);
+                call.into_iter()
+                    .for_each(|call| turn.reply(call, Err(error.clone())));
+            }
             Request::SetPresence { call, key, before } => {
                 if let Some(room) = self.rooms.get_mut(&key) {
                     room.options.presence = before;
@@ -357,6 +376,11 @@ impl Machine {
                 | Request::SetPresence { call, .. }
                 | Request::Watch { call, .. }
                 | Request::Change(call)
+                | Request::WatchState { call, .. }
+                | Request::WatchLocks {
+                    call: Some(call), ..
+                }
+                | Request::Release { call, .. }
                 | Request::Ping {
                     call: Some(call), ..
                 } => turn.reply(call, Err(Error::Timeout)),
@@ -365,6 +389,7 @@ impl Machine {
                     self.lock_failed(key, &lock, &Error::Timeout, turn);
                 }
                 Request::Publish(_)
+                | Request::WatchLocks { call: None, .. }
                 | Request::Refresh
                 | Request::Ping { call: None, .. }
                 | Request::Quiet => {}

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use roomful_protocol::frame::Watch;
-use roomful_protocol::id::{Key, RequestId, RoomAlias};
+use roomful_protocol::id::{Key, KeyPrefix, RequestId, RoomAlias};
 use roomful_protocol::payload::Payload;
 
 use super::step::{CallId, RoomKey};
@@ -46,6 +46,24 @@ pub(super) enum Request {
     },
     /// A change that every join repeats, so that it outlives the connection.
     Change(CallId),
+    /// Which keys were watched before, to go back to if the server refuses.
+    WatchState {
+        call: CallId,
+        key: RoomKey,
+        before: Option<Vec<KeyPrefix>>,
+    },
+    /// Whether locks were, and who asked, if the application did.
+    WatchLocks {
+        call: Option<CallId>,
+        key: RoomKey,
+        before: bool,
+    },
+    /// A lock that is given back: to be said again if the connection ends first.
+    Release {
+        call: CallId,
+        key: RoomKey,
+        lock: Key,
+    },
     /// A page of a copy.
     Page(RoomKey),
     /// A lock that is to be taken or renewed.

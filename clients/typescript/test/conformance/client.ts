@@ -2,7 +2,7 @@
 
 import { WebSocket } from "ws";
 
-import { Client, type Joined, type JoinOptions, type PresenceChanges, type Position, type Published, type Room, type RoomEvent, type RoomfulError, type Session, type Signal } from "../../src/index.js";
+import { Client, type Joined, type JoinOptions, type PresenceChanges, type Position, type Published, type Room, type RoomEvent, type RoomfulError, type Session, type Signal, type TimerEvent } from "../../src/index.js";
 import type { Encoding } from "../../src/wire.js";
 
 export type LaneItem =
@@ -11,6 +11,8 @@ export type LaneItem =
   | { kind: "caught_up"; position: Position }
   | { kind: "reset"; position: Position }
   | { kind: "left"; error: RoomfulError }
+  | { kind: "timer"; timer: TimerEvent }
+  | { kind: "lost"; lock: string }
   | { kind: "signal"; signal: Signal }
   | { kind: "presence"; change: PresenceChanges["changes"][number] };
 
@@ -46,6 +48,7 @@ export class LaneRoom {
   readonly log = new Lane();
   readonly signals = new Lane();
   readonly presence = new Lane();
+  readonly lost = new Lane();
   room!: Room;
   occupancy = 0;
   readonly #watchers = new Set<() => void>();
@@ -60,6 +63,8 @@ export class LaneRoom {
       first = false;
     });
     room.on("event", (event) => this.log.put({ kind: "event", event }));
+    room.on("timer", (timer) => this.log.put({ kind: "timer", timer }));
+    room.locks.on("lost", ({ lock }) => this.lost.put({ kind: "lost", lock }));
     room.on("caughtUp", ({ position }) => this.log.put({ kind: "caught_up", position }));
     room.on("reset", ({ position }) => this.log.put({ kind: "reset", position }));
     room.on("left", ({ error }) => this.log.put({ kind: "left", error }));
@@ -89,6 +94,7 @@ export class CaseClient {
   readonly client: Client;
   readonly #rooms = new Map<string, LaneRoom>();
   readonly #published = new Map<string, Promise<Published>[]>();
+  readonly #waiting: Promise<Position>[] = [];
   readonly #sessions: Session[] = [];
   /** How many connections there had been when the last one was cut. */
   #connectionsBefore = 0;
@@ -134,6 +140,18 @@ export class CaseClient {
     const taken = this.#published.get(room)?.splice(0, count) ?? [];
     if (taken.length < count) throw new Error(`only ${taken.length} publishes have no step that awaits them`);
     return taken;
+  }
+
+  /** A lock that is asked for, for a later step. */
+  waitsFor(granted: Promise<Position>): void {
+    granted.catch(() => {});
+    this.#waiting.push(granted);
+  }
+
+  takeWaiting(): Promise<Position> {
+    const granted = this.#waiting.shift();
+    if (!granted) throw new Error("no lock is waited for");
+    return granted;
   }
 
   cut(): void {

@@ -81,6 +81,8 @@ pub(super) struct OpenLog {
     pub(super) head: Offset,
     pub(super) first: Offset,
     pub(super) marks: Marks,
+    /// How long entries are kept while nobody has it open, as far as that is stored, in milliseconds.
+    pub(super) age_max_ms: Option<u64>,
 }
 
 /// Where a log is put for its shard, before the completion is sent.
@@ -126,6 +128,10 @@ pub(super) enum Command {
     Trim {
         log: Arc<Log>,
         first: Offset,
+    },
+    Age {
+        log: Arc<Log>,
+        max_ms: u64,
     },
     /// To be looked up once everything before it is stored.
     Open(OpenRequest),
@@ -342,6 +348,13 @@ impl Committer {
             Command::Trim { log, first } => {
                 self.put(log.head(Kind::Trimmed, term, first), |_| {});
             }
+            Command::Age { log, max_ms } => {
+                let head = Head {
+                    time_ms: max_ms,
+                    ..log.head(Kind::Age, term, Offset(0))
+                };
+                self.put(head, |_| {});
+            }
             Command::Open(request) => done.opens.push(request),
             Command::Begin { request, taken } => self.begin_log(request, taken, done),
         }
@@ -539,6 +552,7 @@ impl Waiting {
                         head: Offset(0),
                         first: Offset(1),
                         marks: Marks::default(),
+                        age_max_ms: None,
                     };
                     put(&request.slot, open);
                     Opened {

@@ -25,8 +25,11 @@ const SHARD: ShardId = ShardId(0);
 const BOUNDS: HistoryBounds = HistoryBounds {
     entries_max: 40,
     bytes_max: 1 << 30,
-    age_max_ms: u64::MAX,
+    age_max_ms: AGE_MAX_MS,
 };
+
+/// Longer than any story takes, with the sweep's slack.
+pub(super) const AGE_MAX_MS: u64 = 1_000_000_000;
 
 /// A process on a machine: what the threads would work with.
 pub(super) struct Process {

@@ -2,7 +2,7 @@
 
 use roomful_protocol::frame::Direction;
 
-use super::crash::{HEADROOM, Process};
+use super::crash::{AGE_MAX_MS, HEADROOM, Process};
 use super::simulated::{End, Machine};
 use super::*;
 use crate::journal::CompletionResult;
@@ -191,4 +191,45 @@ fn a_missing_segment_refuses_all_rooms() {
     drop(filled(&machine, &rooms, 1));
     machine.lose(1);
     assert!(recover(&machine, &machine).unwrap().is_damaged);
+}
+
+/// A room that nobody opens any more loses what is too old all the same, and what no snapshot holds stays.
+#[test]
+fn a_closed_room_grows_old() {
+    let rooms = [room("a"), room("b")];
+    let machine = Machine::new(1);
+    let mut process = filled(&machine, &rooms, 60);
+    let pinned = entry(61, EntryKind::State);
+    later(&process.face.append(&rooms[1], Offset(60), &pinned));
+    process.settle();
+    for offset in 62..=90 {
+        append(&mut process, &rooms[1], offset).unwrap();
+    }
+    for id in &rooms {
+        process.face.close(id);
+    }
+    while process.parts.ingester.oldest().is_some() {
+        process.ingest().unwrap();
+    }
+    // They are bounded by their count so far.
+    for sweeps in 0..2 {
+        for (id, first) in rooms.iter().zip([21, 51]) {
+            process.open(id).unwrap();
+            assert_eq!(process.face.first(id), Offset(first), "{sweeps} sweeps");
+            process.face.close(id);
+        }
+        process.parts.ingester.sweep(AGE_MAX_MS).unwrap();
+    }
+    process.parts.ingester.sweep(AGE_MAX_MS * 3).unwrap();
+    process.open(&rooms[1]).unwrap();
+    let first = process.face.first(&rooms[1]).0;
+    assert!((50..=61).contains(&first), "{first}");
+    assert_eq!(
+        read(&mut process, &rooms[1]),
+        (first..=90).collect::<Vec<_>>()
+    );
+}
+
+fn later<T>(outcome: &Outcome<T>) {
+    assert!(matches!(outcome, Outcome::Later(_)));
 }

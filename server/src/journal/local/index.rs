@@ -59,6 +59,8 @@ pub(super) struct Rest {
     /// What is before this offset is not kept any more.
     pub(super) trimmed: Offset,
     pub(super) snapshot: Option<(Offset, Spot)>,
+    /// How long its entries are kept while nobody has it open, in milliseconds.
+    pub(super) age_max_ms: Option<u64>,
     pub(super) registers: BTreeMap<Box<[u8]>, Spot>,
     /// Something of it can't be read.
     pub(super) is_damaged: bool,
@@ -164,6 +166,7 @@ impl Segment {
                 Err(_) => rest.is_damaged = true,
             },
             Kind::Wake => rest.is_damaged |= record.room().is_err(),
+            Kind::Age => rest.age_max_ms = Some(head.time_ms),
             Kind::Entry => {}
         }
     }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use roomful_protocol::frame::Direction;
 use roomful_protocol::id::Offset;
 
 use super::counters::Counters;
@@ -17,6 +18,7 @@ use super::index::{Index, Rest, Run, Segment, Spot};
 use super::meta::{self, EntryKey, LogMeta, STATE_KEY, State};
 use super::record::LogId;
 use super::store::{Change, Space, Store};
+use crate::journal::HistoryBounds;
 
 /// Takes sealed segments into the store, one after the other.
 #[derive(Debug)]
@@ -41,6 +43,9 @@ impl Ingester {
         logs.sort_unstable_by_key(|(log, _)| *log);
         let bytes = self.disk.read(segment.number, 0, to_usize(segment.end))?;
         let bytes = Bytes::from(bytes);
+        if (bytes.len() as u64) < segment.end {
+            return Err(io::Error::other("a segment is shorter than it was"));
+        }
         self.take_entries(&bytes, &logs)?;
         for logs in logs.chunks(LOGS_AT_ONCE) {
             let mut changes = Vec::new();
@@ -161,14 +166,65 @@ impl Ingester {
             }
             meta.wake_ms = wake.at_ms;
         }
-        if rest.trimmed.0 > meta.first {
-            meta.first = rest.trimmed.0;
+        meta.age_max_ms = rest.age_max_ms.or(meta.age_max_ms);
+        self.trim(meta, rest.trimmed);
+        meta.is_damaged |= rest.is_damaged;
+    }
+
+    fn trim(&self, meta: &mut LogMeta, first: Offset) {
+        if first.0 > meta.first {
+            meta.first = first.0;
             let before = meta.marks.bytes();
-            meta.marks.drop_before(rest.trimmed);
+            meta.marks.drop_before(first);
             let dropped = before - meta.marks.bytes();
             self.garbage_bytes.fetch_add(dropped, Ordering::Relaxed);
         }
-        meta.is_damaged |= rest.is_damaged;
+    }
+
+    /// Lets go of what is too old in logs that nobody has open. Those that are open do so themselves, and sooner.
+    pub(super) fn sweep(&self, now_ms: u64) -> io::Result<()> {
+        let mut from = meta::log_key(LogId(0));
+        let until = meta::log_key(LogId(u64::MAX));
+        loop {
+            let mut logs = Vec::new();
+            let mut look = |key: &[u8], value: Bytes| {
+                logs.push((key.to_vec(), value));
+                logs.len() < LOGS_AT_ONCE
+            };
+            self.store
+                .range(Space::Logs, &from, &until, Direction::Forward, &mut look)?;
+            let Some((last, _)) = logs.last() else {
+                return self.store.sync();
+            };
+            from = [last, &[0][..]].concat();
+            let trimmed = logs.into_iter().filter_map(|(key, value)| {
+                let value = self.swept(LogMeta::read(&value)?, now_ms)?;
+                Some(Change {
+                    space: Space::Logs,
+                    key,
+                    value: Some(value),
+                })
+            });
+            let trimmed: Vec<_> = trimmed.collect();
+            if !trimmed.is_empty() {
+                self.store.write(trimmed)?;
+            }
+        }
+    }
+
+    /// A log without what is too old, if there is such.
+    fn swept(&self, mut meta: LogMeta, now_ms: u64) -> Option<Bytes> {
+        let bounds = HistoryBounds {
+            entries_max: usize::MAX,
+            bytes_max: usize::MAX,
+            age_max_ms: meta.age_max_ms?.saturating_add(SWEEP_SLACK_MS),
+        };
+        let before = meta.marks.bytes();
+        let first = meta.marks.trim(bounds, now_ms, Offset(meta.snapshot))?;
+        let dropped = before - meta.marks.bytes();
+        self.garbage_bytes.fetch_add(dropped, Ordering::Relaxed);
+        meta.first = meta.first.max(first.0);
+        Some(meta.to_value())
     }
 
     fn take_segment(&self, segment: &Segment, last_log: Option<LogId>) -> io::Result<()> {
@@ -216,3 +272,6 @@ fn to_usize(bytes: u64) -> usize {
 
 /// What of a segment's logs is held in memory at once.
 const LOGS_AT_ONCE: usize = 1024;
+
+/// How much longer than they have to entries stay in a log that nobody seems to have open: one that is may be about to drop them.
+const SWEEP_SLACK_MS: u64 = 3_600_000;

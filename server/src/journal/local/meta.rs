@@ -27,6 +27,8 @@ pub(super) struct LogMeta {
     pub(super) snapshot: u64,
     /// When somebody has to look at its room, in milliseconds since 1970.
     pub(super) wake_ms: Option<u64>,
+    /// How long its entries are kept while nobody has it open, in milliseconds; none: for ever.
+    pub(super) age_max_ms: Option<u64>,
     /// Something of it could not be read.
     pub(super) is_damaged: bool,
     /// The last segment that it was taken from.
@@ -74,6 +76,7 @@ impl LogMeta {
             first: 1,
             snapshot: 0,
             wake_ms: None,
+            age_max_ms: None,
             is_damaged: false,
             segment: 0,
             marks: Marks::default(),

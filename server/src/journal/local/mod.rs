@@ -220,7 +220,7 @@ impl Local {
         self.close().expect("nothing is written");
     }
 
-    /// Stores what shards have handed over, takes everything into the store and gives the directory free.
+    /// Stores what shards have handed over, and takes everything into the store. The directory is free when this is dropped.
     ///
     /// # Errors
     /// The store can't be written. What was reported stored is there all the same, and the next start finds it.
@@ -328,6 +328,8 @@ struct OpenRoom {
     first: Offset,
     marks: Marks,
     bounds: HistoryBounds,
+    /// The age that is stored with the log.
+    age_max_ms: Option<u64>,
 }
 
 impl LocalJournal {
@@ -358,6 +360,7 @@ impl OpenRoom {
             head,
             first,
             marks,
+            age_max_ms,
         } = open;
         Self {
             log,
@@ -365,7 +368,18 @@ impl OpenRoom {
             first,
             marks,
             bounds,
+            age_max_ms,
         }
+    }
+
+    /// What lets the log know how long entries are kept when it is not open, where it doesn't yet.
+    fn tell_age(&mut self) -> Option<Command> {
+        let max_ms = self.bounds.age_max_ms;
+        let before = self.age_max_ms.replace(max_ms);
+        (before != Some(max_ms)).then(|| Command::Age {
+            log: Arc::clone(&self.log),
+            max_ms,
+        })
     }
 
     /// Drops what is beyond the bounds; gives what tells the log so.
@@ -438,9 +452,9 @@ impl Journal for LocalJournal {
             entry: Arc::clone(entry),
             ticket,
         };
-        let trimmed = room.keep_bounds(0);
+        let (trimmed, age) = (room.keep_bounds(0), room.tell_age());
         self.commands.push(append);
-        self.commands.extend(trimmed);
+        self.commands.extend(trimmed.into_iter().chain(age));
         Outcome::Later(ticket)
     }
 

@@ -70,6 +70,7 @@ struct Known {
     head: Offset,
     first: Offset,
     marks: Marks,
+    age_max_ms: Option<u64>,
     snapshot: Option<(Offset, Option<(u64, Spot)>)>,
     /// Those in segments, the newest of each key last.
     registers: Vec<(Bytes, (u64, Spot))>,
@@ -160,6 +161,7 @@ impl Reader {
             head: known.head,
             first: known.first,
             marks: known.marks,
+            age_max_ms: known.age_max_ms,
         };
         committer::put(&request.slot, open);
         Ok(Looked::Found(Opened {
@@ -200,6 +202,7 @@ impl Reader {
             head: Offset(meta.head),
             first: Offset(meta.first),
             marks: meta.marks,
+            age_max_ms: meta.age_max_ms,
             snapshot: (meta.snapshot > 0).then_some((Offset(meta.snapshot), None)),
             registers: Vec::new(),
         };
@@ -218,6 +221,7 @@ impl Reader {
                 return Err(Trouble::Damaged("records of it can't be read"));
             }
             known.first = known.first.max(rest.trimmed);
+            known.age_max_ms = rest.age_max_ms.or(known.age_max_ms);
             if let Some((at, spot)) = rest.snapshot {
                 known.snapshot = Some((at, Some((segment.number, spot))));
             }

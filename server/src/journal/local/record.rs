@@ -68,6 +68,8 @@ pub(super) enum Kind {
     /// When somebody has to look at the room: the time, or never where the offset is 0. The content is the room, as
     /// MessagePack.
     Wake = 6,
+    /// How long entries are kept while nobody has the log open: as long as the time says. No content.
+    Age = 7,
 }
 
 /// A record as it stands in bytes.
@@ -100,6 +102,7 @@ impl Kind {
             Self::Snapshot,
             Self::Register,
             Self::Wake,
+            Self::Age,
         ]
         .into_iter()
         .find(|kind| *kind as u8 == tag)

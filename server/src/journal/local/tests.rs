@@ -384,6 +384,7 @@ mod directories {
         let waiting = std::thread::spawn(move || Local::open(&path, patient).map(drop));
         let local = running.local.take().unwrap();
         local.close().unwrap();
+        drop(local);
         waiting.join().unwrap().unwrap();
     }
 

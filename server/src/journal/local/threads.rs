@@ -372,6 +372,7 @@ struct Taking {
 
 impl Taking {
     fn run(mut self) -> io::Result<()> {
+        let mut next_sweep_ms = self.clock.monotonic_ms() + SWEEP_INTERVAL_MS;
         loop {
             let ends = self.is_ending.load(Ordering::Relaxed);
             while self.shared.health.get() != Health::Failed {
@@ -393,6 +394,12 @@ impl Taking {
             }
             if ends {
                 return Ok(());
+            }
+            if self.clock.monotonic_ms() >= next_sweep_ms {
+                next_sweep_ms = self.clock.monotonic_ms() + SWEEP_INTERVAL_MS;
+                if let Err(error) = self.ingester.sweep(self.clock.unix_ms()) {
+                    tracing::error!(%error, "the journal's store can't be swept");
+                }
             }
             if self.ingester.wants_cleaning(self.clean_bytes_min) {
                 self.shared.clean.ring();
@@ -427,5 +434,8 @@ const READERS: usize = 2;
 
 /// Sealed segments that may wait for the store. Beyond that appends wait too: memory and the time of a start are bounded by them.
 const SEALED_MAX: usize = 8;
+
+/// How often logs that nobody has open lose what is too old.
+const SWEEP_INTERVAL_MS: u64 = 3_600_000;
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -6,6 +6,7 @@
 )]
 
 mod fake;
+mod keyed;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
