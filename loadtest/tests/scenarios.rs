@@ -185,3 +185,34 @@ fn durable_rooms_stand_beside_the_disk_and_the_memory() {
         "{result}"
     );
 }
+
+#[test]
+fn contended_keys_end_where_they_must_and_everybody_sees_them_change() {
+    let arguments = [
+        "--repeats=1",
+        "--writers=4",
+        "--watchers=10",
+        "--duration-s=0.4",
+    ];
+    let figures = [
+        "in memory, counter: writes per second",
+        "on disk, counter: conflicts per second",
+        "on disk, watched: server CPU per change delivered",
+    ];
+    let result = result("state", &arguments, &figures);
+    assert!(
+        figure(&result, "on disk, watched: writes per second") > 0.0,
+        "{result}"
+    );
+}
+
+#[test]
+fn a_lock_goes_from_hand_to_hand() {
+    let arguments = ["--repeats=1", "--members=3", "--duration-s=0.4"];
+    let figures = ["in memory: hand-over, p50", "on disk: hand-over, p99"];
+    let result = result("lock", &arguments, &figures);
+    assert!(
+        figure(&result, "on disk: grants per second") > 0.0,
+        "{result}"
+    );
+}
