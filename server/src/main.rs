@@ -89,7 +89,7 @@ struct TokenArgs {
     /// Room pattern, such as "chat:*" or "inbox:{user}"; may be given more than once
     #[arg(long, value_name = "PATTERN", default_value = "*")]
     rooms: Vec<String>,
-    /// Verbs, comma-separated: join, publish, signal, presence, history, or * for all
+    /// Verbs, comma-separated: join, publish, signal, presence, history, state, lock, timer, or * for all
     #[arg(long, value_name = "VERBS", value_delimiter = ',', default_value = "*")]
     verbs: Vec<String>,
     /// Lifetime: a number and s, m, h or d

@@ -3,17 +3,19 @@
 //! The core writes messages, not frames: header and payload together, so that one buffer serves every
 //! receiver of a format.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use roomful_protocol::codec::Encoding;
+use roomful_protocol::codec::{DecodeError, Encoding};
 use roomful_protocol::error::CloseCode;
-use roomful_protocol::frame::{Advance, Entry, Event, ServerFrame};
+use roomful_protocol::frame::{
+    Advance, Entry, EntryKind, Event, Holder, LockChange, LockChanged, ServerFrame, StateChanged,
+    StateChanges, TimerChange, TimerChanged, Waiter,
+};
 use roomful_protocol::id::{Offset, RoomAlias};
 use roomful_protocol::limits::BATCH_FRAMES_MAX;
+use roomful_protocol::payload::Payload;
 use roomful_protocol::websocket::{OpCode, close_payload, frame_into};
 
-use crate::shard::message::{Batch, Delta, Signals};
+use crate::shard::message::{Batch, Delta, Signals, View};
 
 /// Appends one frame as one message.
 pub fn message_into(encoding: Encoding, frame: &ServerFrame, out: &mut Vec<u8>) {
@@ -59,36 +61,47 @@ pub fn control(code: OpCode, payload: &[u8]) -> Bytes {
     out.into()
 }
 
-/// A batch as the messages that all members get: one event alone, or several in a `batch`.
+/// A batch as the messages that members get who watch neither state nor locks: one event alone, or several in a `batch`.
 pub fn batch(batch: &Batch, encoding: Encoding) -> &Bytes {
     batch.wire.get(encoding, || {
-        let frames = batch.entries.iter().map(|entry| event(batch.room, entry));
-        messages(encoding, frames, encoded_bytes(batch))
+        batch_of(batch, encoding, &View::default(), |_| false)
     })
 }
 
-/// A batch for a member who does not want its own events back: they become `advance`.
+/// A batch as a view shows it. What is not in the view becomes `advance`, and so does what `is_own`: a member's own
+/// events that it does not want back.
 #[must_use]
-pub fn batch_without_own(
+pub fn batch_of(
     batch: &Batch,
     encoding: Encoding,
+    view: &View,
     is_own: impl Fn(&Entry) -> bool,
 ) -> Bytes {
-    let mut frames: Vec<ServerFrame> = Vec::with_capacity(batch.entries.len());
-    for entry in &batch.entries {
-        match frames.last_mut() {
-            Some(ServerFrame::Advance(advance)) if is_own(entry) => advance.offset = entry.offset,
-            _ if is_own(entry) => frames.push(
-                Advance {
-                    room: batch.room,
-                    offset: entry.offset,
-                }
-                .into(),
-            ),
-            _ => frames.push(event(batch.room, entry)),
+    let shown = |entry: &Entry| {
+        if is_own(entry) {
+            return None;
         }
-    }
-    messages(encoding, frames.into_iter(), encoded_bytes(batch))
+        entry_of(batch.room, entry, view)
+    };
+    let (mut entries, mut behind) = (batch.entries.iter(), None);
+    let frames = std::iter::from_fn(|| {
+        if behind.is_some() {
+            return behind.take();
+        }
+        let mut passed = None;
+        for entry in entries.by_ref() {
+            match (shown(entry), passed) {
+                (None, _) => passed = Some(entry.offset),
+                (frame, None) => return frame,
+                (frame, Some(offset)) => {
+                    behind = frame;
+                    return Some(advanced(batch.room, offset));
+                }
+            }
+        }
+        passed.map(|offset| advanced(batch.room, offset))
+    });
+    messages(encoding, frames, encoded_bytes(batch))
 }
 
 /// All signals of a turn.
@@ -122,15 +135,94 @@ pub fn occupancy(delta: &Delta, encoding: Encoding) -> &Bytes {
 /// Up to `offset` there was nothing for the member.
 #[must_use]
 pub fn advance(encoding: Encoding, room: RoomAlias, offset: Offset) -> Bytes {
-    message(encoding, &Advance { room, offset }.into())
+    message(encoding, &advanced(room, offset))
 }
 
-fn event(room: RoomAlias, entry: &Arc<Entry>) -> ServerFrame {
-    Event {
-        room,
-        entry: Entry::clone(entry),
+fn advanced(room: RoomAlias, offset: Offset) -> ServerFrame {
+    Advance { room, offset }.into()
+}
+
+/// An entry as a view shows it, if it does.
+fn entry_of(room: RoomAlias, entry: &Entry, view: &View) -> Option<ServerFrame> {
+    match entry.kind {
+        EntryKind::Publish => {
+            let entry = entry.clone();
+            Some(Event { room, entry }.into())
+        }
+        EntryKind::State => state_of(room, entry, view),
+        EntryKind::Lock if view.locks => lock_of(room, entry),
+        EntryKind::Timer => timer_of(room, entry),
+        EntryKind::Lock | EntryKind::System => None,
     }
-    .into()
+}
+
+fn state_of(room: RoomAlias, entry: &Entry, view: &View) -> Option<ServerFrame> {
+    view.state.as_ref()?;
+    let mut changes = content(room, entry, StateChanges::from_payload)?.changes;
+    changes.retain(|change| view.shows(&change.key));
+    let changed = StateChanged {
+        room,
+        offset: entry.offset,
+        time_ms: entry.time_ms,
+        user: entry.user.clone(),
+        op: entry.op,
+        changes,
+    };
+    Some(changed)
+        .filter(|changed| !changed.changes.is_empty())
+        .map(ServerFrame::from)
+}
+
+fn lock_of(room: RoomAlias, entry: &Entry) -> Option<ServerFrame> {
+    let LockChange {
+        lock,
+        why,
+        held,
+        queue,
+    } = content(room, entry, LockChange::from_payload)?;
+    let changed = LockChanged {
+        room,
+        offset: entry.offset,
+        time_ms: entry.time_ms,
+        lock,
+        why,
+        held: held.as_ref().map(Holder::from),
+        queue: queue.iter().map(Waiter::from).collect(),
+    };
+    Some(changed.into())
+}
+
+fn timer_of(room: RoomAlias, entry: &Entry) -> Option<ServerFrame> {
+    let TimerChange {
+        name,
+        what,
+        due_ms,
+        payload,
+    } = content(room, entry, TimerChange::from_payload)?;
+    let changed = TimerChanged {
+        room,
+        offset: entry.offset,
+        time_ms: entry.time_ms,
+        user: entry.user.clone(),
+        name,
+        what,
+        due_ms,
+        payload,
+    };
+    Some(changed.into())
+}
+
+/// What the server wrote into an entry. It was checked when the room was opened, so that it can be read.
+fn content<T>(
+    room: RoomAlias,
+    entry: &Entry,
+    read: impl Fn(&Payload) -> Result<T, DecodeError>,
+) -> Option<T> {
+    read(&entry.payload)
+        .inspect_err(|error| {
+            tracing::error!(%room, offset = %entry.offset, error = %error.text, "an entry can't be read");
+        })
+        .ok()
 }
 
 /// Frames as messages of at most [`BATCH_FRAMES_MAX`] frames and about [`MESSAGE_BYTES_MAX`] bytes.

@@ -16,6 +16,7 @@ pub mod follower;
 pub mod healthy;
 pub mod http;
 pub mod issuer;
+pub mod keyed;
 pub mod metrics;
 pub mod peer;
 pub mod process;

@@ -8,12 +8,13 @@
 use jsonwebtoken::Algorithm;
 use roomful_protocol::error::{CloseCode, ErrorCode, Retry};
 use roomful_protocol::frame::{
-    Direction, Error, History, Join, Presence, PresenceRequest, Publish, Refresh, Reply,
-    ServerFrame, Signal, Watch,
+    CursorRequest, Direction, Error, History, Join, Presence, PresenceRequest, Publish, Refresh,
+    Reply, ServerFrame, Signal, StateRequest, TimerRequest, Watch,
 };
 use roomful_protocol::id::{RequestId, RoomAlias, UserId};
 use roomful_protocol::payload::Payload;
 use roomful_protocol::text::Text;
+use roomful_tests::keyed::{Replica, key, prefixes, put};
 use roomful_tests::process::Process;
 use roomful_tests::raw::{assert_error, join, placements};
 use roomful_tests::tokens::{self, AUDIENCE, KEY};
@@ -146,13 +147,18 @@ async fn the_token_command_mints_a_token_that_works() {
     );
 }
 
+/// Every verb but `join`.
+const VERBS: [&str; 7] = [
+    "publish", "signal", "presence", "history", "state", "lock", "timer",
+];
+
 /// Each verb is asked for where it is used, for the rooms of its pattern alone; a room that one may not enter is refused whether it exists or not.
 #[tokio::test]
 async fn grants_are_per_room_and_verb() {
     let server = Server::with_config(&keyed("")).await;
     let mut owner = welcomed(&server, &tokens::claims("owner")).await;
     owner.join("chat:private").await;
-    for verb in ["publish", "signal", "presence", "history"] {
+    for verb in VERBS {
         let mut claims = tokens::claims("ada");
         claims["grants"] = json!([{ "rooms": ["chat:open", "doc:*"], "verbs": ["join", verb] }]);
         let mut client = welcomed(&server, &claims).await;
@@ -169,7 +175,7 @@ async fn grants_are_per_room_and_verb() {
             .await
             .unwrap()
             .room;
-        for used in ["publish", "signal", "presence", "history"] {
+        for used in VERBS {
             match (used == verb, use_verb(&mut client, room, used).await) {
                 (true, Ok(_)) => {}
                 (false, Err(error)) => assert_error(&error, ErrorCode::Forbidden),
@@ -183,6 +189,60 @@ async fn grants_are_per_room_and_verb() {
             );
         }
     }
+}
+
+/// Who may only be in a room reads and watches its state, locks and timers, and has cursors; what one left to be written when gone falls with the grant.
+#[tokio::test]
+async fn to_join_is_to_read_and_a_lost_grant_takes_away_what_was_left() {
+    let config = keyed("") + "[namespaces.game]\npresence_grace_ms = 0\n";
+    let server = Server::with_config(&config).await;
+    let claims = |verbs: Value| {
+        let mut claims = tokens::claims("ada");
+        claims["grants"] = json!([{ "rooms": "game:*", "verbs": verbs }]);
+        claims
+    };
+    let mut reader = welcomed(&server, &claims(json!(["join"]))).await;
+    let watching = Join {
+        state: prefixes(&[""]),
+        locks: true,
+        ..join("game:1")
+    };
+    let joined = reader.join_with(watching).await.unwrap();
+    let room = joined.room;
+    assert!(joined.state.is_some() && joined.locks.is_some());
+    let mut board = Replica::of(&reader.page(room, "", None, 10).await);
+    reader.locks(room).await;
+    let timers = TimerRequest::Get {
+        after: None,
+        limit: 10,
+    };
+    reader.timer(room, timers).await.unwrap();
+    reader.cursor(room, CursorRequest::Get).await.unwrap();
+    let left = |name| StateRequest::OnDisconnect {
+        changes: vec![put(name, "x")],
+    };
+    let refused = reader.state(room, left("own")).await.unwrap_err();
+    assert_error(&refused, ErrorCode::Forbidden);
+
+    for (name, verbs) in [
+        ("lost", json!(["join"])),
+        ("kept", json!(["join", "state"])),
+    ] {
+        let mut writer = welcomed(&server, &claims(json!(["join", "state"]))).await;
+        let room = writer.join("game:1").await.room;
+        writer.state(room, left(name)).await.unwrap();
+        refresh(&mut writer, &claims(verbs)).await.unwrap();
+        writer.cut();
+    }
+    let mut writer = welcomed(&server, &claims(json!(["join", "state"]))).await;
+    while board.values.is_empty() {
+        board.take_in(reader.next().await);
+    }
+    let last = writer.join("game:1").await;
+    let end = writer.change(last.room, put("end", "1")).await;
+    let told = board.follow(&mut reader, end.offset).await;
+    assert_eq!(told.len(), 1);
+    assert_eq!((board.text("lost"), board.text("kept")), (None, Some("x")));
 }
 
 /// A namespace that nobody configured is refused by name where there are keys, also to those who may enter any room.
@@ -444,6 +504,19 @@ async fn use_verb(client: &mut RawClient, room: RoomAlias, verb: &str) -> Result
                     limit: 1,
                 })
                 .await
+        }
+        "state" => client
+            .write(room, None, vec![put("key", verb)])
+            .await
+            .map(Reply::Published),
+        "lock" => client.acquire(room, "lock", false).await.map(Reply::Lock),
+        "timer" => {
+            let what = TimerRequest::Set {
+                name: key("timer"),
+                due_ms: 1,
+                payload,
+            };
+            client.timer(room, what).await
         }
         other => panic!("{other}"),
     }

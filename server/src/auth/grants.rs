@@ -22,16 +22,25 @@ pub enum Verb {
     Presence = 1 << 3,
     /// Read its history.
     History = 1 << 4,
+    /// Change its keyed state, now or when gone.
+    State = 1 << 5,
+    /// Take its locks.
+    Lock = 1 << 6,
+    /// Set and cancel its timers.
+    Timer = 1 << 7,
 }
 
 impl Verb {
     /// Every verb.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 8] = [
         Self::Join,
         Self::Publish,
         Self::Signal,
         Self::Presence,
         Self::History,
+        Self::State,
+        Self::Lock,
+        Self::Timer,
     ];
 
     /// The word in a token.
@@ -43,6 +52,9 @@ impl Verb {
             Self::Signal => "signal",
             Self::Presence => "presence",
             Self::History => "history",
+            Self::State => "state",
+            Self::Lock => "lock",
+            Self::Timer => "timer",
         }
     }
 
@@ -64,7 +76,10 @@ impl Verbs {
             | Verb::Publish as u8
             | Verb::Signal as u8
             | Verb::Presence as u8
-            | Verb::History as u8,
+            | Verb::History as u8
+            | Verb::State as u8
+            | Verb::Lock as u8
+            | Verb::Timer as u8,
     );
 
     /// Whether a verb is among them.

@@ -46,7 +46,9 @@ pub enum MintError {
     )]
     Rooms(String),
     /// A verb that there isn't.
-    #[error("--verbs {0:?} is no verb; allowed are join, publish, signal, presence, history, or *")]
+    #[error(
+        "--verbs {0:?} is no verb; allowed are join, publish, signal, presence, history, state, lock, timer, or *"
+    )]
     Verbs(String),
     /// The server would refuse so long a lifetime.
     #[error("--expires-in is {got} seconds; auth.lifetime_max_s allows {max}")]

@@ -1,7 +1,7 @@
 //! Who somebody is and what they may do: tokens (JWT, RFC 7519) in, identities out.
 //!
 //! A connection gives its token to the [`Authenticator`], on its own shard or, if its check is costly, on the
-//! pool; the [`Identity`] that comes back is asked before every join, publish, signal, presence and history. A
+//! pool; the [`Identity`] that comes back is asked before each request that takes a grant. A
 //! token is only believed after its signature has been verified by a configured key under that key's own
 //! algorithm. Keys are fetched from the one address of the configuration ([`Remote`]), never from one that a
 //! token names. Closing a connection whose identity has expired is left to the connection.

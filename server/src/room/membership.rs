@@ -57,11 +57,12 @@ impl Room {
         };
         self.empty_since_ms = None;
         self.bind_producer(number, &join, context.now);
-        self.attach_downstream(join.to.shard, (number, join.attachment), context);
-        self.presence_changed(context);
         if join.view != View::default() {
+            // Before the shard is attached: this may skip it, and then it has to be told so ahead of `Joined`.
             self.distribute(context);
         }
+        self.attach_downstream(join.to.shard, (number, join.attachment), context);
+        self.presence_changed(context);
         let (position, recovery) = self.recovery(join.since, context);
         let is_told = recovery == Recovery::Recovering;
         let state = join.view.state.as_ref().filter(|_| !is_told);

@@ -17,7 +17,7 @@ use roomful_protocol::position::Position;
 use super::{Context, KeptChunk, Read, Room, RoomTimer};
 use crate::journal::{JournalError, Outcome, ReadPage, ReadQuery};
 use crate::shard::message::{
-    Answer, Batch, Chunk, Message, OpenRoom, Origin, Refusal, ShardId, Turn, Wire,
+    Answer, Batch, Chunk, Message, OpenRoom, Origin, Refusal, ShardId, Turn,
 };
 
 impl Room {
@@ -260,13 +260,7 @@ impl Room {
 
     /// Entries behind an offset, to be encoded once for all who get them.
     pub(super) fn batch(&self, after: Offset, entries: Vec<Arc<Entry>>) -> Batch {
-        Batch {
-            room: self.alias,
-            epoch: self.log.epoch,
-            after,
-            entries,
-            wire: Wire::default(),
-        }
+        Batch::new(self.alias, self.log.epoch, after, entries)
     }
 }
 

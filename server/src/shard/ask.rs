@@ -15,6 +15,7 @@ use roomful_protocol::limits::PAGE_MAX;
 use roomful_protocol::payload::Payload;
 
 use super::edge::Outcome;
+use super::keyed::check_op;
 use super::message::{Author, ConnectionId, Refusal, Request};
 use super::{Host, Shard};
 use crate::auth::Verb;
@@ -30,13 +31,7 @@ impl Shard {
     ) -> Outcome {
         let membership = self.member(id, publish.room, Some(Verb::Publish))?;
         check_payload(&publish.payload, self.terms(id).payload_bytes_max)?;
-        if publish
-            .op
-            .is_some_and(|op| Some(op.producer) != membership.producer)
-        {
-            let text = "the operation's producer is not the one that join named";
-            return Err(Refusal::new(ErrorCode::BadValue, text));
-        }
+        check_op(publish.op, membership)?;
         let to = self.origin(id, Some(publish.request));
         let request = Request::Publish {
             author: Author::Member(membership.member),
@@ -124,8 +119,23 @@ impl Shard {
         Ok(())
     }
 
+    /// Asks for a page.
+    pub(super) fn ask_page(
+        &mut self,
+        id: ConnectionId,
+        room: RoomAlias,
+        request: Request,
+        now: Now,
+        host: &mut dyn Host,
+    ) -> Outcome {
+        self.take_page(id, now)?;
+        self.ask(id, room, request, host);
+        self.await_page(id);
+        Ok(())
+    }
+
     /// Takes a page from what the connection may ask for; to begin to watch costs the owner one too.
-    fn take_page(&mut self, id: ConnectionId, now: Now) -> Outcome {
+    pub(super) fn take_page(&mut self, id: ConnectionId, now: Now) -> Outcome {
         self.afford_page()?;
         let rates = self.settings.rates;
         let taken = self.connection_mut(id).map_or(Ok(()), |connection| {
@@ -178,7 +188,6 @@ impl Shard {
         host: &mut dyn Host,
     ) -> Outcome {
         self.member(id, history.room, Some(Verb::History))?;
-        self.take_page(id, now)?;
         let to = self.origin(id, Some(history.request));
         let limit = page_limit(history.limit)?;
         let request = Request::History {
@@ -187,9 +196,7 @@ impl Shard {
             direction: history.direction,
             limit,
         };
-        self.ask(id, history.room, request, host);
-        self.await_page(id);
-        Ok(())
+        self.ask_page(id, history.room, request, now, host)
     }
 }
 

@@ -16,6 +16,7 @@ use roomful_protocol::id::RoomAlias;
 use super::deliver::{Own, presence_bytes, queue_signal};
 use super::hub::{Place, Subscriber};
 use super::message::{Batch, Chunk, ConnectionId, Delta, Message, Request};
+use super::view::Viewed;
 use super::write::track;
 use super::{Host, Shard, outlet_of};
 use crate::clock::Now;
@@ -33,7 +34,7 @@ pub(super) struct Catching {
 /// What members lack.
 #[derive(Debug)]
 enum Lacking {
-    Log(Chunk),
+    Log(Chunk, Viewed),
     Presence(Answer),
 }
 
@@ -87,7 +88,7 @@ impl Shard {
         let waiting = hub.pulls.remove(&chunk.from.offset).unwrap_or_default();
         self.catching.push_back(Catching {
             room: chunk.room,
-            lacking: Lacking::Log(chunk),
+            lacking: Lacking::Log(chunk, Viewed::default()),
             left: waiting.into_iter().rev().collect(),
         });
     }
@@ -119,8 +120,10 @@ impl Shard {
         let mut served = 0_usize;
         while let Some(mut catching) = self.catching.pop_front() {
             while let Some(index) = catching.left.pop() {
-                match &catching.lacking {
-                    Lacking::Log(chunk) => self.serve_chunk(chunk, index, now, host),
+                match &mut catching.lacking {
+                    Lacking::Log(chunk, viewed) => {
+                        self.serve_chunk(chunk, viewed, index, now, host);
+                    }
                     Lacking::Presence(answer) => {
                         self.serve_presence(catching.room, answer, index, now, host);
                     }
@@ -137,7 +140,14 @@ impl Shard {
         }
     }
 
-    fn serve_chunk(&mut self, chunk: &Chunk, index: u32, now: Now, host: &mut dyn Host) {
+    fn serve_chunk(
+        &mut self,
+        chunk: &Chunk,
+        viewed: &mut Viewed,
+        index: u32,
+        now: Now,
+        host: &mut dyn Host,
+    ) {
         let room = chunk.room;
         let hub = self.hubs.get(&room);
         let hub = hub.filter(|hub| hub.epoch == chunk.from.epoch);
@@ -151,12 +161,14 @@ impl Shard {
         let id = subscriber.connection;
         match &chunk.batch {
             None => self.ended(room, Some(id), ErrorCode::FellBehind, host),
-            // It stays where it is, and asks again when its connection has drained.
-            Some(batch) if !self.has_room_for(id, batch) => {}
             Some(batch) => {
                 self.guard_connection(id, now, host, |shard, host| {
-                    shard.move_on(room, index, batch, chunk.live, now, host);
-                    shard.catch_up_member(room, index, id, host);
+                    let bytes = shard.chunk_bytes(room, index, batch, viewed);
+                    // Without room for it it stays where it is, and asks again when its connection has drained.
+                    if shard.has_room_for(id, bytes.len()) {
+                        shard.move_on(room, index, (batch, bytes), chunk.live, now, host);
+                        shard.catch_up_member(room, index, id, host);
+                    }
                 });
             }
         }
@@ -204,23 +216,43 @@ impl Shard {
         });
     }
 
-    /// Whether a chunk may wait behind what waits for a connection already.
-    fn has_room_for(&self, id: ConnectionId, batch: &Batch) -> bool {
-        self.outlet(id).is_none_or(|outlet| {
-            let outbox = outlet.outbox.as_ref();
-            outbox.is_none_or(|outbox| {
-                let bytes = wire::batch(batch, outlet.encoding).len();
-                self.settings.takes_log(outbox, bytes)
-            })
-        })
-    }
-
-    /// Gives a member the entries behind its place.
-    pub(super) fn move_on(
-        &mut self,
+    /// A chunk as a member's view shows it, and without its own events where it does not want them back.
+    fn chunk_bytes(
+        &self,
         room: RoomAlias,
         index: u32,
         batch: &Batch,
+        viewed: &mut Viewed,
+    ) -> Bytes {
+        let hub = self.hubs.get(&room);
+        let Some((hub, subscriber)) = hub.and_then(|hub| Some((hub, hub.get(index)?))) else {
+            return Bytes::new();
+        };
+        let outlet = self.outlet(subscriber.connection);
+        let Some(outlet) = outlet.filter(|_| !batch.entries.is_empty()) else {
+            return Bytes::new();
+        };
+        let encoding = outlet.encoding;
+        let own = Own::of(subscriber.mute, &outlet.connection);
+        let view = hub.views.get(subscriber.view);
+        own.and_then(|own| own.left_out(batch, view, encoding))
+            .unwrap_or_else(|| hub.views.show(viewed, batch, subscriber.view, encoding))
+    }
+
+    /// Whether so many bytes may wait behind what waits for a connection already.
+    fn has_room_for(&self, id: ConnectionId, bytes: usize) -> bool {
+        self.outlet(id).is_none_or(|outlet| {
+            let outbox = outlet.outbox.as_ref();
+            outbox.is_none_or(|outbox| self.settings.takes_log(outbox, bytes))
+        })
+    }
+
+    /// Gives a member the entries behind its place, as it is sent them.
+    fn move_on(
+        &mut self,
+        room: RoomAlias,
+        index: u32,
+        (batch, bytes): (&Batch, Bytes),
         reaches_hub: bool,
         now: Now,
         host: &mut dyn Host,
@@ -249,18 +281,12 @@ impl Shard {
             subscriber.missed_presence = subscriber.missed_presence.or(first_skipped);
         }
         let caught_up = live && std::mem::take(&mut subscriber.recovering);
-        let (id, mute) = (subscriber.connection, subscriber.mute);
-        let Some(outlet) = self.outlet(id) else {
+        let id = subscriber.connection;
+        let Some(encoding) = self.outlet(id).map(|outlet| outlet.encoding) else {
             return;
         };
-        let encoding = outlet.encoding;
-        let own = Own::of(mute, &outlet.connection);
-        if !batch.entries.is_empty() {
+        if !bytes.is_empty() {
             self.counters.deliveries.add(batch.entries.len() as u64);
-            let bytes = match own {
-                Some(own) => wire::batch_without_own(batch, encoding, |entry| own.is(entry)),
-                None => wire::batch(batch, encoding).clone(),
-            };
             self.deliver_log(id, room, bytes, now, host);
         }
         if caught_up {

@@ -9,11 +9,13 @@
 use std::num::NonZeroU64;
 
 use bytes::Bytes;
+use roomful_protocol::codec::Encoding;
 use roomful_protocol::frame::{Entry, Signalled, Watch};
 use roomful_protocol::id::{Offset, ProducerId, RoomAlias, UserId};
 
 use super::hub::{Hub, Place, Subscriber};
-use super::message::{Batch, ConnectionId, Delta, Signals, Turn, Wire};
+use super::message::{Batch, ConnectionId, Delta, Signals, Turn, View, Wire};
+use super::view::{ViewIndex, Views};
 use super::write::{Written, track, write_now};
 use super::{Flush, Host, Shard, ShardSettings, next_of, outlet_of};
 use crate::clock::Now;
@@ -107,13 +109,13 @@ impl Shard {
             }
             let index = u32::try_from(hub.cursor).expect("connections are counted in 32 bits");
             hub.cursor += 1;
-            let Some(subscriber) = hub.get_mut(index) else {
+            let Some((subscriber, views)) = hub.hand(index) else {
                 continue;
             };
             let Some(outlet) = outlet_of(&mut self.outlets, subscriber.connection) else {
                 continue;
             };
-            if handing.hand_to(subscriber, outlet, now, host) == Written::Blocked {
+            if handing.hand_to(subscriber, views, outlet, now, host) == Written::Blocked {
                 blocked.push(outlet.id);
             }
             if handing.gap {
@@ -167,16 +169,16 @@ impl Handing<'_> {
             .connection
             .open()
             .and_then(|open| open.membership(hub.alias));
-        let Some(subscriber) = membership
+        let Some((subscriber, views)) = membership
             .map(|membership| membership.index)
-            .and_then(|index| hub.get_mut(index))
+            .and_then(|index| hub.hand(index))
         else {
             return Written::All;
         };
         if !matches!(subscriber.place, Place::Live(from) if from <= self.number) {
             return Written::All;
         }
-        let written = self.hand_to(subscriber, outlet, now, host);
+        let written = self.hand_to(subscriber, views, outlet, now, host);
         subscriber.place = Place::Live(self.number + 1);
         written
     }
@@ -184,6 +186,7 @@ impl Handing<'_> {
     fn hand_to(
         &self,
         subscriber: &mut Subscriber,
+        views: &mut Views,
         outlet: &mut Outlet,
         now: Now,
         host: &mut dyn Host,
@@ -208,10 +211,10 @@ impl Handing<'_> {
             .filter(|delta| wants(subscriber, delta));
         let signals = self.turn.signals.as_deref();
         if outlet.outbox.is_some() {
-            self.queue(subscriber, outlet, log, delta, signals);
+            self.queue((subscriber, views), outlet, log, delta, signals);
             return Written::All;
         }
-        let log = log.map(|batch| self.log_bytes(batch, subscriber, outlet));
+        let log = log.map(|batch| self.log_bytes(batch, subscriber, views, outlet));
         let delta = delta.map(|delta| {
             self.counters.presence_deltas.add(1);
             presence_bytes(subscriber, delta, outlet)
@@ -249,10 +252,16 @@ impl Handing<'_> {
         }
     }
 
-    fn log_bytes(&self, batch: &Batch, subscriber: &Subscriber, outlet: &Outlet) -> Bytes {
+    fn log_bytes(
+        &self,
+        batch: &Batch,
+        subscriber: &Subscriber,
+        views: &mut Views,
+        outlet: &Outlet,
+    ) -> Bytes {
         self.counters.deliveries.add(batch.entries.len() as u64);
-        if subscriber.mute.is_some() {
-            return without_own(batch, subscriber.mute, outlet);
+        if subscriber.mute.is_some() || subscriber.view != ViewIndex::PLAIN {
+            return not_plain(batch, subscriber, views, outlet);
         }
         wire::batch(batch, outlet.encoding).clone()
     }
@@ -260,14 +269,17 @@ impl Handing<'_> {
     /// Puts the turn into an outbox, each part as its lane's policy says.
     fn queue(
         &self,
-        subscriber: &mut Subscriber,
+        (subscriber, views): (&mut Subscriber, &mut Views),
         outlet: &mut Outlet,
         log: Option<&Batch>,
         delta: Option<&Delta>,
         signals: Option<&Signals>,
     ) {
         let encoding = outlet.encoding;
-        let log = log.map(|batch| (batch.after, self.log_bytes(batch, subscriber, outlet)));
+        let log = log.map(|batch| {
+            let bytes = self.log_bytes(batch, subscriber, views, outlet);
+            (batch.after, bytes)
+        });
         let Some(outbox) = &mut outlet.outbox else {
             return;
         };
@@ -308,21 +320,25 @@ impl<'a> Own<'a> {
         })
     }
 
-    pub(super) fn is(&self, entry: &Entry) -> bool {
+    /// A batch as a view shows it, without one's own; none where it has nothing of one's own.
+    pub(super) fn left_out(&self, batch: &Batch, view: &View, encoding: Encoding) -> Option<Bytes> {
+        let has_own = batch.entries.iter().any(|entry| self.is(entry));
+        has_own.then(|| wire::batch_of(batch, encoding, view, |entry| self.is(entry)))
+    }
+
+    fn is(&self, entry: &Entry) -> bool {
         entry.op.is_some_and(|op| op.producer == self.producer) && entry.user == *self.user
     }
 }
 
-/// A batch for a member who does not want its own events back. Not inlined, or the connection, which fan-out doesn't
-/// touch, would be read for every member, ahead of the question whether it is one of these.
+/// A batch for a member who has a view of its own, or does not want its own events back. Not inlined, or the connection,
+/// which fan-out doesn't touch, would be read for every member, ahead of the question whether it is one of these.
 #[inline(never)]
-fn without_own(batch: &Batch, mute: Option<ProducerId>, outlet: &Outlet) -> Bytes {
-    match Own::of(mute, &outlet.connection) {
-        Some(own) if batch.entries.iter().any(|entry| own.is(entry)) => {
-            wire::batch_without_own(batch, outlet.encoding, |entry| own.is(entry))
-        }
-        _ => wire::batch(batch, outlet.encoding).clone(),
-    }
+fn not_plain(batch: &Batch, subscriber: &Subscriber, views: &mut Views, outlet: &Outlet) -> Bytes {
+    let encoding = outlet.encoding;
+    let own = Own::of(subscriber.mute, &outlet.connection);
+    own.and_then(|own| own.left_out(batch, views.get(subscriber.view), encoding))
+        .unwrap_or_else(|| views.front(batch, subscriber.view, encoding))
 }
 
 fn wants(subscriber: &Subscriber, delta: &Delta) -> bool {

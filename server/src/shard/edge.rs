@@ -315,12 +315,10 @@ impl Shard {
                 );
                 Ok(())
             }
-            ClientFrame::State(_)
-            | ClientFrame::Lock(_)
-            | ClientFrame::Timer(_)
-            | ClientFrame::Cursor(_) => {
-                Err(Refusal::new(ErrorCode::Rejected, "not served by this room"))
-            }
+            ClientFrame::State(state) => self.ask_state(id, state, now, host),
+            ClientFrame::Lock(lock) => self.ask_lock(id, lock, now, host),
+            ClientFrame::Timer(timer) => self.ask_timer(id, timer, now, host),
+            ClientFrame::Cursor(cursor) => self.ask_cursor(id, &cursor, host),
             ClientFrame::ClientBatch(_) => Ok(()),
         };
         if let Err(refusal) = outcome {

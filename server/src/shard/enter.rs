@@ -122,10 +122,7 @@ impl Shard {
                 watch: join.watch,
                 producer,
             },
-            view: View {
-                state: join.state,
-                locks: join.locks,
-            },
+            view: View::new(join.state, join.locks),
             room,
         };
         self.sent(id);
@@ -224,12 +221,14 @@ impl Shard {
         } else {
             Place::Live(hub.next_turn())
         };
+        let view = hub.views.take(admitted.view);
         let index = hub.insert(Subscriber {
             connection: id,
             member: admitted.member,
             place,
             missed_presence: None,
             mute: preferences.producer.filter(|_| !preferences.echo),
+            view,
             watch: preferences.watch,
             recovering,
         });
@@ -255,8 +254,8 @@ impl Shard {
             durability: admitted.durability,
             revision: admitted.revision,
             occupancy: admitted.occupancy,
-            state: None,
-            locks: None,
+            state: admitted.state.map(|page| *page),
+            locks: admitted.locks.map(|page| *page),
         };
         self.stage(id, &joined.into());
         if let Some(from) = pull {

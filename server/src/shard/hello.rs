@@ -330,7 +330,7 @@ impl Shard {
             return;
         };
         let expires_ms = identity.expires_ms;
-        open.identity = identity;
+        let before = std::mem::replace(&mut open.identity, identity);
         open.token_warned = false;
         self.watch_token(id, now, host);
         let reply = Reply::Refreshed {
@@ -338,6 +338,7 @@ impl Shard {
         };
         self.stage(id, &frame::Ok { request, reply }.into());
         self.end_forbidden(id, host);
+        self.end_forbidden_writes(id, &before.grants, host);
     }
 
     /// Whether somebody is not to be let in, which is then counted.

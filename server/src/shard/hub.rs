@@ -12,7 +12,8 @@ use roomful_protocol::frame::Watch;
 use roomful_protocol::id::{Epoch, MemberId, Offset, ProducerId, RoomAlias, RoomId};
 use roomful_protocol::position::Position;
 
-use super::message::{ConnectionId, ShardId, Turn};
+use super::message::{ConnectionId, ShardId, Turn, View};
+use super::view::{ViewIndex, Views};
 
 /// The subscribers of one room on one shard.
 #[derive(Debug)]
@@ -46,6 +47,8 @@ pub struct Hub {
     pub pulls: BTreeMap<Offset, BTreeSet<u32>>,
     /// Who waits for which part of presence, in the same way.
     pub presence_pulls: BTreeMap<u64, BTreeSet<u32>>,
+    /// What of the log its members are sent.
+    pub views: Views,
 }
 
 /// A member of the room on this shard. What fan-out touches fits one cache line.
@@ -62,6 +65,8 @@ pub struct Subscriber {
     pub missed_presence: Option<NonZeroU64>,
     /// Its producer, if its own events are not to come back.
     pub mute: Option<ProducerId>,
+    /// What of the log it is sent.
+    pub view: ViewIndex,
     /// How much of presence it is sent.
     pub watch: Watch,
     /// Whether `caught_up` is owed to it.
@@ -108,6 +113,7 @@ impl Hub {
             omissions: 0,
             pulls: BTreeMap::new(),
             presence_pulls: BTreeMap::new(),
+            views: Views::default(),
         }
     }
 
@@ -145,10 +151,22 @@ impl Hub {
     /// Takes a member out.
     pub fn remove(&mut self, index: u32) -> Option<Subscriber> {
         let removed = self.subscribers.get_mut(index as usize)?.take();
-        if removed.is_some() {
+        if let Some(subscriber) = &removed {
+            self.views.give_back(subscriber.view);
             self.vacant.push(index);
         }
         removed
+    }
+
+    /// Changes what of the log a member is sent, from the next batch on that is handed to it.
+    pub fn change_view(&mut self, index: u32, change: impl FnOnce(&View) -> View) {
+        let member = self.subscribers.get_mut(index as usize);
+        let Some(subscriber) = member.and_then(Option::as_mut) else {
+            return;
+        };
+        let view = self.views.take(change(self.views.get(subscriber.view)));
+        self.views.give_back(subscriber.view);
+        subscriber.view = view;
     }
 
     /// A member.
@@ -160,6 +178,12 @@ impl Hub {
     /// A member.
     pub fn get_mut(&mut self, index: u32) -> Option<&mut Subscriber> {
         self.subscribers.get_mut(index as usize)?.as_mut()
+    }
+
+    /// A member, and what it takes to know what it is sent.
+    pub fn hand(&mut self, index: u32) -> Option<(&mut Subscriber, &mut Views)> {
+        let subscriber = self.subscribers.get_mut(index as usize)?.as_mut()?;
+        Some((subscriber, &mut self.views))
     }
 
     /// Everybody.
@@ -241,6 +265,7 @@ impl Hub {
         };
         self.front += 1;
         self.cursor = 0;
+        self.views.finish_front();
         self.fanned = turn.last().unwrap_or(self.fanned);
         if let Some(delta) = turn.presence {
             self.presence_revision = delta.delta.revision;

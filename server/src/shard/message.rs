@@ -11,11 +11,11 @@ use bytes::Bytes;
 use roomful_protocol::codec::Encoding;
 use roomful_protocol::error::ErrorCode;
 use roomful_protocol::frame::{
-    self, Durability, Entry, JoinProducer, LocksPage, PresenceDelta, Recovery, Signalled,
-    StateItem, StatePage, Watch,
+    self, Durability, Entry, EntryKind, JoinProducer, LocksPage, PresenceDelta, Recovery,
+    Signalled, StateItem, StatePage, Watch,
 };
 use roomful_protocol::id::{
-    Epoch, KeyPrefix, MemberId, Offset, ProducerId, RequestId, RoomAlias, RoomId, SessionId,
+    Epoch, Key, KeyPrefix, MemberId, Offset, ProducerId, RequestId, RoomAlias, RoomId, SessionId,
     TenantId, UserId,
 };
 use roomful_protocol::payload::Payload;
@@ -330,12 +330,32 @@ pub struct Join {
 }
 
 /// What of the log a member is sent beside publishes and timers.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct View {
     /// How the keys begin of which state; none: nothing of it.
     pub state: Option<Vec<KeyPrefix>>,
     /// Whether changes of locks.
     pub locks: bool,
+}
+
+impl View {
+    /// The view in its one form: the prefixes ascending, and none that another one covers.
+    #[must_use]
+    pub fn new(state: Option<Vec<KeyPrefix>>, locks: bool) -> Self {
+        let mut prefixes = state.unwrap_or_default();
+        prefixes.sort();
+        // What one covers follows it, with nothing else in between.
+        prefixes.dedup_by(|later, kept| later.as_str().starts_with(kept.as_str()));
+        let state = Some(prefixes).filter(|prefixes| !prefixes.is_empty());
+        Self { state, locks }
+    }
+
+    /// Whether changes of this key are in it.
+    #[must_use]
+    pub fn shows(&self, key: &Key) -> bool {
+        let mut prefixes = self.state.iter().flatten();
+        prefixes.any(|prefix| prefix.is_of(key))
+    }
 }
 
 /// What a member wants to be sent; the owner hands it back unread.
@@ -449,7 +469,9 @@ pub struct Batch {
     pub after: Offset,
     /// Ascending, without a gap.
     pub entries: Vec<Arc<Entry>>,
-    /// Whole WebSocket messages.
+    /// Whether all views are shown the same of it: it has nothing of state and locks.
+    pub alike: bool,
+    /// Whole WebSocket messages, as who watches neither state nor locks is sent them.
     pub wire: Wire,
 }
 
@@ -481,6 +503,22 @@ impl Turn {
 }
 
 impl Batch {
+    /// Entries behind an offset.
+    #[must_use]
+    pub fn new(room: RoomAlias, epoch: Epoch, after: Offset, entries: Vec<Arc<Entry>>) -> Self {
+        let alike = !entries
+            .iter()
+            .any(|entry| matches!(entry.kind, EntryKind::State | EntryKind::Lock));
+        Self {
+            room,
+            epoch,
+            after,
+            entries,
+            alike,
+            wire: Wire::default(),
+        }
+    }
+
     /// Bytes of its payloads.
     #[must_use]
     pub fn payload_bytes(&self) -> usize {

@@ -21,11 +21,13 @@ mod enter;
 mod guard;
 mod hello;
 pub mod hub;
+mod keyed;
 pub mod message;
 mod owner;
 mod request;
 mod revoke;
 mod settings;
+pub mod view;
 pub mod wheel;
 mod write;
 

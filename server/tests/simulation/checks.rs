@@ -166,6 +166,18 @@ impl World {
             client.index,
             self.describe()
         );
+        for (epoch, from, to) in &client.advanced {
+            let passed =
+                (client.room.clone(), *epoch, from.next())..=(client.room.clone(), *epoch, *to);
+            for (position, op) in self.truth.range(passed) {
+                let own = op.producer == client.producer();
+                assert!(
+                    own && !client.echo,
+                    "client {} was moved past {position:?}",
+                    client.index
+                );
+            }
+        }
         let mut once = BTreeSet::new();
         for ((room, of, _), op) in &self.truth {
             if *room == client.room && op.producer == client.producer() {

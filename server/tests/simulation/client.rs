@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use roomful_protocol::codec::Encoding;
 use roomful_protocol::frame::{
     ChangeKind, ClientFrame, Entry, Hello, Join, JoinProducer, Joined, OpId, Presence,
-    PresenceRequest, Publish, Recovery, Refresh, Reply, ServerFrame, Signal, Signalled, Watch,
-    Welcome,
+    PresenceRequest, Publish, Recovery, Refresh, Reply, ServerFrame, Signal, Signalled,
+    StateChange, Watch, Welcome,
 };
 use roomful_protocol::id::{
     Epoch, MemberId, Offset, ProducerId, RequestId, RoomAlias, Sequence, SignalKey,
@@ -16,6 +16,7 @@ use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
 use roomful_protocol::text::Text;
 
+use crate::keyed::{AskedKeyed, Keyed};
 use crate::options::{GRACE_MS, RETENTION_MS, START_UNIX_MS};
 
 /// What a client does and knows.
@@ -69,6 +70,10 @@ pub struct Client {
     pub welcomed: bool,
     pub resets: u64,
     pub caught_up_owed: bool,
+    /// What it does with state and locks; none: nobody of the room does.
+    pub keyed: Option<Keyed>,
+    /// Where it was moved on without being told why: from behind the first to the second.
+    pub advanced: Vec<(Epoch, Offset, Offset)>,
     /// What was refused for its rate and is to be asked again.
     again: VecDeque<Asked>,
     signals_sent: u64,
@@ -87,7 +92,7 @@ pub enum Stage {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Asked {
+pub enum Asked {
     Hello,
     Join,
     Publish(Sequence),
@@ -95,6 +100,7 @@ enum Asked {
     Set,
     Leave,
     Refresh,
+    Keyed(AskedKeyed),
 }
 
 /// What the world must know of what a client was sent.
@@ -103,6 +109,8 @@ pub enum Noted {
     Entry(Position, Entry),
     Gone(MemberId),
     Acked(Sequence, Position),
+    Changed(Position, Vec<StateChange>),
+    Written(Position),
 }
 
 impl Client {
@@ -140,6 +148,8 @@ impl Client {
             welcomed: false,
             resets: 0,
             caught_up_owed: false,
+            keyed: None,
+            advanced: Vec::new(),
             again: VecDeque::new(),
             signals_sent: 0,
             signals_seen: BTreeMap::new(),
@@ -191,8 +201,8 @@ impl Client {
             echo: self.echo,
             watch: self.watch,
             presence: Some(self.presence_value()),
-            state: None,
-            locks: false,
+            state: self.keyed.as_ref().and_then(Keyed::prefixes),
+            locks: self.keyed.as_ref().is_some_and(|keyed| keyed.locks),
         }
         .into()
     }
@@ -245,6 +255,12 @@ impl Client {
             }
             Asked::Members => Some(self.ask_members()),
             Asked::Set => Some(self.ask_set()),
+            Asked::Keyed(AskedKeyed::Page(_)) => self.ask_page(),
+            Asked::Keyed(AskedKeyed::Watch) => {
+                let watched = self.keyed.as_ref()?.watched;
+                self.watch_state(watched)
+            }
+            Asked::Keyed(_) => None,
             Asked::Hello | Asked::Leave => None,
         }
     }
@@ -332,8 +348,11 @@ impl Client {
                 Vec::new()
             }
             ServerFrame::Advance(advance) => {
-                assert!(!self.echo, "an advance for a client that wants everything");
-                self.advance(advance.offset, false);
+                let wants_all = self.echo && self.keyed.is_none();
+                assert!(!wants_all, "an advance for a client that wants everything");
+                let from = self.position.map_or(Offset(0), |position| position.offset);
+                let to = self.advance(advance.offset, false);
+                self.advanced.push((to.epoch, from, to.offset));
                 Vec::new()
             }
             ServerFrame::CaughtUp(caught_up) => {
@@ -392,11 +411,21 @@ impl Client {
                 Vec::new()
             }
             ServerFrame::TokenExpiring(_) | ServerFrame::Pong(_) => Vec::new(),
-            ServerFrame::StateChanged(_)
-            | ServerFrame::LockChanged(_)
-            | ServerFrame::TimerChanged(_) => {
-                panic!("{frame:?}, where nobody writes state, takes locks or sets timers")
+            ServerFrame::StateChanged(state) => {
+                let position = self.advance(state.offset, true);
+                let keyed = self.keyed.as_mut().expect("nobody writes state");
+                keyed.changed(&state);
+                noted.push(Noted::Changed(position, state.changes));
+                Vec::new()
             }
+            ServerFrame::LockChanged(lock) => {
+                let position = self.advance(lock.offset, true);
+                let keyed = self.keyed.as_mut().expect("nobody takes locks");
+                let member = self.member.expect("locks come after joined");
+                keyed.lock_changed(&lock, member, position.epoch);
+                Vec::new()
+            }
+            ServerFrame::TimerChanged(_) => panic!("{frame:?}, where nobody sets timers"),
         }
     }
 
@@ -484,6 +513,12 @@ impl Client {
         self.member = Some(joined.member);
         self.stage = Stage::In;
         let mut frames = self.resend(joined.position.epoch);
+        if let Some(keyed) = &mut self.keyed {
+            keyed.entered(joined, since);
+            if keyed.lacks {
+                frames.extend(self.ask_page());
+            }
+        }
         if self.watch == Watch::Members {
             self.view.clear();
             self.view_revision = 0;
@@ -568,6 +603,7 @@ impl Client {
                 return vec![self.join()];
             }
             (Asked::Set, Reply::Done) | (Asked::Refresh, Reply::Refreshed { .. }) => {}
+            (Asked::Keyed(asked), reply) => return self.keyed_succeeded(asked, reply, noted),
             (asked, reply) => panic!("{asked:?} was answered with {reply:?}"),
         }
         Vec::new()
@@ -575,6 +611,15 @@ impl Client {
 
     fn failed(&mut self, asked: Asked, code: u16) -> Vec<ClientFrame> {
         match (asked, code) {
+            (Asked::Keyed(AskedKeyed::Page(_) | AskedKeyed::Watch), 500 | 501) => {
+                self.again.push_back(asked);
+                Vec::new()
+            }
+            (Asked::Keyed(asked), code) => {
+                let keyed = self.keyed.as_mut().expect("it has asked");
+                keyed.refused(asked, code);
+                Vec::new()
+            }
             // Unknown, or the membership ended in between: it is sent again after the next join.
             (Asked::Publish(_), 302 | 402) | (Asked::Members | Asked::Leave | Asked::Set, 302) => {
                 Vec::new()
@@ -650,7 +695,7 @@ impl Client {
         }
     }
 
-    fn ask(&mut self, asked: Asked) -> RequestId {
+    pub fn ask(&mut self, asked: Asked) -> RequestId {
         let request = RequestId(self.next_request);
         self.next_request += 1;
         self.requests.insert(request, asked);

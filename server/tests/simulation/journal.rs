@@ -96,6 +96,12 @@ impl FaultyJournal {
         self.0.lock().unwrap().reported.get(&key).copied().flatten()
     }
 
+    /// Whether an entry was reported stored at a position.
+    pub fn has_reported(&self, room: &RoomId, position: Position) -> bool {
+        let key = (room.clone(), position.epoch, position.offset);
+        self.0.lock().unwrap().reported.contains_key(&key)
+    }
+
     /// Whether nothing is left of any room.
     pub fn is_empty(&self) -> bool {
         self.0.lock().unwrap().logs.is_empty()

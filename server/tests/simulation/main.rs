@@ -18,6 +18,7 @@
 mod checks;
 mod client;
 mod journal;
+mod keyed;
 mod net;
 mod options;
 mod scenes;
@@ -73,6 +74,15 @@ fn simulate(seed: u64) -> Tally {
     world.empty();
     world.tally += Tally::of(&world.counters);
     world.tally.events += world.truth.len() as u64;
+    for keyed in world
+        .clients
+        .iter()
+        .filter_map(|client| client.keyed.as_ref())
+    {
+        world.tally.changes += keyed.told;
+        world.tally.conflicts += keyed.conflicts;
+        world.tally.stale_fences += keyed.stale;
+    }
     world.tally
 }
 

@@ -54,6 +54,8 @@ pub struct Options {
     pub history_entries_max: usize,
     pub results_max: usize,
     pub waiting_turns_max: usize,
+    /// Whether clients write state and take locks.
+    pub keyed: bool,
 }
 
 impl Options {
@@ -86,6 +88,7 @@ impl Options {
             history_entries_max: one_of(random, &[4, 12, 12, 100]),
             results_max: one_of(random, &[25, 64]),
             waiting_turns_max: one_of(random, &[2, 3, 3, 16]),
+            keyed: false,
         }
     }
 

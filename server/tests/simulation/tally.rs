@@ -30,6 +30,10 @@ pub struct Tally {
     pub shed: u64,
     /// Requests that were refused for the same reason.
     pub unaffordable: u64,
+    /// Changes of state that clients were told of, and writes that were refused for a version and for a fence.
+    pub changes: u64,
+    pub conflicts: u64,
+    pub stale_fences: u64,
     /// The most bytes that ever waited for a connection.
     pub outbox_peak: usize,
 }
@@ -77,7 +81,7 @@ impl Tally {
     }
 
     /// What was counted, by name.
-    pub fn counts(&self) -> [(&'static str, u64); 19] {
+    pub fn counts(&self) -> [(&'static str, u64); 22] {
         [
             ("events", self.events),
             ("catch-ups", self.catch_ups),
@@ -98,6 +102,9 @@ impl Tally {
             ("turned away for memory", self.turned_away),
             ("shed for memory", self.shed),
             ("refused for memory", self.unaffordable),
+            ("changes of state", self.changes),
+            ("conflicts", self.conflicts),
+            ("stale fences", self.stale_fences),
         ]
     }
 }
@@ -123,6 +130,9 @@ impl std::ops::AddAssign for Tally {
         self.turned_away += other.turned_away;
         self.shed += other.shed;
         self.unaffordable += other.unaffordable;
+        self.changes += other.changes;
+        self.conflicts += other.conflicts;
+        self.stale_fences += other.stale_fences;
         self.outbox_peak = self.outbox_peak.max(other.outbox_peak);
     }
 }

@@ -10,8 +10,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use roomful_protocol::codec::Encoding;
 use roomful_protocol::error::CloseCode;
-use roomful_protocol::frame::{ClientFrame, OpId, Watch};
-use roomful_protocol::id::{Epoch, MemberId, Offset, RoomId, RoomName, TenantId, UserId};
+use roomful_protocol::frame::{ClientFrame, LockRequest, OpId, Watch};
+use roomful_protocol::id::{Epoch, Key, MemberId, Offset, RoomId, RoomName, TenantId, UserId};
 use roomful_protocol::position::Position;
 use roomful_protocol::websocket::{ReadLimits, Reader, Role, WebSocketEvent};
 use roomful_server::auth::{AuthError, Grants, Identity};
@@ -27,6 +27,7 @@ use roomful_server::shard::{Flush, Input, Shard, Shared};
 
 use crate::client::{Client, Noted, Stage, content};
 use crate::journal::FaultyJournal;
+use crate::keyed::{self, Keyed};
 use crate::net::{Downlink, Link, Net, SimHost, Up, Uplink};
 use crate::options::{
     GRACE_MS, HISTORY_AGE_MS, MARKS, Options, RETENTION_MS, START_UNIX_MS, UNACKED_MAX,
@@ -53,6 +54,8 @@ pub struct World {
     readers: BTreeMap<Link, Reader>,
     /// What stands at each position of each room: the same for everybody, for ever.
     pub truth: BTreeMap<(String, Epoch, Offset), OpId>,
+    /// The numbers that stood in each key of each room, by version.
+    values: BTreeMap<(String, Epoch, Key), BTreeMap<Offset, u64>>,
     /// Whose a member is.
     owners: BTreeMap<(String, Epoch, MemberId), usize>,
     stalled: BTreeSet<usize>,
@@ -71,7 +74,10 @@ pub struct World {
 impl World {
     pub fn new(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
-        let options = Options::draw(&mut random);
+        let options = Options {
+            keyed: seed % KEYED_APART == KEYED_APART / 2,
+            ..Options::draw(&mut random)
+        };
         Self::of(options, random)
     }
 
@@ -98,6 +104,7 @@ impl World {
             next_generation: 0,
             readers: BTreeMap::new(),
             truth: BTreeMap::new(),
+            values: BTreeMap::new(),
             owners: BTreeMap::new(),
             stalled: BTreeSet::new(),
             held: None,
@@ -217,7 +224,7 @@ impl World {
             while self.now_ms < quiet_ms {
                 self.something();
             }
-            if self.connects == connects && self.is_settled() {
+            if self.connects == connects && self.is_settled() && self.all_agree() {
                 return;
             }
         }
@@ -325,6 +332,9 @@ impl World {
         if chance < self.options.cuts + self.options.stalls {
             self.stalled.insert(index);
             return;
+        }
+        if self.options.keyed && self.random.random_range(0..3) == 0 {
+            return self.something_keyed(index);
         }
         match self.random.random_range(0..100) {
             0..28 if self.links[index].is_none() => self.connect(index),
@@ -475,6 +485,47 @@ impl World {
             let frame = client.publish();
             self.send_all(index, vec![frame]);
         }
+    }
+
+    /// Some client writes, takes a lock or gives it back, or watches something else.
+    fn something_keyed(&mut self, index: usize) {
+        let (chance, kind) = (
+            self.random.random_range(0..20),
+            self.random.random_range(0..11),
+        );
+        let watched = self.pick(&WATCHED).unwrap();
+        let queue = self.random.random();
+        let client = &mut self.clients[index];
+        if client.stage != Stage::In {
+            return;
+        }
+        let lock = Key::parse(keyed::LOCK).unwrap();
+        let frame = match chance {
+            0..12 => client.write(kind),
+            12..16 => client.lock(LockRequest::Acquire {
+                lock,
+                ttl_ms: LEASE_MS,
+                queue,
+            }),
+            16 => client.lock(LockRequest::Release { lock }),
+            17 => client.watch_state(watched),
+            _ => client.ask_page(),
+        };
+        self.send_all(index, frame.into_iter().collect());
+    }
+
+    /// Whether each copy of the state was found to be what its room has, now that nothing changes; those that were not are asked to look.
+    fn all_agree(&mut self) -> bool {
+        let mut agree = true;
+        for index in 0..self.clients.len() {
+            let keyed = self.clients[index].keyed.as_ref();
+            if keyed.is_some_and(|keyed| !keyed.agreed) {
+                let frame = self.clients[index].ask_page();
+                self.send_all(index, frame.into_iter().collect());
+                agree = false;
+            }
+        }
+        agree
     }
 
     /// To everybody, or to one of those whom the client sees.
@@ -641,9 +692,56 @@ impl World {
                     self.check_stored(&room, position, OpId { producer, sequence });
                 }
                 Noted::Gone(member) => self.check_gone(&room, epoch.unwrap(), member),
+                Noted::Written(position) => self.check_reported(&room, position),
+                Noted::Changed(position, changes) => {
+                    self.check_reported(&room, position);
+                    for change in changes {
+                        if let Some(value) = &change.value {
+                            let number = keyed::number_in(value);
+                            self.note_value(&room, position, change.key, number);
+                        }
+                    }
+                }
             }
         }
         self.send_all(index, frames);
+    }
+
+    /// A key has one value at a version. The counter was raised by each change of it, and no older fence than before ever wrote the guarded key.
+    fn note_value(&mut self, room: &str, position: Position, key: Key, number: u64) {
+        let (is_counter, is_guarded) = (
+            key.as_str() == keyed::COUNTER,
+            key.as_str() == keyed::GUARDED,
+        );
+        let values = self.values.entry((room.to_owned(), position.epoch, key));
+        let values = values.or_default();
+        let stands = values.insert(position.offset, number);
+        assert!(
+            stands.is_none_or(|stands| stands == number),
+            "two values of one version"
+        );
+        let before = values.range(..position.offset).next_back();
+        let after = values.range(position.offset.next()..).next();
+        let before = before.map(|(_, before)| *before);
+        let after = after.map(|(_, after)| *after);
+        if is_counter {
+            assert!(before.is_none_or(|before| before < number), "a lost update");
+            assert!(after.is_none_or(|after| number < after), "a lost update");
+        }
+        if is_guarded {
+            assert!(
+                before.is_none_or(|before| before <= number),
+                "a stale fence"
+            );
+            assert!(after.is_none_or(|after| number <= after), "a stale fence");
+        }
+    }
+
+    fn check_reported(&self, room: &str, position: Position) {
+        let id = room_id(room);
+        let mut journals = self.journals.iter();
+        let stored = journals.any(|journal| journal.has_reported(&id, position));
+        assert!(stored, "told of a change that is not stored");
     }
 
     /// Nobody is told of what the journal has not reported stored.
@@ -892,6 +990,13 @@ fn client(index: usize, options: &Options, random: &mut StdRng) -> Client {
     let mut client = Client::new(index, encoding, room.to_owned(), echo, watch);
     client.token_ms = options.token_ms;
     client.refreshes = random.random_range(0..3) > 0;
+    if options.keyed {
+        client.keyed = Some(Keyed {
+            watched: WATCHED[random.random_range(0..WATCHED.len())],
+            locks: random.random(),
+            ..Keyed::default()
+        });
+    }
     client
 }
 
@@ -901,6 +1006,15 @@ pub fn room_id(name: &str) -> RoomId {
         name: RoomName::parse(name.as_bytes()).unwrap(),
     }
 }
+
+/// One seed of so many has state and locks in it.
+const KEYED_APART: u64 = 4;
+
+/// What clients watch of the state.
+const WATCHED: [Option<&[&str]>; 4] = [None, Some(&[""]), Some(&["a/"]), Some(&["a/2", "b/"])];
+
+/// How long a lock is held, in milliseconds.
+const LEASE_MS: u64 = 800;
 
 /// Steps from one lull to the next, on average.
 const LULLS_APART: u32 = 800;

@@ -10,12 +10,14 @@ use std::time::Duration;
 use jsonwebtoken::{Algorithm, Header};
 use roomful_protocol::error::{CloseCode, ErrorCode};
 use roomful_protocol::frame::{
-    ClientFrame, Direction, Error, History, Join, Leave, Presence, PresenceRequest, Publish, Reply,
-    ServerFrame, Signal, Watch,
+    ClientFrame, Direction, Error, History, Join, Leave, Lock, LockRequest, Presence,
+    PresenceRequest, Publish, Reply, ServerFrame, Signal, State, StateRequest, Timer, TimerRequest,
+    Watch,
 };
 use roomful_protocol::id::{MemberId, RequestId, RoomAlias};
 use roomful_protocol::payload::Payload;
 use roomful_tests::issuer::{Answer, Issuer};
+use roomful_tests::keyed::{key, put};
 use roomful_tests::raw::{assert_error, join};
 use roomful_tests::tokens::{self, AUDIENCE, KEY, RSA_PUBLIC_KEY, Signer, key_set};
 use roomful_tests::wait::{PATIENCE, until};
@@ -546,6 +548,33 @@ fn every_request(room: RoomAlias, member: MemberId) -> Vec<(&'static str, Client
         }
         .into()
     };
+    let state = |changes| {
+        let what = StateRequest::Write { op: None, changes };
+        State {
+            request,
+            room,
+            what,
+        }
+        .into()
+    };
+    let lock = Lock {
+        request,
+        room,
+        what: LockRequest::Acquire {
+            lock: key("lock"),
+            ttl_ms: 60_000,
+            queue: true,
+        },
+    };
+    let timer = Timer {
+        request,
+        room,
+        what: TimerRequest::Set {
+            name: key("timer"),
+            due_ms: 1,
+            payload: payload.clone(),
+        },
+    };
     vec![
         (
             "publish",
@@ -576,6 +605,9 @@ fn every_request(room: RoomAlias, member: MemberId) -> Vec<(&'static str, Client
             "occupancy",
             presence(PresenceRequest::Watch(Watch::Occupancy)),
         ),
+        ("state", state(vec![put("key", "x")])),
+        ("lock", lock.into()),
+        ("timer", timer.into()),
         ("leave", Leave { request, room }.into()),
     ]
 }
@@ -602,6 +634,9 @@ async fn ask(client: &mut RawClient, frame: &ClientFrame) -> Result<Reply, Error
                 ClientFrame::History(frame) => frame.request = request,
                 ClientFrame::Presence(frame) => frame.request = request,
                 ClientFrame::Leave(frame) => frame.request = request,
+                ClientFrame::State(frame) => frame.request = request,
+                ClientFrame::Lock(frame) => frame.request = request,
+                ClientFrame::Timer(frame) => frame.request = request,
                 other => panic!("{other:?} is no request of a member"),
             }
             frame
