@@ -285,4 +285,4 @@ const NAMES: [&str; 7] = [
 const JOURNAL_BYTES_MAX: u64 = 64 << 20;
 
 /// What a space holds in memory before it is written out.
-const MEMTABLE_BYTES: u64 = 8 << 20;
+const MEMTABLE_BYTES: u64 = 4 << 20;
