@@ -247,7 +247,9 @@ impl Crowd {
             *messages += 1;
             let client = &mut clients[index];
             each_frame(message, &mut |frame| match frame {
-                Frame::Event { offset, payload } => {
+                Frame::Event {
+                    offset, payload, ..
+                } => {
                     client.event(offset)?;
                     listener(index, Told::Event { offset, payload })
                 }

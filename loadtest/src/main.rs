@@ -4,7 +4,7 @@
 //! it delivered. A figure is printed only when every expected delivery has arrived once and in order; anything else ends the run
 //! with one line that names what went wrong, and exit code 1. Correctness beyond that is left to the `tests` crate.
 //!
-//! Read in this order: [`scenario`] (what is done), [`pool`], [`connection`] and [`tls`] (how it is done fast enough), [`swarm`] and [`crowd`] (what
+//! Read in this order: [`scenario`] (what is done), [`pool`], [`connection`] and [`tls`] (how it is done fast enough), [`swarm`], [`crowd`] and [`writers`] (what
 //! any peer's and what Roomful's own clients do), [`verify`] (what must arrive), [`latency`] (how long it took), [`peer`] (who is
 //! measured), [`process`] (where the numbers come from), [`compare`] (peers side by side).
 
@@ -16,6 +16,7 @@ mod tls;
 
 mod crowd;
 mod swarm;
+mod writers;
 
 mod latency;
 mod verify;
@@ -71,6 +72,14 @@ enum Command {
     Connect(scenario::connect::Args),
     /// With TLS and without: processor time per handshake and per delivery, resident bytes per idle connection.
     Tls(scenario::tls::Args),
+    /// Durable rooms: acknowledged publishes a second beside a bare store and a bare file, what many rooms cost, what a million of them leave
+    /// in memory.
+    Durable(scenario::durable::Args),
+    /// Keyed state: a counter that everybody raises, and keys that everybody watches: writes and conflicts a second, processor time per write
+    /// and per change that was delivered.
+    State(scenario::state::Args),
+    /// A lock that everybody waits for: grants a second, and how long it takes from hand to hand.
+    Lock(scenario::lock::Args),
     /// Roomful, the floors and other servers side by side: medians, ratios and how sure they are.
     Compare(compare::Args),
     /// The healthy room beside a storm.
@@ -131,6 +140,9 @@ fn run(command: Command) -> Result<()> {
         Command::Idle(args) => scenario::idle::run(&args),
         Command::Connect(args) => scenario::connect::run(&args),
         Command::Tls(args) => scenario::tls::run(&args),
+        Command::Durable(args) => scenario::durable::run(&args),
+        Command::State(args) => scenario::state::run(&args),
+        Command::Lock(args) => scenario::lock::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::PlainServer(args) => plain_server::run(&args),
         Command::FloorServer(args) => floor_server::run(&args),

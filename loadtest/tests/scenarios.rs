@@ -23,6 +23,8 @@ fn result(scenario: &str, arguments: &[&str], figures: &[&str]) -> Value {
         .arg(config())
         .arg("--json")
         .arg(&json)
+        // The system's own directory may be in memory.
+        .env("TMPDIR", env!("CARGO_TARGET_TMPDIR"))
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -155,4 +157,62 @@ fn shapes_are_mixed_and_timed_apart() {
     let result = result("mixed", &arguments, &figures);
     assert_eq!(result["curves"].as_array().unwrap().len(), 4);
     assert!(figure(&result, "signals delivered") > 0.0);
+}
+
+#[test]
+fn durable_rooms_stand_beside_the_disk_and_the_memory() {
+    let arguments = [
+        "--repeats=1",
+        "--warmup-s=0.1",
+        "--duration-s=0.3",
+        "--many-rooms=1500",
+        "--shelf-rooms=1500",
+        "--long-events=1000",
+    ];
+    let figures = [
+        "1 publishers: acks / bare store's records",
+        "64 publishers: ack p50 over memory's",
+        "512 publishers: acks / bare file's records",
+        "on disk: many rooms / one",
+        "shelf: first join to a long room",
+    ];
+    let result = result("durable", &arguments, &figures);
+    // A publisher with one publish in flight has it in a batch of its own.
+    let batch = figure(&result, "1 publishers: records of a batch");
+    assert!((1.0..2.0).contains(&batch), "{result}");
+    assert!(
+        figure(&result, "512 publishers: records of a batch") > 2.0,
+        "{result}"
+    );
+}
+
+#[test]
+fn contended_keys_end_where_they_must_and_everybody_sees_them_change() {
+    let arguments = [
+        "--repeats=1",
+        "--writers=4",
+        "--watchers=10",
+        "--duration-s=0.4",
+    ];
+    let figures = [
+        "in memory, counter: writes per second",
+        "on disk, counter: conflicts per second",
+        "on disk, watched: server CPU per change delivered",
+    ];
+    let result = result("state", &arguments, &figures);
+    assert!(
+        figure(&result, "on disk, watched: writes per second") > 0.0,
+        "{result}"
+    );
+}
+
+#[test]
+fn a_lock_goes_from_hand_to_hand() {
+    let arguments = ["--repeats=1", "--members=3", "--duration-s=0.4"];
+    let figures = ["in memory: hand-over, p50", "on disk: hand-over, p99"];
+    let result = result("lock", &arguments, &figures);
+    assert!(
+        figure(&result, "on disk: grants per second") > 0.0,
+        "{result}"
+    );
 }

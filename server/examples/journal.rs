@@ -2,7 +2,8 @@
 //!
 //! `journal DIRECTORY PER_RUN REPEATS` appends entries of 256 bytes to 1, 64 or 10,000 rooms with 1, 64 or 512 under way, in turn to
 //! a file that is written and synced, to fjall, and to the journal; then it opens rooms of some lengths. Processor time is of the whole
-//! process, settled is after everything has gone into the store. It judges nothing.
+//! process, settled is after everything has gone into the store. `journal DIRECTORY rooms COUNT` makes so many rooms with one entry each, and
+//! says what memory the process has then and after a restart. It judges nothing.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -36,6 +37,17 @@ const BOUNDS: HistoryBounds = HistoryBounds {
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
+    if let [directory, word, count] = &arguments[..]
+        && let ("rooms", Ok(count)) = (word.as_str(), count.parse())
+    {
+        return match many_rooms(Path::new(directory), count) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                say(&error.to_string());
+                ExitCode::FAILURE
+            }
+        };
+    }
     let [directory, per_run, repeats] = &arguments[..] else {
         say("usage: journal DIRECTORY PER_RUN REPEATS");
         return ExitCode::from(2);
@@ -411,6 +423,65 @@ fn open_room(path: &Path, entries: u64) -> io::Result<()> {
         found.recent.len()
     ));
     local.close().map_err(io::Error::other)
+}
+
+/// Rooms that are opened, get one entry, and are closed.
+fn many_rooms(path: &Path, count: u64) -> io::Result<()> {
+    let bytes = Bytes::from(payload());
+    let user = UserId::parse("ada").expect("a good name");
+    say(&format!("before: {} KiB", resident_kib()?));
+    let (local, mut face, heard) = begin(path)?;
+    for start in (0..count).step_by(1_000) {
+        let rooms: Vec<_> = (start..count.min(start + 1_000)).map(room).collect();
+        for id in &rooms {
+            later(&face.open(id, BOUNDS));
+        }
+        settle(&mut face, &heard, rooms.len());
+        for id in &rooms {
+            let entry = Arc::new(Entry {
+                offset: Offset(1),
+                time_ms: 1,
+                kind: EntryKind::Publish,
+                user: user.clone(),
+                op: None,
+                payload: Payload::binary(bytes.clone()),
+            });
+            later(&face.append(id, Offset(0), &entry));
+        }
+        settle(&mut face, &heard, rooms.len());
+        for id in &rooms {
+            face.close(id);
+        }
+    }
+    say(&format!("{count} rooms made: {} KiB", resident_kib()?));
+    local.close().map_err(io::Error::other)?;
+    drop((local, face));
+    say(&format!("closed: {} KiB", resident_kib()?));
+    let clock = Clock::system();
+    let (local, mut face, heard) = begin(path)?;
+    let opened_us = clock.monotonic_us();
+    open(&mut face, &heard, &room(count / 2));
+    say(&format!(
+        "opened in {opened_us} us: {} KiB",
+        resident_kib()?
+    ));
+    local.close().map_err(io::Error::other)
+}
+
+fn settle(face: &mut LocalJournal, heard: &Heard, calls: usize) {
+    face.flush();
+    let mut ended = 0;
+    while ended < calls {
+        ended += heard.wait().len();
+    }
+}
+
+/// Memory of this process that is there.
+fn resident_kib() -> io::Result<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let digits = line.unwrap_or_default().trim().trim_end_matches(" kB");
+    digits.parse().map_err(io::Error::other)
 }
 
 /// Processor time of this process, in microseconds.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::http;
 use crate::metrics::Metrics;
-use crate::process::{Ended, Process};
+use crate::process::{Ended, Process, binary};
 use crate::wait::{PATIENCE, until};
 
 /// Limits that a test with a rate of its own must not meet: to be put before any other section.
@@ -53,7 +53,21 @@ impl Server {
         for (name, text) in files {
             std::fs::write(dir.0.join(name), text).unwrap();
         }
-        let (process, address) = listen(&dir.0, config, "127.0.0.1:0".parse().unwrap()).await;
+        Self::start_in(dir, &[], config).await
+    }
+
+    /// Starts one by another program, which is given the server's command line behind these words. The next start is the
+    /// server's own.
+    ///
+    /// # Panics
+    /// It doesn't come to listen.
+    pub async fn through(words: &[&str], config: &str) -> Self {
+        Self::start_in(Directory::new(), words, config).await
+    }
+
+    async fn start_in(dir: Directory, words: &[&str], config: &str) -> Self {
+        let anywhere = "127.0.0.1:0".parse().unwrap();
+        let (process, address) = listen(&dir.0, words, config, anywhere).await;
         Self {
             process: Some(process),
             address,
@@ -183,7 +197,7 @@ impl Server {
     /// It is still running, or doesn't come to listen.
     pub async fn start_again(&mut self) {
         assert!(self.process.is_none(), "the server is still running");
-        let (process, address) = listen(&self.dir.0, &self.config, self.address).await;
+        let (process, address) = listen(&self.dir.0, &[], &self.config, self.address).await;
         assert_eq!(address, self.address);
         self.process = Some(process);
     }
@@ -214,7 +228,12 @@ fn address_of(listener: &str, line: &str) -> Option<SocketAddr> {
 }
 
 /// Every test runs with two shards, so that crossing one is never the rare path.
-async fn listen(dir: &Path, config: &str, address: SocketAddr) -> (Process, SocketAddr) {
+async fn listen(
+    dir: &Path,
+    words: &[&str],
+    config: &str,
+    address: SocketAddr,
+) -> (Process, SocketAddr) {
     std::fs::write(dir.join("roomful.toml"), config).unwrap();
     let address = address.to_string();
     let mut environment = vec![
@@ -227,7 +246,9 @@ async fn listen(dir: &Path, config: &str, address: SocketAddr) -> (Process, Sock
         environment.push(("ROOMFUL_SHUTDOWN__DRAIN_ACCEPT_MS", "0"));
         environment.push(("ROOMFUL_SHUTDOWN__SPREAD_MS", "0"));
     }
-    let mut process = Process::start(dir, &["serve"], &environment);
+    let server = binary();
+    let line = [words, &[server.to_str().unwrap(), "serve"]].concat();
+    let mut process = Process::start_program(Path::new(line[0]), dir, &line[1..], &environment);
     let address = process.line("the server listens", listening_address).await;
     (process, address)
 }
@@ -253,6 +274,13 @@ impl Directory {
             std::env::temp_dir().join(format!("roomful-test-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
+    }
+}
+
+impl Directory {
+    /// Leaves it where it is.
+    pub fn keep(mut self) {
+        self.0 = PathBuf::new();
     }
 }
 

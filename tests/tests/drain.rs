@@ -265,7 +265,7 @@ impl Member {
         assert_ne!(again.recovery, Recovery::Reset);
         assert_eq!(again.position, position);
         while self.last < again.head.offset {
-            self.follow(client.event().await);
+            self.follow(&client.event().await);
         }
         client.close().await;
         Story {
@@ -292,7 +292,7 @@ impl Member {
                 }
             };
             match incoming {
-                Incoming::Frame(ServerFrame::Event(event)) => self.follow(event),
+                Incoming::Frame(ServerFrame::Event(event)) => self.follow(&event),
                 Incoming::Frame(ServerFrame::Ok(ok)) => {
                     if let Reply::Published(published) = ok.reply {
                         self.acked.push(published.position.offset);
@@ -311,7 +311,7 @@ impl Member {
         }
     }
 
-    fn follow(&mut self, event: Event) {
+    fn follow(&mut self, event: &Event) {
         assert_eq!(event.entry.offset, self.last.next(), "{}", self.room);
         self.last = event.entry.offset;
     }

@@ -28,8 +28,9 @@ const USAGE: &str = "\
 usage: cargo xtask <command>
 
   test [--without TOOLS] [STAGE…]  set up what the tests need, then run them all, or the named stages alone
-                                   TOOLS: browsers,node,python,deny,valgrind; what needs them is left out
+                                   TOOLS: browsers,node,python,deny,valgrind,strace; what needs them is left out
   crash [--kills N [--seed S]]     kills the server N times (200) under load, and checks that nothing acknowledged is lost
+  crash --power N [--seed S]       cuts the power N times in a record of the server's writes, and checks the same
   soak [--minutes N]               connections that come, go and are cut, for N minutes (20, at least 8); prints and judges memory
   dist                             build target/dist/roomful, one static file
   fuzz [--seconds N] [--keep] [TARGET]
@@ -56,9 +57,11 @@ fn command(arguments: &[String]) -> Result<ExitCode> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["test", rest @ ..] => return test::run(&context, &test::Selection::parse(rest)?),
-        ["crash"] => crash(&context, "200", None)?,
-        ["crash", "--kills", kills] => crash(&context, kills, None)?,
-        ["crash", "--kills", kills, "--seed", seed] => crash(&context, kills, Some(seed))?,
+        ["crash"] => crash(&context, &KILLS, "200", None)?,
+        ["crash", "--kills", kills] => crash(&context, &KILLS, kills, None)?,
+        ["crash", "--kills", kills, "--seed", seed] => crash(&context, &KILLS, kills, Some(seed))?,
+        ["crash", "--power", cuts] => crash(&context, &POWER, cuts, None)?,
+        ["crash", "--power", cuts, "--seed", seed] => crash(&context, &POWER, cuts, Some(seed))?,
         ["soak"] => soak(&context, "20")?,
         ["soak", "--minutes", minutes] => soak(&context, minutes)?,
         ["dist"] => {
@@ -81,15 +84,41 @@ fn command(arguments: &[String]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn crash(context: &Context, kills: &str, seed: Option<&str>) -> Result<()> {
-    let kills: u32 = kills.parse().context("--kills takes a whole number")?;
+/// A way to end a server when it expects it least.
+struct Crash {
+    test: &'static str,
+    flag: &'static str,
+    /// What the test takes the count from.
+    variable: &'static str,
+    needs: &'static [Tool],
+}
+
+const KILLS: Crash = Crash {
+    test: "crash",
+    flag: "--kills",
+    variable: "ROOMFUL_CRASH_KILLS",
+    needs: &[],
+};
+
+const POWER: Crash = Crash {
+    test: "power",
+    flag: "--power",
+    variable: "ROOMFUL_POWER_CUTS",
+    needs: &[Tool::Strace],
+};
+
+fn crash(context: &Context, how: &Crash, times: &str, seed: Option<&str>) -> Result<()> {
+    let times: u32 = times
+        .parse()
+        .with_context(|| format!("{} takes a whole number", how.flag))?;
+    setup::require(context, how.needs)?;
     run::line(
         context,
         "cargo build --release -p roomful-server --bin roomful",
     )?;
     let server = context.target.join("release/roomful");
     let mut env = vec![
-        ("ROOMFUL_CRASH_KILLS", kills.to_string()),
+        (how.variable, times.to_string()),
         ("ROOMFUL_BIN", server.display().to_string()),
     ];
     if let Some(seed) = seed {
@@ -100,8 +129,11 @@ fn crash(context: &Context, kills: &str, seed: Option<&str>) -> Result<()> {
         .iter()
         .map(|(name, value)| (*name, value.as_str()))
         .collect();
-    let line = "cargo test -p roomful-tests --test crash -- --nocapture";
-    run::line_with(context, line, &env)
+    let line = format!(
+        "cargo test -p roomful-tests --test {} -- --nocapture",
+        how.test
+    );
+    run::line_with(context, &line, &env)
 }
 
 fn soak(context: &Context, minutes: &str) -> Result<()> {

@@ -2,7 +2,8 @@
 //!
 //! Each patch in `tests/mutants` plants one bug and says in its first line which. A copy of the workspace in the target directory gets one patch
 //! after the other, and the simulation runs there over a thousand seeds: a bug that none of them finds is a check that is missing, and fails
-//! the command. So does a patch that no longer applies. The sources themselves are never touched.
+//! the command. So does a patch that no longer applies. A bug that is out of the simulation's sight names the test that has to find it, in
+//! a second line: `# found by: ` and what `cargo test` takes. The sources themselves are never touched.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -56,7 +57,11 @@ fn hunt(context: &Context, extent: Extent<'_>, counts: &mut Counts) -> Result<()
         copy.refresh(context)?;
         copy.apply(mutant, false)?;
         console::say(&format!("\n{}: {}", mutant.name, mutant.about));
-        if let Some(found) = copy.simulate()? {
+        let found = match &mutant.test {
+            None => copy.simulate()?,
+            Some(test) => copy.test(test)?,
+        };
+        if let Some(found) = found {
             counts.add(Counts::PASSED);
             console::say(&format!(
                 "  found by seed {}: {}",
@@ -76,7 +81,7 @@ fn hunt(context: &Context, extent: Extent<'_>, counts: &mut Counts) -> Result<()
     console::say(&format!("\n{}", table.join("\n")));
     ensure!(
         survivors.is_empty(),
-        "not found by {SEEDS} seeds: {}",
+        "not found by {SEEDS} seeds, or by its test: {}",
         survivors.join(", ")
     );
     Ok(())
@@ -107,6 +112,18 @@ impl Found {
             violated: violated.trim_end_matches(':').to_owned(),
         })
     }
+
+    /// Reads what a test has panicked with; it begins with the seed.
+    fn of_panic(text: &str) -> Option<Self> {
+        let mut lines = text.lines();
+        lines.find(|line| line.contains("panicked at "))?;
+        let (_, line) = lines.next()?.split_once("seed ")?;
+        let (seed, violated) = line.split_once(": ")?;
+        Some(Self {
+            seed: seed.parse().ok()?,
+            violated: violated.to_owned(),
+        })
+    }
 }
 
 /// A planted bug.
@@ -115,6 +132,8 @@ struct Mutant {
     name: String,
     /// What the bug is: the patch's first line.
     about: String,
+    /// What finds it instead of the simulation, as `cargo test` takes it.
+    test: Option<String>,
     patch: PathBuf,
 }
 
@@ -136,6 +155,8 @@ impl Mutant {
                         patch.display()
                     )
                 })?;
+            let mut others = text.lines().skip(1);
+            let test = others.next().and_then(|line| line.strip_prefix(FOUND_BY));
             let name = patch
                 .file_stem()
                 .context("a file has a name")?
@@ -144,6 +165,7 @@ impl Mutant {
             mutants.push(Self {
                 name,
                 about: about.to_owned(),
+                test: test.map(str::to_owned),
                 patch,
             });
         }
@@ -237,6 +259,23 @@ impl Copy {
         Ok(found)
     }
 
+    /// Runs one test: what it has found, or none if all went well.
+    fn test(&self, test: &str) -> Result<Option<Found>> {
+        let output = self
+            .cargo(&format!("cargo test -q {test}"))
+            .env("RUST_BACKTRACE", "0")
+            .output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        if output.status.success() {
+            ensure!(text.contains(" 1 passed"), "{test}: there is no such test");
+            return Ok(None);
+        }
+        let found = Found::of_panic(&text);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let found = found.with_context(|| format!("it names no seed:\n{text}\n{errors}"))?;
+        Ok(Some(found))
+    }
+
     fn cargo(&self, line: &str) -> Command {
         let mut words = line.split(' ');
         let mut command = Command::new(words.next().unwrap_or_default());
@@ -288,6 +327,9 @@ const SEEDS: u32 = 1_000;
 /// What the simulation prints in front of the seed that failed.
 const FAILED: &str = "simulation: failed at seed ";
 
+/// In front of the test that finds a bug.
+const FOUND_BY: &str = "# found by: ";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -299,5 +341,14 @@ mod tests {
         let found = Found::read(text).unwrap();
         assert_eq!((found.seed, &*found.violated), (41, "client 0: a gap"));
         assert!(Found::read("test result: ok. 1 passed").is_none());
+    }
+
+    /// So is what another test has panicked with.
+    #[test]
+    fn what_a_panic_says_is_read() {
+        let text = "thread 'crash' (7) panicked at server/src/a.rs:1:2:\nseed 3: t:a: 4 is lost\nnote: run";
+        let found = Found::of_panic(text).unwrap();
+        assert_eq!((found.seed, &*found.violated), (3, "t:a: 4 is lost"));
+        assert!(Found::of_panic("error[E0308]: mismatched types").is_none());
     }
 }

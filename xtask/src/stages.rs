@@ -71,7 +71,16 @@ pub(crate) const STAGES: &[Stage] = &[
         name: "rust",
         about: "unit, property and behaviour tests",
         needs: &[],
-        action: Action::Lines(&[BUILD, "cargo test --workspace"]),
+        action: Action::Lines(&[BUILD, "cargo test --workspace -- --skip under_strace"]),
+    },
+    Stage {
+        name: "storage",
+        about: "a disk that fails, and power cuts in a record of the server's writes, lose nothing acknowledged",
+        needs: &[Tool::Strace],
+        action: Action::Lines(&[
+            BUILD,
+            "cargo test -p roomful-tests --test storage --test power -- under_strace",
+        ]),
     },
     Stage {
         name: "mutants",

@@ -76,7 +76,7 @@ pub(crate) fn run(context: &Context, selection: &Selection) -> Result<ExitCode> 
     if let Err(error) = setup::require(context, &tools) {
         console::say(&format!("not set up: {error:#}"));
         console::say(
-            "the list of what is missing stands above; `--without browsers,node,python,deny,valgrind` leaves out what needs it",
+            "the list of what is missing stands above; `--without browsers,node,python,deny,valgrind,strace` leaves out what needs it",
         );
         return Ok(ExitCode::from(EXIT_NOT_SET_UP));
     }

@@ -24,6 +24,10 @@ const LONG_FILES: &[(&str, &str)] = &[
         "the simulated world, whose parts all meet in it",
     ),
     (
+        "server/tests/simulation/client.rs",
+        "one client by the whole specification, whose every frame checks what the others have told it",
+    ),
+    (
         "protocol/examples/fixtures/vectors.rs",
         "a table: one row for each golden fixture",
     ),

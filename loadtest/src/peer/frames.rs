@@ -14,6 +14,8 @@ use super::cursor::Cursor;
 pub(crate) enum Frame<'a> {
     /// An entry of the log.
     Event {
+        /// The room's alias on this connection.
+        room: u64,
         /// Its place.
         offset: u64,
         /// Its content.
@@ -98,7 +100,7 @@ fn frame(cursor: &mut Cursor<'_>, take: Take<'_>) -> Result<()> {
 
 /// `[34, room, [offset, time, kind, user, op, [format, payload]]]`, each array with room for later fields.
 fn event(cursor: &mut Cursor<'_>, fields: usize, take: Take<'_>) -> Result<()> {
-    cursor.skip(1)?;
+    let room = cursor.integer()?;
     let entry_fields = cursor.array()?;
     let offset = cursor.integer()?;
     cursor.skip(4)?;
@@ -113,5 +115,9 @@ fn event(cursor: &mut Cursor<'_>, fields: usize, take: Take<'_>) -> Result<()> {
     for count in later.into_iter().rev() {
         cursor.skip(count.context("an event with too few fields")?)?;
     }
-    take(Frame::Event { offset, payload })
+    take(Frame::Event {
+        room,
+        offset,
+        payload,
+    })
 }

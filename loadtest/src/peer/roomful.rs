@@ -180,7 +180,9 @@ impl Peer for Roomful {
         _: Answer<'_>,
     ) -> Result<()> {
         each_frame(message, &mut |frame| match frame {
-            Frame::Event { offset, payload } => listener(Heard::Delivery {
+            Frame::Event {
+                offset, payload, ..
+            } => listener(Heard::Delivery {
                 offset: Some(offset),
                 payload,
             }),

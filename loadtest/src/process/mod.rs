@@ -8,6 +8,7 @@ mod cpu;
 mod memory;
 mod server;
 mod syscalls;
+mod temporary;
 mod tree;
 
 pub(crate) use cores::{Cores, files_allowed};
@@ -15,3 +16,4 @@ pub(crate) use cpu::{CpuTime, MachineTime};
 pub(crate) use memory::{MachineMemory, resident_bytes};
 pub(crate) use server::{GivenFile, Launch, Server};
 pub(crate) use syscalls::Syscalls;
+pub(crate) use temporary::TemporaryPath;

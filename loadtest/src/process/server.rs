@@ -7,16 +7,17 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{self, Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, bail};
+use tokio::time::Instant;
 
 use super::cores::Cores;
+use super::temporary::TemporaryPath;
 use super::tree;
 
 /// How a server is started. It must listen on a port of its own choice and log where.
@@ -62,7 +63,7 @@ pub(crate) struct Server {
 #[derive(Debug)]
 struct DataDir {
     flag: &'static str,
-    path: PathBuf,
+    path: TemporaryPath,
 }
 
 #[derive(Debug)]
@@ -75,6 +76,9 @@ enum Process {
 
 /// A server that hasn't said where it listens by then is given up. A start takes milliseconds.
 const START_MAX: Duration = Duration::from_secs(20);
+
+/// A server that was asked to stop and hasn't by then is given up. It may have much to write.
+const STOP_MAX: Duration = Duration::from_secs(60);
 
 impl Launch {
     /// A program that keeps nothing, has no file of settings, and logs `listening address=…`.
@@ -101,11 +105,24 @@ impl Server {
     /// # Errors
     /// It can't be run, ends, or doesn't say where it listens in time.
     pub(crate) fn start(launch: &Launch) -> Result<Self> {
+        Self::run(launch, launch.data_dir_flag.map(DataDir::new))
+    }
+
+    /// Asks it to stop, waits until it has, and starts another one in its place that finds what it has kept.
+    ///
+    /// # Errors
+    /// It isn't ours, doesn't stop in time or not well; or the errors of [`Server::start`].
+    pub(crate) fn restart(mut self, launch: &Launch) -> Result<Self> {
+        self.stop()?;
+        let data_dir = self.data_dir.take();
+        Self::run(launch, data_dir)
+    }
+
+    fn run(launch: &Launch, data_dir: Option<DataDir>) -> Result<Self> {
         let mut command = match launch.cores {
             Some(cores) => cores.server_command(&launch.program),
             None => Command::new(&launch.program),
         };
-        let data_dir = launch.data_dir_flag.map(DataDir::new);
         let settings = data_dir.iter().map(|dir| dir.put(&launch.files));
         let settings = settings.collect::<Result<Vec<_>>>();
         let settings = settings.context("can't write the server's files")?;
@@ -192,6 +209,25 @@ impl Server {
         }
     }
 
+    fn stop(&mut self) -> Result<()> {
+        let Process::Child { child, log } = &mut self.process else {
+            bail!("a server that is somebody else's is not stopped");
+        };
+        let asked = Command::new("kill")
+            .args(["-TERM", &child.id().to_string()])
+            .status();
+        let asked = asked.context("kill can't be run")?;
+        let deadline = Instant::now() + STOP_MAX;
+        while asked.success() && Instant::now() < deadline {
+            match child.try_wait()? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => bail!("the server stopped with {status}{}", log.tail()),
+                None => thread::park_timeout(Duration::from_millis(10)),
+            }
+        }
+        bail!("the server has not stopped within {STOP_MAX:?}")
+    }
+
     fn await_address(&mut self, listening: &Receiver<SocketAddr>) -> Result<SocketAddr> {
         match listening.recv_timeout(START_MAX) {
             Ok(address) => Ok(address),
@@ -219,37 +255,27 @@ impl Drop for Server {
 
 impl DataDir {
     fn new(flag: &'static str) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("roomful-loadtest-{}-{number}", process::id());
         Self {
             flag,
-            path: env::temp_dir().join(name),
+            path: TemporaryPath::new(),
         }
     }
 
     fn arguments(&self) -> [OsString; 2] {
-        [self.flag.into(), self.path.clone().into_os_string()]
+        [self.flag.into(), self.path.as_ref().into()]
     }
 
     /// Writes files, and the arguments by which the server finds them.
     fn put(&self, files: &[GivenFile]) -> Result<Vec<String>> {
         let mut arguments = Vec::new();
         for GivenFile { setting, text } in files {
-            fs::create_dir_all(&self.path)?;
-            let path = self.path.join(setting);
+            fs::create_dir_all(self.path.as_ref())?;
+            let path = self.path.as_ref().join(setting);
             fs::write(&path, text)?;
             let setting = format!("{setting}={}", path.display());
             arguments.extend(["--set".to_owned(), setting]);
         }
         Ok(arguments)
-    }
-}
-
-impl Drop for DataDir {
-    fn drop(&mut self) {
-        // It isn't there if the server ended before it made it.
-        fs::remove_dir_all(&self.path).ok();
     }
 }
 
@@ -367,7 +393,7 @@ mod tests {
             ..Launch::new("sh", &["-c", script])
         };
         let server = Server::start(&launch).unwrap();
-        let path = server.data_dir.as_ref().unwrap().path.clone();
+        let path = server.data_dir.as_ref().unwrap().path.as_ref().to_owned();
         assert!(path.is_dir());
         drop(server);
         assert!(!path.exists());

@@ -1,5 +1,7 @@
 //! What one run of a scenario against one server found.
 
+use std::borrow::Cow;
+
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
@@ -10,7 +12,7 @@ use crate::latency::{Curve, Latency, Names};
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Figure {
     /// What it is of.
-    pub(crate) name: &'static str,
+    pub(crate) name: Cow<'static, str>,
     /// Its unit; empty for a count.
     pub(crate) unit: &'static str,
     /// The number.
@@ -31,7 +33,8 @@ pub(crate) struct Measurement {
 
 impl Figure {
     /// A number.
-    pub(crate) const fn new(name: &'static str, unit: &'static str, value: f64) -> Self {
+    pub(crate) fn new(name: impl Into<Cow<'static, str>>, unit: &'static str, value: f64) -> Self {
+        let name = name.into();
         Self { name, unit, value }
     }
 }

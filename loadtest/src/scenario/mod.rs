@@ -6,22 +6,27 @@
 pub(crate) mod besiegers;
 pub(crate) mod bystander;
 pub(crate) mod connect;
+pub(crate) mod durable;
 pub(crate) mod echo;
 pub(crate) mod fanout;
 pub(crate) mod idle;
+pub(crate) mod lock;
 pub(crate) mod mixed;
 pub(crate) mod presence;
 pub(crate) mod recover;
 pub(crate) mod rooms;
 pub(crate) mod siege;
 pub(crate) mod slow;
+pub(crate) mod state;
 pub(crate) mod storm;
 pub(crate) mod tls;
 pub(crate) mod visitor;
 
+mod class;
 mod companion;
 mod deadline;
 mod load;
+mod medians;
 mod pace;
 mod target;
 mod traffic;
@@ -29,5 +34,5 @@ mod usage;
 
 pub(crate) use deadline::Deadline;
 pub(crate) use load::PER_DELIVERY;
-pub(crate) use target::{Subject, Target, TargetArgs, check_files};
+pub(crate) use target::{Restartable, Subject, Target, TargetArgs, check_files};
 pub(crate) use usage::{OTHERS_BUSY, TESTER_BUSY};

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Error, Result, bail, ensure};
 
 use super::load::Counting;
 use crate::console;
@@ -68,6 +68,36 @@ pub(crate) struct Subject {
     pub(crate) waiting: Waiting,
     /// What is counted besides; nothing unless the scenario changes it.
     pub(crate) counting: Counting,
+}
+
+/// A server that was started, and ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Restartable<'a> {
+    target: &'a Target,
+    peer: PeerName,
+    launch: &'a Launch,
+    server: Server,
+}
+
+impl Restartable<'_> {
+    /// How it is spoken to, as long as it isn't started again.
+    pub(crate) fn subject(&self) -> Subject {
+        self.target.subject(self.peer, &self.server)
+    }
+
+    /// Stops it and starts another one with what it has kept.
+    ///
+    /// # Errors
+    /// Either doesn't work.
+    pub(crate) fn restart(mut self) -> Result<Self> {
+        self.server = self.server.restart(self.launch)?;
+        Ok(self)
+    }
+
+    /// The error of a failed run, or the better one behind it: that the server died.
+    pub(crate) fn explain(&mut self, error: Error) -> Error {
+        self.server.explain(error)
+    }
 }
 
 impl TargetArgs {
@@ -175,6 +205,23 @@ impl Target {
         Ok(Self::Start { peer, launch })
     }
 
+    /// Starts the server, to be started again with what it keeps.
+    ///
+    /// # Errors
+    /// It can't be started, or runs already.
+    pub(crate) fn run(&self) -> Result<Restartable<'_>> {
+        let Self::Start { peer, launch } = self else {
+            bail!("a server at --url is not started again");
+        };
+        let server = Server::start(launch)?;
+        Ok(Restartable {
+            target: self,
+            peer: *peer,
+            launch,
+            server,
+        })
+    }
+
     /// Measures the server: starts it if it has to be, and ends it afterwards.
     ///
     /// # Errors
@@ -186,15 +233,18 @@ impl Target {
                 peer, address, pid, ..
             } => (*peer, Server::attach(*address, *pid)?),
         };
-        let subject = Subject {
+        scenario(self.subject(peer, &server)).map_err(|error| server.explain(error))
+    }
+
+    fn subject(&self, peer: PeerName, server: &Server) -> Subject {
+        Subject {
             address: server.address(),
             pid: server.pid(),
             peer: peer.adapter(),
             name: peer,
             waiting: self.waiting(),
             counting: Counting::Nothing,
-        };
-        scenario(subject).map_err(|error| server.explain(error))
+        }
     }
 
     /// The lines of its configuration without comments: what the limiters were set to belongs to a figure.

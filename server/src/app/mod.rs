@@ -258,6 +258,7 @@ impl App {
             settings: admin_settings(config),
         });
         Ok(Self {
+            readiness: Readiness::new(local.clone()),
             local,
             public,
             admin,
@@ -270,7 +271,6 @@ impl App {
             threads,
             metrics,
             tasks,
-            readiness: Readiness::new(),
             authenticator,
             origins,
             tls,

@@ -360,7 +360,7 @@ section! {
         /// Bytes of the disk that stay free at least.
         restart headroom_bytes_min: u64 = 268_435_456, 0..=1_099_511_627_776;
         /// Bytes of one file of the log. What is acknowledged stands there first, and goes into the sorted store file by file.
-        restart segment_bytes: u64 = 67_108_864, 33_554_432..=1_073_741_824;
+        restart segment_bytes: u64 = 67_108_864, 1_048_576..=1_073_741_824;
         /// Bytes of the store's blocks that stay in memory.
         restart cache_bytes: u64 = 33_554_432, 1_048_576..=1_099_511_627_776;
     }

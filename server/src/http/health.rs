@@ -7,20 +7,26 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
 
+use crate::journal::Health;
+use crate::journal::local::Local;
+
 /// Whether the server wants traffic; a cheap handle.
 ///
-/// It starts as "starting", may wait for keys, becomes "ready" once, and "draining" once; it never goes back.
+/// It starts as "starting", may wait for keys, becomes "ready" once, and "draining" once; it never goes back. While rooms on disk
+/// can't take anything, a server that is ready says that it is not: what it refuses, another one may be able to take.
 #[derive(Debug, Clone)]
 pub struct Readiness {
     state: Arc<AtomicU8>,
+    local: Option<Arc<Local>>,
 }
 
 impl Readiness {
-    /// Starting: not ready yet.
+    /// Starting: not ready yet. With the rooms on disk, where there are any.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(local: Option<Arc<Local>>) -> Self {
         Self {
             state: Arc::new(AtomicU8::new(STARTING)),
+            local,
         }
     }
 
@@ -39,25 +45,33 @@ impl Readiness {
         self.state.fetch_max(DRAINING, Ordering::Relaxed);
     }
 
-    /// Whether traffic is welcome now.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.state.load(Ordering::Relaxed) == READY
-    }
-
     fn answer(&self) -> (StatusCode, &'static str) {
         match self.state.load(Ordering::Relaxed) {
-            READY => (StatusCode::OK, "ready\n"),
+            READY => match self.storage() {
+                None => (StatusCode::OK, "ready\n"),
+                Some(trouble) => (StatusCode::SERVICE_UNAVAILABLE, trouble),
+            },
             STARTING => (StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
             WAITS_FOR_KEYS => (StatusCode::SERVICE_UNAVAILABLE, KEYS_ARE_MISSING),
             _ => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         }
     }
-}
 
-impl Default for Readiness {
-    fn default() -> Self {
-        Self::new()
+    /// Why rooms on disk take nothing.
+    fn storage(&self) -> Option<&'static str> {
+        let local = self.local.as_ref()?;
+        if local.is_damaged() {
+            return Some("the journal is damaged: no room on disk opens before it is repaired\n");
+        }
+        match local.health() {
+            Health::Good => None,
+            Health::Full => {
+                Some("the disk has too little space: rooms on disk take nothing until it has\n")
+            }
+            Health::Failed => {
+                Some("the disk has failed: rooms on disk take nothing until a restart\n")
+            }
+        }
     }
 }
 

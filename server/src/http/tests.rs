@@ -154,7 +154,7 @@ fn shared(limits: Limits) -> Shared {
     let tasks = Tasks::new();
     Shared {
         metrics: Metrics::new(tasks.clone(), 2),
-        readiness: Readiness::new(),
+        readiness: Readiness::new(None),
         tasks,
         limits,
     }

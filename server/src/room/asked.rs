@@ -214,8 +214,12 @@ pub(super) fn refuse(
             "what is stored of the room is damaged; it has to be repaired first",
         ),
         JournalError::Full => storage_full(),
-        JournalError::Conflict | JournalError::Storage => {
-            let text = "the room's storage can't be opened; try again";
+        JournalError::Storage => {
+            let text = "the room can't be opened: the storage failed";
+            Refusal::later(ErrorCode::StorageFailed, text, 1000)
+        }
+        JournalError::Conflict => {
+            let text = "the room is being opened by somebody else; try again";
             Refusal::later(ErrorCode::Overloaded, text, 1000)
         }
     };

@@ -120,12 +120,26 @@ fn put(beside: &Path, path: &Path, existing: Existing) -> io::Result<()> {
     }
 }
 
-fn make_directory(directory: &Path) -> io::Result<()> {
+/// Makes a directory that only its owner can look into, where there is none, with those above it. Their names survive a power
+/// failure.
+pub(crate) fn make_directory(directory: &Path) -> io::Result<()> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    let above = match directory.parent() {
+        Some(above) if above.as_os_str().is_empty() => Path::new("."),
+        Some(above) => above,
+        None => return Ok(()),
+    };
+    make_directory(above)?;
     let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(directory)
+    match builder.create(directory) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {}
+        made => made?,
+    }
+    sync_directory(above)
 }
 
 /// Makes the new name itself survive a power failure. Only Unix lets a directory be opened for it.

@@ -8,6 +8,6 @@ pub mod revocations;
 pub mod token;
 pub mod users;
 
-mod data_file;
+pub(crate) mod data_file;
 
 pub use data_file::DataFileError;

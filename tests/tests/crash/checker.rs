@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use roomful_protocol::frame::{Direction, Entry, OpId};
 use roomful_protocol::id::{Epoch, Offset};
 use roomful_protocol::position::Position;
+use roomful_tests::publisher::{Ack, Record, payload};
 use roomful_tests::{RawClient, Server};
 
-use super::publisher::{Record, payload};
 use super::watcher::Seen;
 
 /// Every acknowledged operation stands where it was said to, once, with its payload; each producer's are in the order of their
@@ -22,7 +22,12 @@ pub(crate) async fn check(server: &Server, records: &[Record], seen: &[Seen]) ->
         assert_eq!(log.entries[behind..], seen.entries, "{}", seen.room);
         let places = log.places();
         for record in records.iter().filter(|record| record.room == seen.room) {
-            for (sequence, published) in &record.acked {
+            for Ack {
+                sequence,
+                published,
+                ..
+            } in &record.acked
+            {
                 let op = OpId {
                     producer: record.producer,
                     sequence: *sequence,
@@ -42,10 +47,11 @@ pub(crate) async fn check(server: &Server, records: &[Record], seen: &[Seen]) ->
             }
             let mut last = None;
             let mut of_producer: Vec<_> = record.acked.clone();
-            of_producer.sort_unstable_by_key(|(sequence, _)| *sequence);
-            for (sequence, published) in of_producer {
-                let offset = Some(published.position.offset);
-                assert!(last < offset, "{}: {sequence:?} is out of order", seen.room);
+            of_producer.sort_unstable_by_key(|ack| ack.sequence);
+            for ack in of_producer {
+                let offset = Some(ack.published.position.offset);
+                let room = &seen.room;
+                assert!(last < offset, "{room}: {:?} is out of order", ack.sequence);
                 last = offset;
             }
         }

@@ -10,8 +10,6 @@
 )]
 
 mod checker;
-mod link;
-mod publisher;
 mod watcher;
 
 use std::sync::Arc;
@@ -19,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rand::RngExt as _;
+use roomful_tests::publisher::{Phase, Publisher};
 use roomful_tests::seed::seeded;
 use roomful_tests::server::UNLIMITED;
 use roomful_tests::wait::{PATIENCE, until};
@@ -28,7 +27,6 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use checker::check;
-use publisher::Publisher;
 use watcher::Watcher;
 
 /// Publishers keep several operations in flight in rooms on both shards, watchers follow them, and the server is killed at random
@@ -76,17 +74,6 @@ async fn kills_lose_nothing_that_was_acknowledged() {
     );
 }
 
-/// What everybody does now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Phase {
-    /// Publishers publish.
-    Publish,
-    /// They wait for the answers to what they have published.
-    Finish,
-    /// Watchers read what they lack, and stop.
-    Read,
-}
-
 #[expect(clippy::disallowed_methods, reason = "tests have no config")]
 fn kills() -> usize {
     let kills = std::env::var("ROOMFUL_CRASH_KILLS").ok();
@@ -98,7 +85,7 @@ fn room(number: usize) -> String {
 }
 
 /// Small segments, so that some are sealed and taken over by the store between the kills, and all of the history.
-const CONFIG: &str = "[storage]\nsegment_bytes = 33554432\n[namespaces.chat]\nhistory_entries_max = 10000000\nhistory_bytes_max = 1099511627776\n";
+const CONFIG: &str = "[storage]\nsegment_bytes = 1048576\nheadroom_percent = 0\nheadroom_bytes_min = 0\n[namespaces.chat]\nhistory_entries_max = 10000000\nhistory_bytes_max = 1099511627776\n";
 
 const SHORT_KILLS: usize = 8;
 

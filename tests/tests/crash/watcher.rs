@@ -5,12 +5,11 @@ use std::time::Duration;
 use roomful_protocol::frame::{Entry, Join, Recovery, ServerFrame};
 use roomful_protocol::position::Position;
 use roomful_tests::Connect;
+use roomful_tests::link::enter;
+use roomful_tests::publisher::Phase;
 use roomful_tests::raw::{Incoming, RawClient, join};
 use tokio::sync::watch;
 use tokio::time::timeout;
-
-use super::Phase;
-use super::link::enter;
 
 /// A member that only reads.
 pub(crate) struct Watcher {

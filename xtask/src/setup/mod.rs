@@ -30,15 +30,18 @@ pub(crate) enum Tool {
     Browsers,
     /// Counts instructions.
     Valgrind,
+    /// Shows a process's calls of the system, and makes them fail.
+    Strace,
 }
 
 impl Tool {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Deny,
         Self::Node,
         Self::Python,
         Self::Browsers,
         Self::Valgrind,
+        Self::Strace,
     ];
 
     /// The tool of a name.
@@ -48,7 +51,7 @@ impl Tool {
     pub(crate) fn parse(name: &str) -> Result<Self> {
         let found = Self::ALL.into_iter().find(|tool| tool.name() == name);
         found.map_or_else(
-            || bail!("{name:?} cannot be left out; browsers, node, python, deny and valgrind can"),
+            || bail!("{name:?} cannot be left out; browsers, node, python, deny, valgrind and strace can"),
             Ok,
         )
     }
@@ -60,6 +63,7 @@ impl Tool {
             Self::Python => "python",
             Self::Browsers => "browsers",
             Self::Valgrind => "valgrind",
+            Self::Strace => "strace",
         }
     }
 
@@ -70,6 +74,7 @@ impl Tool {
             Self::Python => python::set_up(context),
             Self::Browsers => packages::set_up_browsers(context),
             Self::Valgrind => packages::set_up_valgrind(context),
+            Self::Strace => packages::set_up_strace(context),
         }
     }
 }

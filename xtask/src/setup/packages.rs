@@ -69,3 +69,19 @@ pub(super) fn set_up_valgrind(context: &Context) -> Result<()> {
     }
     Ok(())
 }
+
+/// Finds or installs strace.
+///
+/// # Errors
+/// It can't be installed, or may not look at a process here.
+pub(super) fn set_up_strace(context: &Context) -> Result<()> {
+    const WORKS: [&str; 4] = ["-D", "-f", "--seccomp-bpf", "true"];
+    if run::succeeds("strace", &WORKS) {
+        return Ok(());
+    }
+    install(context, "strace")?;
+    if !run::succeeds("strace", &WORKS) {
+        bail!("strace is installed but may not follow a program here");
+    }
+    Ok(())
+}

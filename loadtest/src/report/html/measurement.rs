@@ -8,7 +8,7 @@ use crate::report::{Measurement, number};
 /// Made of one measurement and how its server was run.
 pub(crate) fn page(measurement: &Measurement, server: Vec<String>) -> Page {
     let tiles = measurement.figures().iter().map(|figure| Tile {
-        label: figure.name.to_owned(),
+        label: figure.name.to_string(),
         value: if figure.unit.is_empty() {
             format!("{:.0}", figure.value)
         } else {

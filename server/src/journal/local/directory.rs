@@ -9,15 +9,16 @@
 //!
 //! Only the owner may look into it. A link is never followed, and nothing is written where something else is.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use super::disk::NO_LINKS;
 use crate::clock::Clock;
+use crate::session::data_file::make_directory;
 
 /// Why the journal can't be opened. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -134,11 +135,6 @@ fn has_others(path: &Path) -> io::Result<bool> {
         }
     }
     Ok(false)
-}
-
-fn make_directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    path.parent().map_or(Ok(()), sync_directory)
 }
 
 fn sync_directory(path: &Path) -> io::Result<()> {

@@ -4,6 +4,7 @@
 //! [`Store::sync`] on, [`Store::ingest`] from its return. What keys and values mean is left to `meta`.
 
 use std::fmt;
+use std::fs::{self, File};
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
@@ -112,6 +113,7 @@ impl Fjall {
         for name in NAMES {
             spaces.push(database.keyspace(name, options).map_err(failed)?);
         }
+        sync_directories(path)?;
         // Until this is known, a compaction keeps everything.
         known_logs.set(Some(spaces[Space::Logs as usize].clone()));
         Ok(Self {
@@ -124,6 +126,17 @@ impl Fjall {
     fn space(&self, space: Space) -> &Keyspace {
         &self.spaces[space as usize]
     }
+}
+
+/// Lets the names of all directories below one survive a power cut: fjall makes some that it doesn't sync.
+fn sync_directories(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_directories(&entry.path())?;
+        }
+    }
+    File::open(path)?.sync_all()
 }
 
 impl fmt::Debug for Fjall {
@@ -285,4 +298,4 @@ const NAMES: [&str; 7] = [
 const JOURNAL_BYTES_MAX: u64 = 64 << 20;
 
 /// What a space holds in memory before it is written out.
-const MEMTABLE_BYTES: u64 = 8 << 20;
+const MEMTABLE_BYTES: u64 = 4 << 20;

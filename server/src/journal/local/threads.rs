@@ -433,7 +433,7 @@ fn clean(ingester: &Ingester, shared: &Shared, is_ending: &AtomicBool, clean_byt
 const READERS: usize = 2;
 
 /// Sealed segments that may wait for the store. Beyond that appends wait too: memory and the time of a start are bounded by them.
-const SEALED_MAX: usize = 8;
+const SEALED_MAX: usize = 4;
 
 /// How often logs that nobody has open lose what is too old.
 const SWEEP_INTERVAL_MS: u64 = 3_600_000;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use roomful_protocol::error::ErrorCode;
 use roomful_protocol::frame::{
@@ -10,15 +11,25 @@ use roomful_protocol::frame::{
 };
 use roomful_protocol::id::{ProducerId, RequestId, RoomAlias, Sequence};
 use roomful_protocol::payload::Payload;
-use roomful_tests::Connect;
-use roomful_tests::raw::{Incoming, RawClient, join};
 use tokio::sync::watch;
 
-use super::Phase;
-use super::link::enter;
+use crate::link::enter;
+use crate::raw::{Connect, Incoming, RawClient, join};
+
+/// What everybody does now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Publishers publish.
+    Publish,
+    /// They wait for the answers to what they have published.
+    Finish,
+    /// Watchers read what they lack, and stop.
+    Read,
+}
 
 /// A publisher in one room.
-pub(crate) struct Publisher {
+#[derive(Debug)]
+pub struct Publisher {
     connect: Connect,
     room: String,
     producer: ProducerId,
@@ -30,17 +41,33 @@ pub(crate) struct Publisher {
 }
 
 /// What a publisher was told.
-pub(crate) struct Record {
-    pub(crate) room: String,
-    pub(crate) producer: ProducerId,
-    /// Each operation with its first answer.
-    pub(crate) acked: Vec<(Sequence, Published)>,
+#[derive(Debug)]
+pub struct Record {
+    /// Where it has published.
+    pub room: String,
+    /// As whom.
+    pub producer: ProducerId,
+    /// Each operation with its first answer, in the order of their coming.
+    pub acked: Vec<Ack>,
     /// How many of them were answers to an attempt that was not the first to take effect.
-    pub(crate) again: u64,
+    pub again: u64,
+}
+
+/// An answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Ack {
+    /// To which operation.
+    pub sequence: Sequence,
+    /// What it says.
+    pub published: Published,
+    /// When it came.
+    pub at: SystemTime,
 }
 
 impl Publisher {
-    pub(crate) fn new(connect: Connect, room: String, number: usize, acks: Arc<AtomicU64>) -> Self {
+    /// One that counts its answers.
+    #[must_use]
+    pub fn new(connect: Connect, room: String, number: usize, acks: Arc<AtomicU64>) -> Self {
         let producer = ProducerId(1 + number as u64);
         let record = Record {
             room: room.clone(),
@@ -60,7 +87,7 @@ impl Publisher {
     }
 
     /// Publishes until it is told to finish, and then until everything is answered.
-    pub(crate) async fn run(mut self, phase: watch::Receiver<Phase>) -> Record {
+    pub async fn run(mut self, phase: watch::Receiver<Phase>) -> Record {
         loop {
             let (producer, next) = (self.producer, Sequence(self.next));
             let (mut client, joined) = enter(&self.connect, || Join {
@@ -145,6 +172,10 @@ impl Publisher {
         Some(())
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a recorder's lines have times of the system"
+    )]
     fn answered(&mut self, request: RequestId, published: Published) {
         let is_this = |(_, open): &(Sequence, Option<RequestId>)| *open == Some(request);
         let place = self.open.iter().position(is_this);
@@ -152,13 +183,18 @@ impl Publisher {
             panic!("an answer to nothing: {request:?}")
         };
         self.record.again += u64::from(published.duplicate);
-        self.record.acked.push((sequence, published));
+        self.record.acked.push(Ack {
+            sequence,
+            published,
+            at: SystemTime::now(),
+        });
         self.acks.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 /// What an operation publishes: the same whenever it is sent, and sometimes long.
-pub(crate) fn payload(producer: ProducerId, sequence: Sequence) -> Payload {
+#[must_use]
+pub fn payload(producer: ProducerId, sequence: Sequence) -> Payload {
     let filler = "x".repeat(((sequence.0 * 37) % 1_500) as usize);
     Payload::text(format!("{} {} {filler}", producer.0, sequence.0))
 }

@@ -1,13 +1,14 @@
-//! A connection to a server that is killed every moment.
+//! A connection to a server that may go at any moment.
 
 use std::time::Duration;
 
 use roomful_protocol::frame::{Hello, Join, Joined, ServerFrame};
-use roomful_tests::raw::{Connect, Incoming, RawClient};
 use tokio::time::sleep;
 
+use crate::raw::{Connect, Incoming, RawClient};
+
 /// Connects and joins, as often as it takes. An error that says "later" is one more reason to try again.
-pub(crate) async fn enter(connect: &Connect, join: impl Fn() -> Join) -> (RawClient, Joined) {
+pub async fn enter(connect: &Connect, join: impl Fn() -> Join) -> (RawClient, Joined) {
     loop {
         if let Some(entered) = try_enter(connect, join()).await {
             return entered;

@@ -1,0 +1,217 @@
+//! The power is cut while the real server writes: what was acknowledged before is there afterwards.
+//!
+//! A kill spares what the kernel has taken, so this goes another way: strace records each call by which the server changes files,
+//! and clients note when each ack came. Then the directory is built anew as a disk could show it after a cut at many a point of
+//! the record, with what was not synced lost or torn; the real journal opens it, and every ack from before the cut is looked for.
+//!
+//! The short form cuts a few dozen times. `ROOMFUL_POWER_CUTS` sets the full one (`cargo xtask crash --power`).
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test reports by panicking"
+)]
+
+mod disk;
+mod reopened;
+mod trace;
+
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rand::RngExt as _;
+use rand::rngs::StdRng;
+use roomful_tests::publisher::{self, Phase, Publisher};
+use roomful_tests::seed::seeded;
+use roomful_tests::server::{Directory, UNLIMITED};
+use roomful_tests::until;
+use roomful_tests::wait::PATIENCE;
+use roomful_tests::{Connect, Server};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use disk::Disk;
+use trace::Trace;
+
+/// One record, many cuts. A directory with a finding is left where it is, and named.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_power_cut_loses_nothing_that_was_acknowledged_under_strace() {
+    let cuts = cuts();
+    let mut random = seeded("a_power_cut_loses_nothing_that_was_acknowledged_under_strace");
+    let record = Record::new(if cuts > SHORT_CUTS { 12_000 } else { 5_000 }).await;
+    let place = Directory(in_memory());
+    let found = record.cut(cuts, &record.disk, &place.0, &mut random);
+    let lines = record.trace.times_us.len();
+    for (cut, dir, wrong) in &found.wrong {
+        println!("cut before line {cut} of {lines}, {}:", dir.display());
+        wrong.iter().take(5).for_each(|wrong| println!("  {wrong}"));
+        println!("  {} in all", wrong.len());
+    }
+    // A check that sees nothing there sees nothing anywhere.
+    let blind = Directory(place.0.join("without-syncs"));
+    let unsynced = record.disk.without_syncs_in("log");
+    let without = record.cut(SHORT_CUTS, &unsynced, &blind.0, &mut random);
+    println!(
+        "without syncs: {} of {SHORT_CUTS} cuts lose something",
+        without.wrong.len()
+    );
+    let acks: usize = record.told.iter().map(|told| told.acked.len()).sum();
+    let Found {
+        unsynced,
+        looked_for,
+        wrong,
+    } = found;
+    println!(
+        "{cuts} cuts of a record of {lines} calls and {acks} acks, {unsynced} changes lost or torn, {looked_for} acks looked for: {} findings",
+        wrong.len()
+    );
+    assert!(looked_for > cuts, "hardly anything was looked for");
+    assert!(unsynced > 0, "nothing could be lost");
+    assert!(!without.wrong.is_empty(), "nobody would have noticed");
+    if !wrong.is_empty() {
+        // It stays for whoever looks into it.
+        place.keep();
+        panic!("{} cuts have lost something", wrong.len());
+    }
+}
+
+/// What a server did to its files, and what it said meanwhile.
+struct Record {
+    trace: Trace,
+    disk: Disk,
+    told: Vec<publisher::Record>,
+}
+
+/// What came of cuts.
+#[derive(Default)]
+struct Found {
+    /// Changes that no sync had reached.
+    unsynced: usize,
+    looked_for: usize,
+    /// The line, the directory as it was found, and what was wrong with it.
+    wrong: Vec<(usize, PathBuf, Vec<String>)>,
+}
+
+impl Record {
+    /// Cuts the power at random lines while the server is at work, and looks what is left.
+    fn cut(&self, cuts: usize, disk: &Disk, place: &Path, random: &mut StdRng) -> Found {
+        let mut all = Found::default();
+        let lines = self.lines();
+        for number in 0..cuts {
+            let cut = random.random_range(lines.clone());
+            let seed = random.random();
+            let dir = place.join(number.to_string());
+            disk.rebuild(cut, seed, &dir);
+            let until_us = self.trace.times_us[cut];
+            let (looked_for, found) = reopened::check(&dir.join(DATA), &self.told, until_us);
+            all.looked_for += looked_for;
+            all.unsynced += disk.unsynced(cut);
+            fs::remove_dir_all(&dir).unwrap();
+            if !found.is_empty() {
+                // As it was before it was opened.
+                disk.rebuild(cut, seed, &dir);
+                all.wrong.push((cut, dir, found));
+            }
+        }
+        all
+    }
+
+    /// Those that were written while acks came.
+    fn lines(&self) -> Range<usize> {
+        let acks = self.told.iter().flat_map(|told| &told.acked);
+        let times: Vec<_> = acks.map(reopened::micros).collect();
+        let line = |time: Option<&u64>| {
+            let times_us = &self.trace.times_us;
+            times_us.partition_point(|line_us| line_us < time.unwrap())
+        };
+        line(times.iter().min())..line(times.iter().max())
+    }
+
+    /// Publishers fill rooms of a server whose every change to files is recorded, up to its orderly end.
+    async fn new(acks_min: u64) -> Self {
+        let place = Directory::new();
+        let file = place.0.join("trace");
+        let words = [
+            "strace",
+            "-D",
+            "-f",
+            "--seccomp-bpf",
+            "-ttt",
+            "-xx",
+            "-s",
+            "8388608",
+            "-e",
+            CALLS,
+            "-o",
+            file.to_str().unwrap(),
+        ];
+        let mut server = Server::through(&words, &format!("{UNLIMITED}{CONFIG}")).await;
+        let (tell, phase) = watch::channel(Phase::Publish);
+        let acks = Arc::<AtomicU64>::default();
+        let mut publishers = JoinSet::new();
+        for number in 0..ROOMS * PUBLISHERS_PER_ROOM {
+            let room = format!("chat:power-{}", number % ROOMS);
+            let publisher = Publisher::new(Connect::to(&server), room, number, Arc::clone(&acks));
+            publishers.spawn(publisher.run(phase.clone()));
+        }
+        until("there are acks enough", RECORDING, async || {
+            acks.load(Ordering::Relaxed) >= acks_min
+        })
+        .await;
+        tell.send(Phase::Finish).unwrap();
+        let told = publishers.join_all().await;
+        let ended = server.terminate().await;
+        assert!(ended.status.success(), "{}", ended.output);
+        let text = whole(&file).await;
+        let trace = Trace::read(&text);
+        let disk = Disk::follow(&fs::canonicalize(server.dir()).unwrap(), &trace);
+        Self { trace, disk, told }
+    }
+}
+
+/// What strace has written, once it has written all.
+async fn whole(file: &Path) -> String {
+    let text = || fs::read_to_string(file).unwrap();
+    until("the record is whole", PATIENCE, async || {
+        text().trim_end().ends_with("+++ exited with 0 +++")
+    })
+    .await;
+    text()
+}
+
+/// A directory that needs no disk, where the system has one.
+fn in_memory() -> PathBuf {
+    let name = format!("roomful-power-{}", std::process::id());
+    let shared = Path::new("/dev/shm");
+    let base = if shared.is_dir() {
+        shared.to_owned()
+    } else {
+        std::env::temp_dir()
+    };
+    base.join(name)
+}
+
+#[expect(clippy::disallowed_methods, reason = "tests have no config")]
+fn cuts() -> usize {
+    let cuts = std::env::var("ROOMFUL_POWER_CUTS").ok();
+    cuts.map_or(SHORT_CUTS, |cuts| cuts.parse().unwrap())
+}
+
+/// Every call that changes files, or says which file a number stands for.
+const CALLS: &str = "trace=openat,close,dup,dup2,dup3,fcntl,lseek,write,writev,pwrite64,pwritev,pwritev2,ftruncate,truncate,fallocate,fsync,fdatasync,sync_file_range,mkdir,mkdirat,unlink,rmdir,unlinkat,rename,renameat,renameat2,link,linkat,symlink,symlinkat,copy_file_range,sendfile";
+
+/// Small segments: several are sealed and go into the store during the record.
+const CONFIG: &str = "[storage]\nsegment_bytes = 1048576\nheadroom_percent = 0\nheadroom_bytes_min = 0\n[namespaces.chat]\nhistory_entries_max = 10000000\nhistory_bytes_max = 1099511627776\n";
+
+const DATA: &str = "roomful-data";
+
+const SHORT_CUTS: usize = 40;
+
+const ROOMS: usize = 6;
+
+const PUBLISHERS_PER_ROOM: usize = 2;
+
+const RECORDING: Duration = Duration::from_secs(300);
