@@ -91,7 +91,7 @@ async fn serve(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> 
     let admission = Admission::new(limits, Trust::none());
     let site = http::Shared {
         metrics,
-        readiness: Readiness::new(),
+        readiness: Readiness::new(None),
         tasks,
         limits: Limits::default(),
     };

@@ -272,7 +272,7 @@ impl World {
     fn site(&self) -> http::Shared {
         http::Shared {
             metrics: self.metrics.clone(),
-            readiness: Readiness::new(),
+            readiness: Readiness::new(None),
             tasks: self.tasks.clone(),
             limits: Limits::default(),
         }

@@ -241,6 +241,10 @@ async fn listen(
         ("ROOMFUL_LISTEN__PUBLIC", &address),
         ("ROOMFUL_LISTEN__ADMIN", "127.0.0.1:0"),
     ];
+    // The machine's own disk may be fuller than a server should let it become.
+    if !config.contains("headroom_percent") {
+        environment.push(("ROOMFUL_STORAGE__HEADROOM_PERCENT", "0"));
+    }
     // Only the tests of the drain itself have the time for it.
     if !config.contains("spread_ms") {
         environment.push(("ROOMFUL_SHUTDOWN__DRAIN_ACCEPT_MS", "0"));

@@ -119,15 +119,12 @@ impl Record {
         all
     }
 
-    /// Those that were written while acks came.
+    /// Those that were written from the first ack on, up to the orderly end and with it.
     fn lines(&self) -> Range<usize> {
         let acks = self.told.iter().flat_map(|told| &told.acked);
-        let times: Vec<_> = acks.map(reopened::micros).collect();
-        let line = |time: Option<&u64>| {
-            let times_us = &self.trace.times_us;
-            times_us.partition_point(|line_us| line_us < time.unwrap())
-        };
-        line(times.iter().min())..line(times.iter().max())
+        let first_us = acks.map(reopened::micros).min().unwrap();
+        let times_us = &self.trace.times_us;
+        times_us.partition_point(|line_us| *line_us < first_us)..times_us.len()
     }
 
     /// Publishers fill rooms of a server whose every change to files is recorded, up to its orderly end.

@@ -513,11 +513,11 @@ impl Committer {
         Ok(())
     }
 
-    /// Seals the segment that is written, so that all of it can go into the store.
-    pub(super) fn seal(&self) {
+    /// Seals the segment that is written, so that all of it can go into the store: nothing comes behind it.
+    pub(super) fn close(&self) {
         let next = Segment::new(self.segment.number + 1, self.segment.next_batch);
         let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        index.seal(next);
+        index.close(next);
     }
 
     /// Sealed segments that wait for the store.

@@ -20,6 +20,8 @@ pub(super) struct Index {
     active: Segment,
     /// How many segments have gone into the store. Whoever looks at both reads this before and after.
     taken: u64,
+    /// Nothing is written any more.
+    is_closed: bool,
 }
 
 /// One segment's records.
@@ -267,6 +269,7 @@ impl Index {
             sealed,
             active,
             taken: 0,
+            is_closed: false,
         }
     }
 
@@ -284,6 +287,17 @@ impl Index {
     pub(super) fn seal(&mut self, next: Segment) {
         let sealed = std::mem::replace(&mut self.active, next);
         self.sealed.push_back(Arc::new(sealed));
+    }
+
+    /// As [`Index::seal`], and nothing will be written any more.
+    pub(super) fn close(&mut self, next: Segment) {
+        self.seal(next);
+        self.is_closed = true;
+    }
+
+    /// Whether the oldest sealed segment is the last one that there is.
+    pub(super) fn is_last(&self) -> bool {
+        self.is_closed && self.sealed.len() == 1
     }
 
     /// The oldest sealed segment.

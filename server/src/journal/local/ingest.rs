@@ -236,7 +236,8 @@ impl Ingester {
                 taken: segment.number,
                 next_batch: segment.next_batch,
                 next_log: state.next_log.max(next_log),
-                is_written: true,
+                // In the same write as that it was taken: at no moment a segment seems to be missing.
+                is_written: !self.index().is_last(),
             },
         )
     }

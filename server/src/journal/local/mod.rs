@@ -54,7 +54,7 @@ use self::committer::{
 use self::counters::Counters;
 use self::directory::Directory;
 use self::disk::{Disk, Folder};
-use self::ingest::{Ingester, read_state, write_state};
+use self::ingest::{Ingester, write_state};
 use self::marks::{Counted, Marks};
 use self::meta::State;
 use self::reading::{PageRequest, Reader};
@@ -120,7 +120,6 @@ enum Work {
 #[derive(Debug)]
 pub struct Local {
     shared: Arc<Shared>,
-    store: Arc<dyn Store>,
     /// None: it is damaged, and nothing works on it.
     work: Mutex<Option<Work>>,
     directory: Directory,
@@ -161,7 +160,6 @@ impl Local {
         };
         Ok(Self {
             shared: Arc::new(shared),
-            store,
             work: Mutex::new(work),
             directory,
         })
@@ -229,21 +227,7 @@ impl Local {
         let Some(Work::Running(threads)) = work.take() else {
             return Ok(());
         };
-        let closed = threads.close().and_then(|()| {
-            if self.shared.health.get() == Health::Failed {
-                return Ok(());
-            }
-            let state = read_state(&*self.store)?.unwrap_or(State::NEW);
-            let is_written = false;
-            write_state(
-                &*self.store,
-                State {
-                    is_written,
-                    ..state
-                },
-            )
-        });
-        closed.map_err(|source| OpenError::Io {
+        threads.close().map_err(|source| OpenError::Io {
             path: self.directory.path().to_owned(),
             source,
         })

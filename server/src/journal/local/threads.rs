@@ -322,7 +322,7 @@ fn commit(mut committer: Committer, shared: &Shared, notify: &dyn Notify, clock:
         }
     }
     if shared.health.get() != Health::Failed {
-        committer.seal();
+        committer.close();
     }
 }
 
