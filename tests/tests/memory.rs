@@ -185,8 +185,6 @@ async fn stopped_readers_are_closed_heaviest_first() {
             reader.encoding().encode(&frame, &mut bytes);
             drop(reader.try_send(tungstenite::Message::binary(bytes)).await);
         }
-        // What 64 MiB leave between two sums of what is held is a few MiB: a burst of hundreds in one would be more.
-        sleep(Duration::from_millis(2)).await;
     }
     until("the heaviest are closed", PATIENCE, async || {
         shed(&server.metrics().await, "outbox") > 0.0
