@@ -290,13 +290,15 @@ impl Room {
             };
             self.turn.acks.push((to, Ok(reply).into()));
         }
-        let committed = self.log.committed;
-        let again = self
-            .waiting
-            .extract_if(.., |(offset, ..)| *offset <= committed);
-        self.turn
-            .acks
-            .extend(again.map(|(_, to, settled)| (to, settled)));
+        if !self.waiting.is_empty() {
+            let committed = self.log.committed;
+            let again = self
+                .waiting
+                .extract_if(.., |(offset, ..)| *offset <= committed);
+            self.turn
+                .acks
+                .extend(again.map(|(_, to, settled)| (to, settled)));
+        }
         self.turn.entries.push(entry);
         self.arm_maintenance(context);
     }
