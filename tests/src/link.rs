@@ -60,7 +60,7 @@ async fn try_enter(
     loop {
         match client.incoming().await {
             Incoming::Frame(ServerFrame::Joined(joined)) => {
-                return Some((client, session?, joined));
+                return Some((client, session?, *joined));
             }
             Incoming::Frame(ServerFrame::Welcome(welcome)) => {
                 session = Some(Session {
