@@ -238,6 +238,7 @@ await run([
     board[2][0] = "Order black tea";
     await add(ada, 2, "Written while the server was dead");
     board[2].push("Written while the server was dead");
+    assert.equal(await holderOf(ada, "Ask Ada for her plans"), "");
     await screenshot(ada, "server-gone-light");
     await control.start();
     for (const tab of [ada, grace]) await tab.isLive();

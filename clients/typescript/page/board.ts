@@ -46,6 +46,8 @@ export class Board {
   /** Cards whose locks were asked for and not given back. */
   readonly #claimed = new Set<string>();
   readonly #listeners = new AbortController();
+  /** The own member number of the last membership: without a connection the own locks are still one's own. */
+  #member: number | undefined;
   #editing: Editing | undefined;
   #dragged: string | undefined;
   /** Elements are on the move: a focus that is lost by that says nothing. */
@@ -93,6 +95,10 @@ export class Board {
     const { values, locks } = this.#room;
     const refresh = () => this.refresh();
     this.#room.on("state", refresh);
+    this.#room.on("joined", ({ member }) => {
+      this.#member = member;
+      this.refresh();
+    });
     this.#room.on("advance", refresh);
     this.#room.on("event", refresh);
     values.on("ready", refresh);
@@ -163,7 +169,7 @@ export class Board {
   /** Who else holds a card, as far as is known. */
   #holder(id: string): Person | undefined {
     const held = this.#room.locks.get(keyOf(id))?.held;
-    return held && held.member !== this.#room.member ? this.#context.people.person(held.member, held.user) : undefined;
+    return held && held.member !== this.#member ? this.#context.people.person(held.member, held.user) : undefined;
   }
 
   #begin(id: string): void {
@@ -186,7 +192,7 @@ export class Board {
       const { code, message } = error as RoomfulError;
       // Somebody was faster. What was typed meanwhile is not thrown away.
       if (code === errorCode.lock_taken && this.#editing === editing && editing.view.typed === undefined) this.#end();
-      if (code !== errorCode.closed) toast("info", code === errorCode.lock_taken ? `Somebody else is editing this card` : message);
+      if (code !== errorCode.closed) toast("info", code === errorCode.lock_taken ? "Somebody else is editing this card" : message);
     }
     this.refresh();
   }
