@@ -111,15 +111,17 @@ impl Loader {
                 epoch: self.epoch,
                 next_log,
                 room: None,
-                changes: Vec::new(),
+                content: Vec::new(),
+                names: Vec::new(),
                 bytes: 0,
                 rooms: 0,
                 has_replaced: false,
                 end: None,
             };
-            self.store.ingest(&mut chunk)?;
+            self.store.ingest_entries(&mut chunk)?;
             let Chunk {
-                changes,
+                content,
+                names,
                 has_replaced,
                 end,
                 ..
@@ -127,7 +129,8 @@ impl Loader {
             if let Some(Err(error)) = end {
                 return Err(error);
             }
-            self.store.write(changes)?;
+            self.store.ingest(content)?;
+            self.store.write(names)?;
             self.has_replaced |= has_replaced;
             if end.is_some() {
                 return Ok(self.finish()?);
@@ -158,8 +161,11 @@ struct Chunk<'a, E> {
     next_log: LogId,
     /// The one that is not whole yet.
     room: Option<Loading>,
-    changes: Vec<Change>,
-    /// Of the changes.
+    /// What nobody finds without a name.
+    content: Vec<Change>,
+    /// What makes rooms findable, and the end of those that were there.
+    names: Vec<Change>,
+    /// Of both.
     bytes: usize,
     rooms: u64,
     has_replaced: bool,
@@ -171,8 +177,6 @@ struct Loading {
     log: LogId,
     meta: LogMeta,
     room: RoomId,
-    /// How many changes there were before it.
-    changes: usize,
 }
 
 impl<E: From<io::Error>> Iterator for Chunk<'_, E> {
@@ -209,7 +213,7 @@ impl<E> Chunk<'_, E> {
                 let record = self.record(Kind::Snapshot, log, at, |out| {
                     out.extend_from_slice(&content);
                 });
-                self.put(Space::Snapshots, meta::log_key(log), Some(record));
+                self.keep(Space::Snapshots, meta::log_key(log), record);
             }
             Piece::Register { key, value } => {
                 let log = self.loading().log;
@@ -243,7 +247,6 @@ impl<E> Chunk<'_, E> {
                 ..LogMeta::new(self.epoch)
             },
             room: beginning.room,
-            changes: self.changes.len(),
         });
     }
 
@@ -280,14 +283,15 @@ impl<E> Chunk<'_, E> {
             self.put(Space::Wakes, meta::wake_key(at_ms, log), Some(value));
         }
         self.put(Space::Rooms, key, Some(meta::log_value(log)));
-        self.put(Space::Logs, meta::log_key(log), Some(meta.to_value()));
+        self.keep(Space::Logs, meta::log_key(log), meta.to_value());
         Ok(())
     }
 
     /// Nothing of the room that was begun is kept.
     fn forget(&mut self) {
-        if let Some(Loading { log, changes, .. }) = self.room.take() {
-            self.changes.truncate(changes);
+        if let Some(Loading { log, .. }) = self.room.take() {
+            let of_room = |change: &Change| change.key.starts_with(&meta::log_key(log));
+            self.content.retain(|change| !of_room(change));
             self.end_log(log);
         }
     }
@@ -358,9 +362,15 @@ impl<E> Chunk<'_, E> {
         record.into()
     }
 
+    fn keep(&mut self, space: Space, key: Vec<u8>, value: Bytes) {
+        self.bytes += key.len() + value.len();
+        let value = Some(value);
+        self.content.push(Change { space, key, value });
+    }
+
     fn put(&mut self, space: Space, key: Vec<u8>, value: Option<Bytes>) {
         self.bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
-        self.changes.push(Change { space, key, value });
+        self.names.push(Change { space, key, value });
     }
 }
 
