@@ -288,6 +288,8 @@ impl fmt::Debug for FrozenFjall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FrozenFjall").finish_non_exhaustive()
     }
+}
+
 /// Changes as they are to be ingested: sorted, one for each key, the space of logs last.
 pub(super) fn by_space(mut changes: Vec<Change>) -> Vec<Vec<Change>> {
     let place = |change: &Change| (change.space == Space::Logs, change.space);
