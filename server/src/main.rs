@@ -347,10 +347,11 @@ fn target(file: PathBuf) -> Target {
 
 /// Says what a file has in it, beside the output where that is the file.
 fn tell_of(target: &Target, told: &str) -> Result<(), CommandError> {
-    Ok(match target {
+    match target {
         Target::File(_) => console::print(told)?,
         Target::Output => console::complain(told)?,
-    })
+    }
+    Ok(())
 }
 
 impl RoomsArgs {

@@ -19,7 +19,7 @@ use roomful_tests::keyed::{key, patch, put};
 use roomful_tests::process::{Ended, Process};
 use roomful_tests::publisher::{Phase, Publisher, Record};
 use roomful_tests::raw::join;
-use roomful_tests::server::{Directory, UNLIMITED};
+use roomful_tests::server::{Directory, UNLIMITED, each_namespace};
 use roomful_tests::storage::segments;
 use roomful_tests::tokens::{self, AUDIENCE, KEY};
 use roomful_tests::wait::{PATIENCE, until};
@@ -492,8 +492,8 @@ async fn the_admin_listener_gives_copies() {
         401
     );
 
-    let memory = "[namespaces]\nchat = { kind = \"relay\", durability = \"memory\" }\n";
-    let server = Server::with_config(memory).await;
+    let memory = each_namespace(|_| "durability = \"memory\"".to_owned());
+    let server = Server::with_config(&memory).await;
     let back_end = BackEnd::of(&server).await;
     let response = back_end.call("GET /v1/storage/backup", &[], None).await;
     assert_eq!(response.status, 400);
@@ -533,7 +533,7 @@ impl Room {
                 .collect(),
             locks: locks
                 .into_iter()
-                .map(|lock| (lock.lock.to_string(), lock.held.unwrap().fence.offset))
+                .map(|lock| (lock.lock.to_string(), lock.held.unwrap().fence))
                 .collect(),
             timers: timers
                 .into_iter()

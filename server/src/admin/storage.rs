@@ -156,7 +156,11 @@ impl Admin {
                 match started {
                     Ok(_) => {
                         let long = LongAnswer::begin(peer);
-                        let body = Body::new(Stream { rx, _long: long });
+                        let body = Body::new(Stream {
+                            rx,
+                            has_ended: false,
+                            _long: long,
+                        });
                         ([(header::CONTENT_TYPE, LINES)], body).into_response()
                     }
                     Err(_) => Failure::no_thread().into_response(),
@@ -211,7 +215,8 @@ struct Begun {
 }
 
 fn run(frozen: &Frozen, work: Work, mut pieces: Pieces, line: Line) {
-    match work(frozen, &mut pieces) {
+    let written = work(frozen, &mut pieces).and_then(|()| pieces.end());
+    match written {
         Ok(()) => line.done(),
         Err(error) if pieces.is_left => line.failed("caller left", &error.to_string()),
         Err(error) => {
@@ -221,9 +226,9 @@ fn run(frozen: &Frozen, work: Work, mut pieces: Pieces, line: Line) {
     }
 }
 
-/// What is written goes to the answer, a piece at a time.
+/// What is written goes to the answer, a piece at a time, and none at the end.
 struct Pieces {
-    tx: Sender<io::Result<Bytes>>,
+    tx: Sender<io::Result<Option<Bytes>>>,
     runtime: Handle,
     piece: Vec<u8>,
     /// Nobody takes any more of it.
@@ -231,7 +236,7 @@ struct Pieces {
 }
 
 impl Pieces {
-    fn new(tx: Sender<io::Result<Bytes>>, runtime: Handle) -> Self {
+    fn new(tx: Sender<io::Result<Option<Bytes>>>, runtime: Handle) -> Self {
         Self {
             tx,
             runtime,
@@ -240,8 +245,8 @@ impl Pieces {
         }
     }
 
-    fn send(&mut self, piece: io::Result<Bytes>) -> io::Result<()> {
-        let sent = timeout(STALL_MAX, self.tx.send(piece));
+    fn send(&mut self, piece: io::Result<Option<Bytes>>) -> io::Result<()> {
+        let sent = async { timeout(STALL_MAX, self.tx.send(piece)).await };
         match self.runtime.block_on(sent) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => {
@@ -249,6 +254,12 @@ impl Pieces {
                 Err(io::ErrorKind::BrokenPipe.into())
             }
         }
+    }
+
+    /// All of it is written.
+    fn end(&mut self) -> io::Result<()> {
+        self.flush()?;
+        self.send(Ok(None))
     }
 
     /// The answer ends without an end.
@@ -272,13 +283,14 @@ impl Write for Pieces {
             return Ok(());
         }
         let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE_BYTES));
-        self.send(Ok(piece.into()))
+        self.send(Ok(Some(piece.into())))
     }
 }
 
 /// The body of an answer.
 struct Stream {
-    rx: Receiver<io::Result<Bytes>>,
+    rx: Receiver<io::Result<Option<Bytes>>>,
+    has_ended: bool,
     _long: LongAnswer,
 }
 
@@ -290,8 +302,16 @@ impl HttpBody for Stream {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let piece = self.rx.poll_recv(context);
-        piece.map(|piece| piece.map(|piece| piece.map(Frame::data)))
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
+        let Poll::Ready(piece) = self.rx.poll_recv(context) else {
+            return Poll::Pending;
+        };
+        // Whoever writes may have gone without a word.
+        let piece = piece.unwrap_or_else(|| Err(io::ErrorKind::UnexpectedEof.into()));
+        self.has_ended = !matches!(piece, Ok(Some(_)));
+        Poll::Ready(piece.transpose().map(|piece| piece.map(Frame::data)))
     }
 }
 

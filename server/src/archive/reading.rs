@@ -1,5 +1,6 @@
 //! From lines to rooms: nothing is given that doesn't stand where it should.
 
+use std::fmt;
 use std::io::{self, BufRead, Read as _};
 
 use base64::Engine as _;
@@ -381,10 +382,10 @@ impl<R: BufRead> Reader<R> {
         }
     }
 
-    fn wrong(&self, what: impl ToString) -> ArchiveError {
+    fn wrong(&self, what: impl fmt::Display) -> ArchiveError {
         ArchiveError::Wrong {
             line: self.number,
-            what: what.to_string(),
+            what: format!("{what}"),
         }
     }
 

@@ -115,8 +115,9 @@ mod tests {
         let directory = TestDirectory::new();
         let elsewhere = Generation(NOON / 1_000 + 5);
         let here = Generation::begin_behind(directory.path(), NOON, elsewhere.last_epoch());
-        assert!(here.unwrap().first_epoch() > elsewhere.last_epoch());
-        assert_eq!(Generation::last(directory.path()).unwrap(), here.ok());
+        let here = here.unwrap();
+        assert!(here.first_epoch() > elsewhere.last_epoch());
+        assert_eq!(Generation::last(directory.path()).unwrap(), Some(here));
     }
 
     /// A file that was damaged stops the start instead of restarting epochs below the clients'.

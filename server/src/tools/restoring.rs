@@ -63,7 +63,7 @@ pub fn import(
             "{count} revocations of the file were left out: they belong to no room"
         ));
     }
-    found.told(&format!("imported into {}", data_dir.display()), left_out)
+    found.told(&format!("imported into {}", data_dir.display()), &left_out)
 }
 
 /// Makes a data directory of a file; says what is in it.
@@ -99,7 +99,7 @@ pub fn restore(config: &Config, file: &Path, clock: &Clock) -> Result<String, To
     if count > 0 {
         also.push(format!("{count} revocations"));
     }
-    found.told(&format!("restored into {}", data_dir.display()), also)
+    found.told(&format!("restored into {}", data_dir.display()), &also)
 }
 
 /// What is in a file.
@@ -112,7 +112,7 @@ struct Found {
 }
 
 impl Found {
-    fn told(self, what: &str, more: Vec<String>) -> Result<String, ToolError> {
+    fn told(self, what: &str, more: &[String]) -> Result<String, ToolError> {
         if !self.damaged.is_empty() {
             return Err(ToolError::WithoutDamaged(self.damaged));
         }
