@@ -284,6 +284,8 @@ impl Reader {
                 None => is_damaged = true,
             }
         }
+        // Those were taken away.
+        registers.retain(|_, value| !value.is_empty());
         match is_damaged {
             true => Err(Trouble::Damaged("a register")),
             false => Ok(registers.into_iter().collect()),
@@ -494,7 +496,7 @@ fn read_record<T>(bytes: &[u8], read: impl FnOnce(Record<'_>) -> Option<T>) -> O
 }
 
 /// The key and the value of a register's record.
-fn register_of(log: LogId, bytes: &[u8]) -> Option<(Bytes, Bytes)> {
+pub(super) fn register_of(log: LogId, bytes: &[u8]) -> Option<(Bytes, Bytes)> {
     read_record(bytes, |record| {
         let is_it = record.head.kind == Kind::Register && record.head.log == log;
         let (key, value) = record.register().ok()?;
