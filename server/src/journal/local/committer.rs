@@ -16,9 +16,11 @@ use roomful_protocol::id::{Epoch, Offset, RoomId};
 use super::counters::Counters;
 use super::disk::Disk;
 use super::index::{Index, Segment, Spot};
+use super::ingest;
 use super::marks::Marks;
 use super::record::{Head, Kind, LogId, Record, Term, put_entry, put_register, put_room};
-use super::segment::{Batch, SEGMENT_HEAD_BYTES, SegmentHead};
+use super::segment::{self, Batch, SEGMENT_HEAD_BYTES, SegmentHead};
+use super::store::Store;
 use crate::journal::{
     Completion, CompletionResult, Health, JournalError, Opened, Snapshot, Ticket,
 };
@@ -224,6 +226,7 @@ pub(super) struct CommitterSettings {
 pub(super) struct Committer {
     settings: CommitterSettings,
     disk: Arc<dyn Disk>,
+    store: Arc<dyn Store>,
     index: Arc<Mutex<Index>>,
     health: SharedHealth,
     counters: Arc<Counters>,
@@ -245,6 +248,8 @@ struct Written {
     at: u64,
     bytes: u64,
     next_batch: u64,
+    /// Nothing in it says yet that its last batch was synced.
+    is_unconfirmed: bool,
 }
 
 #[derive(Debug)]
@@ -262,6 +267,7 @@ impl Committer {
     pub(super) fn begin(
         settings: CommitterSettings,
         disk: Arc<dyn Disk>,
+        store: Arc<dyn Store>,
         index: Arc<Mutex<Index>>,
         health: SharedHealth,
         counters: Arc<Counters>,
@@ -275,6 +281,7 @@ impl Committer {
         let mut committer = Self {
             settings,
             disk,
+            store,
             index,
             health,
             counters,
@@ -284,6 +291,7 @@ impl Committer {
                 at: 0,
                 bytes: 0,
                 next_batch,
+                is_unconfirmed: false,
             },
             next_log,
             batch: Batch::new(),
@@ -421,9 +429,7 @@ impl Committer {
                     true
                 }
                 Err(error) => {
-                    let segment = self.segment.number;
-                    tracing::error!(%error, segment, "the journal can't be written: nothing durable is taken until the next start");
-                    self.health.set(Health::Failed);
+                    self.fail(&error);
                     false
                 }
             };
@@ -438,6 +444,8 @@ impl Committer {
     fn write(&mut self, done: &mut Done) -> io::Result<u64> {
         let bytes_max = (self.batch.len() as u64).next_multiple_of(8);
         if self.segment.at + bytes_max > self.segment.bytes {
+            // The end of one that another follows is never taken for a write that never finished.
+            self.disk.sync(self.segment.number)?;
             let number = self.segment.number + 1;
             self.begin_segment(number, bytes_max)?;
             let next = Segment::new(number, self.segment.next_batch);
@@ -457,6 +465,7 @@ impl Committer {
         self.disk.sync(number)?;
         self.segment.at += bytes.len() as u64;
         self.segment.next_batch += 1;
+        self.segment.is_unconfirmed = true;
         let counters = &self.counters;
         counters.commits.add(1);
         counters.syncs.add(1);
@@ -498,10 +507,13 @@ impl Committer {
         let head = SegmentHead {
             salt: self.settings.salt.wrapping_add(number),
             first: next_batch,
+            bytes: u32::try_from(bytes).expect("a segment is smaller than 4 GiB"),
         };
         self.disk.create(number, bytes)?;
         self.disk.write(number, 0, &head.to_bytes())?;
         self.disk.sync(number)?;
+        // From now on it may not be missing.
+        ingest::write_begun(&*self.store, number)?;
         self.counters.syncs.add(1);
         self.segment = Written {
             number,
@@ -509,15 +521,43 @@ impl Committer {
             at: head_bytes,
             bytes,
             next_batch,
+            is_unconfirmed: false,
         };
         Ok(())
     }
 
-    /// Seals the segment that is written, so that all of it can go into the store: nothing comes behind it.
+    /// There is nothing to do: says behind the last batch that it was synced, so that damage to it is not taken for a write that
+    /// never finished. That is not synced itself: without it no more is known than before.
+    pub(super) fn confirm(&mut self) {
+        let Written {
+            number,
+            salt,
+            at,
+            next_batch,
+            ..
+        } = self.segment;
+        let bytes = segment::confirmation(next_batch, salt);
+        let fits = at + bytes.len() as u64 <= self.segment.bytes;
+        if !fits || !self.segment.is_unconfirmed || self.health.get() == Health::Failed {
+            return;
+        }
+        self.segment.is_unconfirmed = false;
+        if let Err(error) = self.disk.write(number, at, &bytes) {
+            self.fail(&error);
+        }
+    }
+
+    fn fail(&self, error: &io::Error) {
+        let segment = self.segment.number;
+        tracing::error!(%error, segment, "the journal can't be written: nothing durable is taken until the next start");
+        self.health.set(Health::Failed);
+    }
+
+    /// Seals the segment that is written, so that all of it can go into the store.
     pub(super) fn close(&self) {
         let next = Segment::new(self.segment.number + 1, self.segment.next_batch);
         let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        index.close(next);
+        index.seal(next);
     }
 
     /// Sealed segments that wait for the store.

@@ -32,6 +32,8 @@ struct Inner {
     files: BTreeMap<u64, SimulatedFile>,
     /// What is left for more.
     free: u64,
+    /// Something may have been stored.
+    is_begun: bool,
     synced: Spaces,
     unsynced: Vec<Vec<Change>>,
     current: Spaces,
@@ -66,6 +68,7 @@ impl Machine {
             sync_fails: false,
             files: BTreeMap::new(),
             free: 1 << 30,
+            is_begun: false,
             synced: Spaces::new(),
             unsynced: Vec::new(),
             current: Spaces::new(),
@@ -84,6 +87,16 @@ impl Machine {
     /// Whether it has.
     pub(super) fn is_off(&self) -> bool {
         self.inner().is_off
+    }
+
+    /// Whether nothing was ever stored, as the directory says it.
+    pub(super) fn is_new(&self) -> bool {
+        !self.inner().is_begun
+    }
+
+    /// A process has opened the journal whole.
+    pub(super) fn begun(&self) {
+        self.inner().is_begun = true;
     }
 
     /// The next sync of a segment fails.
@@ -118,6 +131,13 @@ impl Machine {
     /// Takes a segment away behind everybody's back.
     pub(super) fn lose(&self, segment: u64) {
         self.inner().files.remove(&segment).unwrap();
+    }
+
+    /// Takes everything out of the store behind everybody's back.
+    pub(super) fn lose_store(&self) {
+        let mut inner = self.inner();
+        inner.current.clear();
+        inner.synced.clear();
     }
 
     /// The machine is there again, with what has survived.
@@ -303,7 +323,7 @@ impl Disk for Machine {
         inner.file(segment)?;
         inner.act(|inner| {
             let file = inner.files.get_mut(&segment).unwrap();
-            file.current.truncate(usize::try_from(at).unwrap());
+            file.current[usize::try_from(at).unwrap()..].fill(0);
             file.synced = file.current.clone();
             file.unsynced.clear();
         })

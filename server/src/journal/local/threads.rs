@@ -301,6 +301,7 @@ fn commit(mut committer: Committer, shared: &Shared, notify: &dyn Notify, clock:
     while shared.commands.take_all(&mut commands) {
         if commands.is_empty() {
             committer.look_at_space();
+            committer.confirm();
             continue;
         }
         while committer.segments_waiting() >= SEALED_MAX && shared.health.get() != Health::Failed {
