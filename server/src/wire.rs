@@ -3,6 +3,8 @@
 //! The core writes messages, not frames: header and payload together, so that one buffer serves every
 //! receiver of a format.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use roomful_protocol::codec::{DecodeError, Encoding};
 use roomful_protocol::error::CloseCode;
@@ -64,7 +66,12 @@ pub fn control(code: OpCode, payload: &[u8]) -> Bytes {
 /// A batch as the messages that members get who watch neither state nor locks: one event alone, or several in a `batch`.
 pub fn batch(batch: &Batch, encoding: Encoding) -> &Bytes {
     batch.wire.get(encoding, || {
-        batch_of(batch, encoding, &View::default(), |_| false)
+        let is_publish = |entry: &Arc<Entry>| entry.kind == EntryKind::Publish;
+        if !batch.entries.iter().all(is_publish) {
+            return batch_of(batch, encoding, &View::default(), |_| false);
+        }
+        let frames = batch.entries.iter().map(|entry| event(batch.room, entry));
+        messages(encoding, frames, encoded_bytes(batch))
     })
 }
 
@@ -145,15 +152,17 @@ fn advanced(room: RoomAlias, offset: Offset) -> ServerFrame {
 /// An entry as a view shows it, if it does.
 fn entry_of(room: RoomAlias, entry: &Entry, view: &View) -> Option<ServerFrame> {
     match entry.kind {
-        EntryKind::Publish => {
-            let entry = entry.clone();
-            Some(Event { room, entry }.into())
-        }
+        EntryKind::Publish => Some(event(room, entry)),
         EntryKind::State => state_of(room, entry, view),
         EntryKind::Lock if view.locks => lock_of(room, entry),
         EntryKind::Timer => timer_of(room, entry),
         EntryKind::Lock | EntryKind::System => None,
     }
+}
+
+fn event(room: RoomAlias, entry: &Entry) -> ServerFrame {
+    let entry = entry.clone();
+    Event { room, entry }.into()
 }
 
 fn state_of(room: RoomAlias, entry: &Entry, view: &View) -> Option<ServerFrame> {

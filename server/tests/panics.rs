@@ -268,7 +268,7 @@ impl World {
         self.send(member, &join.into());
         self.settle();
         self.reply(member, |frame| match frame {
-            ServerFrame::Joined(joined) if joined.request == request => Some(Ok(joined)),
+            ServerFrame::Joined(joined) if joined.request == request => Some(Ok(*joined)),
             ServerFrame::Error(error) if error.request == Some(request) => Some(Err(error)),
             _ => None,
         })

@@ -33,7 +33,7 @@ async fn try_enter(connect: &Connect, join: Join) -> Option<(RawClient, Joined)>
     client.try_frame(&join.into()).await.ok()?;
     loop {
         match client.incoming().await {
-            Incoming::Frame(ServerFrame::Joined(joined)) => return Some((client, joined)),
+            Incoming::Frame(ServerFrame::Joined(joined)) => return Some((client, *joined)),
             Incoming::Frame(ServerFrame::Welcome(_)) => {}
             Incoming::Frame(_) | Incoming::Closed(_) => return None,
         }

@@ -10,7 +10,7 @@ use roomful_protocol::codec::Encoding;
 use roomful_protocol::error::{ErrorCode, WireErrorCode};
 use roomful_protocol::frame::{
     Advance, ClientFrame, Direction, Error, Event, Hello, History, HistoryPage, Join, JoinProducer,
-    Joined, Ok as OkFrame, OpId, Ping, Publish, Published, Reply, ServerFrame, Watch, Welcome,
+    Joined, OpId, Ping, Publish, Published, Reply, ServerFrame, Watch, Welcome,
 };
 use roomful_protocol::id::{PlacementKey, ProducerId, RequestId, RoomAlias, RoomName, Sequence};
 use roomful_protocol::payload::Payload;
@@ -245,7 +245,7 @@ impl RawClient {
             })
             .await?
         {
-            ServerFrame::Welcome(welcome) => Ok(welcome),
+            ServerFrame::Welcome(welcome) => Ok(*welcome),
             other => panic!("not a welcome: {other:?}"),
         }
     }
@@ -267,7 +267,7 @@ impl RawClient {
     /// Something else than a reply comes.
     pub async fn join_with(&mut self, join: Join) -> Result<Joined, Error> {
         match self.request(|request| Join { request, ..join }).await? {
-            ServerFrame::Joined(joined) => Ok(joined),
+            ServerFrame::Joined(joined) => Ok(*joined),
             other => panic!("not joined: {other:?}"),
         }
     }
@@ -628,11 +628,11 @@ pub async fn fill(server: &Server, room: &str) -> RawClient {
 
 /// Which request a frame answers.
 #[must_use]
-pub const fn reply_to(frame: &ServerFrame) -> Option<RequestId> {
+pub fn reply_to(frame: &ServerFrame) -> Option<RequestId> {
     match frame {
-        ServerFrame::Welcome(Welcome { request, .. })
-        | ServerFrame::Joined(Joined { request, .. })
-        | ServerFrame::Ok(OkFrame { request, .. }) => Some(*request),
+        ServerFrame::Welcome(welcome) => Some(welcome.request),
+        ServerFrame::Joined(joined) => Some(joined.request),
+        ServerFrame::Ok(ok) => Some(ok.request),
         ServerFrame::Pong(pong) => Some(pong.request),
         ServerFrame::Error(error) => error.request,
         ServerFrame::Event(_)

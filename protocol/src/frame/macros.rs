@@ -171,12 +171,13 @@ macro_rules! field {
     };
 }
 
-/// Declares the closed list of a direction's frames.
+/// Declares the closed list of a direction's frames. One that is large and rare stands `in Box`, so that the others are moved in few
+/// bytes.
 macro_rules! frames {
-    ($(#[$meta:meta])* $name:ident { $( $(#[$vmeta:meta])* $variant:ident, )* }) => {
+    ($(#[$meta:meta])* $name:ident { $( $(#[$vmeta:meta])* $variant:ident $(in $place:ident)?, )* }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, Eq)]
-        pub enum $name { $( $(#[$vmeta])* $variant($variant), )* }
+        pub enum $name { $( $(#[$vmeta])* $variant($crate::frame::macros::placed!($variant $(in $place)?)), )* }
 
         impl $name {
             /// Number and name of every frame of this direction.
@@ -196,13 +197,13 @@ macro_rules! frames {
 
         $( impl From<$variant> for $name {
             fn from(frame: $variant) -> Self {
-                Self::$variant(frame)
+                Self::$variant(frame.into())
             }
         } )*
 
         impl serde::Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                match self { $( Self::$variant(frame) => $crate::frame::write_frame(frame, serializer), )* }
+                match self { $( Self::$variant(frame) => $crate::frame::write_frame::<$variant, _>(frame, serializer), )* }
             }
         }
 
@@ -219,7 +220,7 @@ macro_rules! frames {
                         let code = $crate::frame::read_type(&mut seq, self.human, $name::TYPES)?;
                         let frame = match code {
                             $( Some(<$variant as $crate::frame::Fields>::CODE) => {
-                                Some($name::$variant($crate::frame::Fields::read(&mut seq)?))
+                                Some(<$variant as $crate::frame::Fields>::read(&mut seq)?.into())
                             } )*
                             _ => None,
                         };
@@ -241,4 +242,10 @@ macro_rules! frames {
     };
 }
 
-pub(crate) use {field, frame, frames, record, variants};
+/// The type of a frame where it stands in the list.
+macro_rules! placed {
+    ($variant:ident) => { $variant };
+    ($variant:ident in $place:ident) => { $place<$variant> };
+}
+
+pub(crate) use {field, frame, frames, placed, record, variants};

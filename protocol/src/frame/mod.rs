@@ -90,7 +90,7 @@ frames! {
         /// Says who connects; the first frame.
         Hello,
         /// Enters a room.
-        Join,
+        Join in Box,
         /// Leaves a room.
         Leave,
         /// Appends to a room's log.
@@ -122,9 +122,9 @@ frames! {
     /// A frame from the server.
     ServerFrame {
         /// The reply to `hello`.
-        Welcome,
+        Welcome in Box,
         /// The reply to `join`.
-        Joined,
+        Joined in Box,
         /// An entry of a room's log.
         Event,
         /// A position moved without an event.
@@ -161,10 +161,10 @@ frames! {
 impl ClientFrame {
     /// The frame's request id, where it has one.
     #[must_use]
-    pub const fn request(&self) -> Option<RequestId> {
+    pub fn request(&self) -> Option<RequestId> {
         match self {
+            Self::Join(join) => Some(join.request),
             Self::Hello(Hello { request, .. })
-            | Self::Join(Join { request, .. })
             | Self::Leave(Leave { request, .. })
             | Self::Publish(Publish { request, .. })
             | Self::Presence(Presence { request, .. })

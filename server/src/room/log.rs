@@ -170,9 +170,9 @@ impl Room {
         if offset <= self.log.distributed {
             context.reply(to, outcome);
         } else if offset <= self.log.committed {
-            self.turn.acks.push((to, outcome));
+            self.turn.acks.push((to, outcome.into()));
         } else {
-            self.waiting.push((offset, to, outcome));
+            self.waiting.push((offset, to, outcome.into()));
         }
     }
 
@@ -288,15 +288,17 @@ impl Room {
                 Answer::Done => Reply::Done,
                 Answer::Lock(reply) => Reply::Lock(reply),
             };
-            self.turn.acks.push((to, Ok(reply)));
+            self.turn.acks.push((to, Ok(reply).into()));
         }
-        let committed = self.log.committed;
-        let again = self
-            .waiting
-            .extract_if(.., |(offset, ..)| *offset <= committed);
-        self.turn
-            .acks
-            .extend(again.map(|(_, to, outcome)| (to, outcome)));
+        if !self.waiting.is_empty() {
+            let committed = self.log.committed;
+            let again = self
+                .waiting
+                .extract_if(.., |(offset, ..)| *offset <= committed);
+            self.turn
+                .acks
+                .extend(again.map(|(_, to, settled)| (to, settled)));
+        }
         self.turn.entries.push(entry);
         self.arm_maintenance(context);
     }

@@ -33,7 +33,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use roomful_protocol::error::ErrorCode;
-use roomful_protocol::frame::{Direction, Durability, Entry, OpId, Reply, Signalled};
+use roomful_protocol::frame::{Direction, Durability, Entry, OpId, Published, Reply, Signalled};
 use roomful_protocol::id::{Epoch, MemberId, Offset, RoomAlias, RoomId, TenantId};
 use roomful_protocol::position::Position;
 
@@ -76,7 +76,7 @@ pub struct Room {
     /// What the room keeps beside its log, once it has kept anything.
     kept: Option<Box<Kept>>,
     /// Who waits for what somebody else has on its way into the journal, and where that will stand.
-    waiting: Vec<(Offset, Origin, Result<Reply, Refusal>)>,
+    waiting: Vec<(Offset, Origin, Settled)>,
     /// Operations whose append failed: the reopened log tells whether they took effect.
     unknown: Vec<(ProducerKey, OpId)>,
     /// Whether the log that is being opened shows operations that nobody here remembers.
@@ -275,11 +275,18 @@ struct Downstream {
     skipped: bool,
 }
 
+/// What a request came to. Where its entry stands is said in place, since nearly every request is a publish.
+#[derive(Debug)]
+enum Settled {
+    Published(Published),
+    Other(Box<Result<Reply, Refusal>>),
+}
+
 /// What leaves with the next flush.
 #[derive(Debug, Default)]
 struct PendingTurn {
     entries: Vec<Arc<Entry>>,
-    acks: Vec<(Origin, Result<Reply, Refusal>)>,
+    acks: Vec<(Origin, Settled)>,
     signals: Vec<Signalled>,
     delta: Option<Delta>,
     retry: bool,
@@ -541,8 +548,8 @@ impl Room {
             .iter()
             .map(|(to, _)| (to.shard, to.connection))
             .collect();
-        for (to, outcome) in turn.acks {
-            context.reply(to, outcome);
+        for (to, settled) in turn.acks {
+            context.reply(to, settled.into());
         }
         let after = self.log.distributed;
         self.log.distributed = self.log.committed;
@@ -604,6 +611,24 @@ impl Log {
             tail: VecDeque::new(),
             chunks: VecDeque::new(),
             reads: HashMap::new(),
+        }
+    }
+}
+
+impl From<Result<Reply, Refusal>> for Settled {
+    fn from(outcome: Result<Reply, Refusal>) -> Self {
+        match outcome {
+            Ok(Reply::Published(published)) => Self::Published(published),
+            outcome => Self::Other(Box::new(outcome)),
+        }
+    }
+}
+
+impl From<Settled> for Result<Reply, Refusal> {
+    fn from(settled: Settled) -> Self {
+        match settled {
+            Settled::Published(published) => Ok(Reply::Published(published)),
+            Settled::Other(outcome) => *outcome,
         }
     }
 }

@@ -297,7 +297,7 @@ impl Shard {
             ClientFrame::Hello(_) => {
                 Err(Refusal::new(ErrorCode::BadState, "hello was said already"))
             }
-            ClientFrame::Join(join) => self.ask_join(id, join, now, host),
+            ClientFrame::Join(join) => self.ask_join(id, *join, now, host),
             ClientFrame::Leave(leave) => self.ask_leave(id, leave.request, leave.room, host),
             ClientFrame::Publish(publish) => self.ask_publish(id, publish, host),
             ClientFrame::Signal(signal) => self.ask_signal(id, signal, host),

@@ -322,7 +322,7 @@ impl Client {
     ) -> Vec<ClientFrame> {
         match frame {
             ServerFrame::Welcome(welcome) => {
-                self.welcome(welcome, now_ms);
+                self.welcome(*welcome, now_ms);
                 Vec::new()
             }
             ServerFrame::Joined(joined) => self.joined(&joined, now_ms),

@@ -253,8 +253,8 @@ impl Machine {
 
     fn frame(&mut self, frame: ServerFrame, turn: &mut Turn<'_>) {
         match frame {
-            ServerFrame::Welcome(welcome) => self.welcome(welcome, turn),
-            ServerFrame::Joined(joined) => self.joined(joined, turn),
+            ServerFrame::Welcome(welcome) => self.welcome(*welcome, turn),
+            ServerFrame::Joined(joined) => self.joined(*joined, turn),
             ServerFrame::Event(event) => self.event(event, turn),
             ServerFrame::Advance(advance) => self.advance(advance.room, advance.offset, turn),
             ServerFrame::Signalled(signal) => self.signalled(signal, turn),

@@ -144,7 +144,7 @@ impl Bench {
 
     pub(super) fn last_join(&self) -> Join {
         let joins = self.outputs.iter().filter_map(|output| match output {
-            Output::Send(ClientFrame::Join(join)) => Some(join.clone()),
+            Output::Send(ClientFrame::Join(join)) => Some(join.as_ref().clone()),
             _ => None,
         });
         joins.last().expect("a join is sent")

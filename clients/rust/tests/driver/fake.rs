@@ -133,7 +133,7 @@ impl Peer {
 
     pub(crate) async fn join(&mut self) -> Join {
         match self.receive().await {
-            Ok(ClientFrame::Join(join)) => join,
+            Ok(ClientFrame::Join(join)) => *join,
             other => panic!("a join was expected, not {other:?}"),
         }
     }

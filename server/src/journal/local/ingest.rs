@@ -1,8 +1,9 @@
 //! How a sealed segment goes into the store.
 //!
-//! Entries go in sorted, then what is known of each log, together with its room, snapshot, registers and wake-up time, then the
-//! number of the segment; each step survives a power cut before the segment goes. All of it may be done again after a crash
-//! and comes to the same: entries have keys, and a log remembers the last segment that it was taken from.
+//! Entries go in sorted, then rooms, snapshots, registers and wake-up times, then what is known of each log, then the number of
+//! the segment; each step survives a power cut before the next. All of it may be done again after a crash and comes to the
+//! same: entries have keys, and a log remembers the last segment that it was taken from. Nothing of it goes through what the
+//! store holds in memory before it is written out: that would be read again at every start, whatever rooms are opened then.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,10 +53,8 @@ impl Ingester {
             for (log, run) in logs {
                 self.take_log(segment, &bytes, *log, run, &mut changes)?;
             }
-            self.store.write(changes)?;
+            self.store.ingest(changes)?;
         }
-        // All of it is known to be there before the state says so.
-        self.store.sync()?;
         self.take_segment(segment, logs.last().map(|(log, _)| *log))?;
         self.index().take();
         match segment.is_damaged {
@@ -95,7 +94,7 @@ impl Ingester {
             let kept = run.entries().filter(move |(offset, _)| *offset >= first);
             kept.map(|(offset, spot)| (EntryKey::new(*log, offset), slice(bytes, spot)))
         });
-        self.store.ingest(&mut entries)
+        self.store.ingest_entries(&mut entries)
     }
 
     fn take_log(
@@ -294,7 +293,7 @@ fn to_usize(bytes: u64) -> usize {
 }
 
 /// What of a segment's logs is held in memory at once.
-const LOGS_AT_ONCE: usize = 1024;
+const LOGS_AT_ONCE: usize = 16_384;
 
 /// How much longer than they have to entries stay in a log that nobody seems to have open: one that is may be about to drop them.
 const SWEEP_SLACK_MS: u64 = 3_600_000;

@@ -15,7 +15,7 @@ use roomful_protocol::frame::Direction;
 
 use super::disk::{Disk, Space as Free};
 use super::meta::EntryKey;
-use super::store::{Change, Space, Store, Visit};
+use super::store::{Change, Space, Store, Visit, by_space};
 
 /// A disk with segments and a store on it. Clones are the same.
 #[derive(Debug, Clone)]
@@ -377,7 +377,10 @@ impl Store for Machine {
         Ok(())
     }
 
-    fn ingest(&self, entries: &mut dyn Iterator<Item = (EntryKey, Bytes)>) -> io::Result<()> {
+    fn ingest_entries(
+        &self,
+        entries: &mut dyn Iterator<Item = (EntryKey, Bytes)>,
+    ) -> io::Result<()> {
         let mut last = None;
         let changes: Vec<_> = entries
             .map(|(key, value)| {
@@ -394,6 +397,22 @@ impl Store for Machine {
             apply(&mut inner.current, changes.clone());
             apply(&mut inner.synced, changes);
         })
+    }
+
+    fn ingest(&self, changes: Vec<Change>) -> io::Result<()> {
+        for changes in by_space(changes) {
+            let space = changes[0].space;
+            self.inner().act(|inner| {
+                apply(&mut inner.current, changes.clone());
+                // What was written to the space before goes with it.
+                for written in &mut inner.unsynced {
+                    let before = written.extract_if(.., |change| change.space == space);
+                    apply(&mut inner.synced, before.collect());
+                }
+                apply(&mut inner.synced, changes);
+            })?;
+        }
+        Ok(())
     }
 
     fn write(&self, changes: Vec<Change>) -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! The sorted store behind the segments: what of a room is asked for by key.
 //!
 //! A [`Store`] keeps keys in order, in a few spaces. [`Store::write`] is atomic and survives a power cut from the next
-//! [`Store::sync`] on, [`Store::ingest`] from its return. What keys and values mean is left to `meta`.
+//! [`Store::sync`] on, what is ingested from the return on. What keys and values mean is left to `meta`.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -67,7 +67,14 @@ pub(super) trait Store: fmt::Debug + Send + Sync {
     ) -> io::Result<()>;
 
     /// Takes entries in ascending order. They are there after a power cut.
-    fn ingest(&self, entries: &mut dyn Iterator<Item = (EntryKey, Bytes)>) -> io::Result<()>;
+    fn ingest_entries(
+        &self,
+        entries: &mut dyn Iterator<Item = (EntryKey, Bytes)>,
+    ) -> io::Result<()>;
+
+    /// Takes many changes, one space after the other, logs last; of two changes of a key the later one. Those of a space are there
+    /// all or none, and those that are there survive a power cut. Nothing of it stays in memory, as what is written does.
+    fn ingest(&self, changes: Vec<Change>) -> io::Result<()>;
 
     /// Makes some changes, all or none.
     fn write(&self, changes: Vec<Change>) -> io::Result<()>;
@@ -175,7 +182,10 @@ impl Store for Fjall {
         }
     }
 
-    fn ingest(&self, entries: &mut dyn Iterator<Item = (EntryKey, Bytes)>) -> io::Result<()> {
+    fn ingest_entries(
+        &self,
+        entries: &mut dyn Iterator<Item = (EntryKey, Bytes)>,
+    ) -> io::Result<()> {
         let mut ingestion = self
             .space(Space::Entries)
             .start_ingestion()
@@ -184,6 +194,22 @@ impl Store for Fjall {
             ingestion.write(key.0, value).map_err(failed)?;
         }
         ingestion.finish().map_err(failed)
+    }
+
+    fn ingest(&self, changes: Vec<Change>) -> io::Result<()> {
+        for changes in by_space(changes) {
+            let space = self.space(changes[0].space);
+            let mut ingestion = space.start_ingestion().map_err(failed)?;
+            for Change { key, value, .. } in changes {
+                match value {
+                    Some(value) => ingestion.write(key, value),
+                    None => ingestion.write_tombstone(key),
+                }
+                .map_err(failed)?;
+            }
+            ingestion.finish().map_err(failed)?;
+        }
+        Ok(())
     }
 
     fn write(&self, changes: Vec<Change>) -> io::Result<()> {
@@ -208,6 +234,28 @@ impl Store for Fjall {
     fn clean(&self) -> io::Result<()> {
         self.space(Space::Entries).major_compact().map_err(failed)
     }
+}
+
+/// Changes as they are to be ingested: sorted, one for each key, the space of logs last.
+pub(super) fn by_space(mut changes: Vec<Change>) -> Vec<Vec<Change>> {
+    let place = |change: &Change| (change.space == Space::Logs, change.space);
+    changes.sort_by(|one, other| (place(one), &one.key).cmp(&(place(other), &other.key)));
+    // Of equal keys the later change stands behind, since the order is kept among them.
+    changes.dedup_by(|later, earlier| {
+        let is_same = (later.space, &later.key) == (earlier.space, &earlier.key);
+        if is_same {
+            std::mem::swap(later, earlier);
+        }
+        is_same
+    });
+    let mut spaces: Vec<Vec<Change>> = Vec::new();
+    for change in changes {
+        match spaces.last_mut() {
+            Some(space) if space[0].space == change.space => space.push(change),
+            _ => spaces.push(vec![change]),
+        }
+    }
+    spaces
 }
 
 fn failed(error: fjall::Error) -> io::Error {
@@ -299,3 +347,56 @@ const JOURNAL_BYTES_MAX: u64 = 64 << 20;
 
 /// What a space holds in memory before it is written out.
 const MEMTABLE_BYTES: u64 = 4 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::TestDirectory;
+    use super::*;
+
+    fn change(space: Space, key: &[u8], value: Option<&'static [u8]>) -> Change {
+        Change {
+            space,
+            key: key.to_vec(),
+            value: value.map(Bytes::from_static),
+        }
+    }
+
+    /// In any order, over what was there before; the later of two changes of a key counts.
+    #[test]
+    fn changes_of_several_spaces_are_ingested() {
+        let directory = TestDirectory::new();
+        let open = || Fjall::open(directory.path(), 1 << 20).unwrap();
+        let store = open();
+        store
+            .write(vec![change(Space::Wakes, b"written", Some(b"1"))])
+            .unwrap();
+        store
+            .ingest(vec![
+                change(Space::Logs, b"b", Some(b"2")),
+                change(Space::Wakes, b"twice", None),
+                change(Space::Logs, b"a", Some(b"3")),
+                change(Space::Wakes, b"written", None),
+                change(Space::Wakes, b"twice", Some(b"4")),
+            ])
+            .unwrap();
+        drop(store);
+        let store = open();
+        let found = |space, key: &[u8]| store.get(space, key).unwrap();
+        assert_eq!(found(Space::Logs, b"a").as_deref(), Some(&b"3"[..]));
+        assert_eq!(found(Space::Logs, b"b").as_deref(), Some(&b"2"[..]));
+        assert_eq!(found(Space::Wakes, b"twice").as_deref(), Some(&b"4"[..]));
+        assert_eq!(found(Space::Wakes, b"written"), None);
+    }
+
+    /// A log says that it was taken; so what belongs to it is there before.
+    #[test]
+    fn logs_are_ingested_last() {
+        let spaces = by_space(vec![
+            change(Space::Logs, b"a", None),
+            change(Space::Wakes, b"a", None),
+            change(Space::Rooms, b"a", None),
+        ]);
+        let order: Vec<_> = spaces.iter().map(|changes| changes[0].space).collect();
+        assert_eq!(order, [Space::Rooms, Space::Wakes, Space::Logs]);
+    }
+}
