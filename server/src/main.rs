@@ -36,6 +36,8 @@ enum Command {
     CheckConfig(ConfigArgs),
     /// Print every key with its default and its documentation, as TOML
     PrintConfig(PrintArgs),
+    /// Say what of the rooms on disk is damaged and what a repair would lose, while no server uses them
+    Repair(RepairArgs),
     /// Make a token for development, signed with the first HS256 key of the configuration
     Token(TokenArgs),
 }
@@ -79,6 +81,15 @@ struct PrintArgs {
 }
 
 #[derive(Debug, Args)]
+struct RepairArgs {
+    /// Repair it: keep the damaged journal aside, and go on with what is whole of it
+    #[arg(long)]
+    apply: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+#[derive(Debug, Args)]
 struct TokenArgs {
     /// Who the token is of
     #[arg(long)]
@@ -113,6 +124,8 @@ enum CommandError {
     Logging(#[from] logging::LoggingError),
     #[error(transparent)]
     Run(#[from] app::RunError),
+    #[error(transparent)]
+    Repair(#[from] app::RepairFailed),
     #[error("the output can't be written")]
     Output(#[from] io::Error),
 }
@@ -133,6 +146,7 @@ fn run(cli: Cli) -> Result<(), CommandError> {
         Command::Serve(args) => serve(args),
         Command::CheckConfig(args) => check_config(args),
         Command::PrintConfig(args) => print_config(args),
+        Command::Repair(args) => repair(args),
         Command::Token(args) => token(args),
     }
 }
@@ -163,6 +177,18 @@ fn print_config(args: PrintArgs) -> Result<(), CommandError> {
         Config::default()
     };
     Ok(console::print(&config.to_toml())?)
+}
+
+fn repair(args: RepairArgs) -> Result<(), CommandError> {
+    let config = Config::load(&args.config.into_sources())?;
+    let mut printed = Ok(());
+    let repaired = app::repair(&config, args.apply, &mut |line| {
+        if printed.is_ok() {
+            printed = console::print(line);
+        }
+    });
+    printed?;
+    Ok(repaired?)
 }
 
 fn token(args: TokenArgs) -> Result<(), CommandError> {
@@ -244,7 +270,10 @@ fn fail(error: &CommandError) -> ExitCode {
     let code = match error {
         CommandError::Config(_) | CommandError::Token(_) => EXIT_USAGE,
         CommandError::Run(app::RunError::Interrupted { .. }) => EXIT_INTERRUPTED,
-        CommandError::Logging(_) | CommandError::Run(_) | CommandError::Output(_) => 1,
+        CommandError::Logging(_)
+        | CommandError::Run(_)
+        | CommandError::Repair(_)
+        | CommandError::Output(_) => 1,
     };
     match console::complain(&text) {
         Ok(()) => ExitCode::from(code),

@@ -304,7 +304,6 @@ impl Committer {
 
     /// Takes commands; says what came of them once that survives a power cut.
     pub(super) fn commit(&mut self, commands: &mut Vec<Command>, done: &mut Done) {
-        self.look_at_space();
         for command in commands.drain(..) {
             self.take(command, done);
             if self.batch.len() >= BATCH_BYTES_MAX {

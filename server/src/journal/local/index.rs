@@ -173,7 +173,7 @@ impl Segment {
         }
     }
 
-    /// Notes an entry. One that doesn't follow the one before it shows that something is missing.
+    /// Notes an entry. One that doesn't follow the one before it shows that something is missing: that has a place of no bytes.
     pub(super) fn add_entry(&mut self, head: &Head, spot: Spot) {
         let base_ms = *self.base_ms.get_or_insert(head.time_ms);
         let run = self.runs.entry(head.log).or_insert_with(|| Run {
@@ -185,17 +185,25 @@ impl Segment {
         if run.places.is_empty() {
             run.first = head.offset;
         } else if head.offset != run.next() {
-            let rest = run.rest.get_or_insert_default();
-            rest.is_damaged = true;
-            rest.seen = rest.seen.max(head.offset);
+            run.rest.get_or_insert_default().is_damaged = true;
+        }
+        if head.offset < run.next() {
             return;
         }
         let after_ms = head.time_ms.saturating_sub(base_ms);
-        run.places.push(Place {
+        let place = Place {
             spot,
             after_ms: u32::try_from(after_ms).unwrap_or(u32::MAX),
             is_pinned: head.is_pinned,
-        });
+        };
+        let missing = Place {
+            spot: Spot { bytes: 0, ..spot },
+            ..place
+        };
+        while run.next() < head.offset {
+            run.places.push(missing);
+        }
+        run.places.push(place);
     }
 
     /// Notes that something of a log can't be read.

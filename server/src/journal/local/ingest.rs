@@ -91,7 +91,10 @@ impl Ingester {
         let mut entries = logs.iter().flat_map(|(log, run)| {
             let rest = run.rest.as_ref();
             let first = rest.map_or(Offset(0), |rest| rest.trimmed);
-            let kept = run.entries().filter(move |(offset, _)| *offset >= first);
+            let kept = run.entries().filter(move |(offset, spot)| {
+                let is_missing = spot.bytes == 0;
+                *offset >= first && !is_missing
+            });
             kept.map(|(offset, spot)| (EntryKey::new(*log, offset), slice(bytes, spot)))
         });
         self.store.ingest_entries(&mut entries)

@@ -27,6 +27,7 @@ mod meta;
 mod reading;
 mod record;
 mod recovery;
+mod repair;
 mod segment;
 #[cfg(test)]
 mod simulated;
@@ -51,6 +52,7 @@ use roomful_protocol::id::{Epoch, Offset, RoomId};
 
 pub use self::committer::Headroom;
 pub use self::directory::OpenError;
+pub use self::repair::{Repair, RepairError};
 pub use self::still::verify;
 pub use self::survey::ReadSnapshot;
 pub use self::threads::Notify;
@@ -178,14 +180,8 @@ impl Local {
 
     /// Looks at everything that is stored, and tells what is wrong. It blocks for as long as it takes to read all of it, and holds up
     /// nobody else.
-    ///
-    /// # Errors
-    /// The store can't say which rooms there are.
-    pub fn verify(
-        &self,
-        read_snapshot: ReadSnapshot,
-        found: &mut dyn FnMut(Finding),
-    ) -> io::Result<Verified> {
+    #[must_use]
+    pub fn verify(&self, read_snapshot: ReadSnapshot, found: &mut dyn FnMut(Finding)) -> Verified {
         verify::verify(&self.reader, &self.flaws, read_snapshot, found)
     }
 

@@ -71,9 +71,8 @@ pub fn verify(
         }
         opened => opened?,
     };
-    let path = still.directory.path().to_owned();
-    verifying::verify(&still.reader, &still.flaws, read_snapshot, found)
-        .map_err(|source| OpenError::Io { path, source })
+    let Still { reader, flaws, .. } = &still;
+    Ok(verifying::verify(reader, flaws, read_snapshot, found))
 }
 
 /// Everything is read once.

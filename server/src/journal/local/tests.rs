@@ -106,7 +106,7 @@ pub(super) struct Running {
     journal: LocalJournal,
     heard: Arc<Heard>,
     // Last: it goes when nothing uses it any more.
-    directory: Option<TestDirectory>,
+    pub(super) directory: Option<TestDirectory>,
 }
 
 impl Running {

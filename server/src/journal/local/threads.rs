@@ -298,6 +298,7 @@ fn join<T>(thread: JoinHandle<T>) -> T {
 
 fn commit(mut committer: Committer, shared: &Shared, notify: &dyn Notify, clock: &Clock) {
     let mut commands = Vec::new();
+    let mut next_look_us = 0;
     while shared.commands.take_all(&mut commands) {
         if commands.is_empty() {
             committer.look_at_space();
@@ -308,6 +309,10 @@ fn commit(mut committer: Committer, shared: &Shared, notify: &dyn Notify, clock:
             shared.moved.wait();
         }
         let began_us = clock.monotonic_us();
+        if began_us >= next_look_us {
+            committer.look_at_space();
+            next_look_us = began_us + LOOK_INTERVAL_US;
+        }
         let mut done = Done::default();
         committer.commit(&mut commands, &mut done);
         let took_us = clock.monotonic_us().saturating_sub(began_us);
@@ -435,6 +440,9 @@ const READERS: usize = 2;
 
 /// Sealed segments that may wait for the store. Beyond that appends wait too: memory and the time of a start are bounded by them.
 const SEALED_MAX: usize = 4;
+
+/// How often a committer that has no rest looks at the disk's space. No disk loses a headroom in that time.
+const LOOK_INTERVAL_US: u64 = 100_000;
 
 /// How often logs that nobody has open lose what is too old.
 const SWEEP_INTERVAL_MS: u64 = 3_600_000;

@@ -3,8 +3,8 @@
 //! It changes nothing, and it may take its time: beside a running journal it reads on the thread of whoever asks, and neither the
 //! committer nor a shard waits for it. What is found is told at once, so that nothing is held however much that is.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::collections::BTreeMap;
+use std::{fmt, io};
 
 use roomful_protocol::frame::Direction;
 use roomful_protocol::id::{Offset, RoomId};
@@ -30,6 +30,19 @@ pub struct Finding {
     pub what: String,
 }
 
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.file)?;
+        if let Some(room) = &self.room {
+            write!(f, "{room}: ")?;
+        }
+        if let Some(offset) = self.offset {
+            write!(f, "entry {offset}: ")?;
+        }
+        f.write_str(&self.what)
+    }
+}
+
 /// How much was looked at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Verified {
@@ -50,15 +63,12 @@ pub struct Verified {
 }
 
 /// Looks at everything.
-///
-/// # Errors
-/// The store can't say which rooms there are.
 pub(super) fn verify(
     reader: &Reader,
     flaws: &[Flaw],
     read_snapshot: ReadSnapshot,
     found: &mut dyn FnMut(Finding),
-) -> io::Result<Verified> {
+) -> Verified {
     let mut verifier = Verifier {
         reader,
         verified: Verified::default(),
@@ -69,10 +79,13 @@ pub(super) fn verify(
         verifier.tell_flaw(flaw, None);
     }
     verifier.segments(flaws);
-    reader.rooms(&mut |room, log| verifier.room(room, log, read_snapshot))?;
+    if let Err(error) = reader.rooms(&mut |room, log| verifier.room(room, log, read_snapshot)) {
+        let what = format!("not all rooms are known any more: {error}");
+        verifier.tell(STORE, None, None, what);
+    }
     verifier.unnamed();
-    verifier.wakes()?;
-    Ok(verifier.verified)
+    verifier.wakes();
+    verifier.verified
 }
 
 struct Verifier<'a> {
@@ -210,24 +223,22 @@ impl Verifier<'_> {
         }
     }
 
-    fn wakes(&mut self) -> io::Result<()> {
-        let mut unreadable = BTreeSet::new();
+    fn wakes(&mut self) {
+        let mut unreadable = 0;
         let until = meta::wake_key(u64::MAX, LogId(u64::MAX));
         let look = &mut |key: &[u8], value: bytes::Bytes| {
-            if meta::read_wake(key).is_none() || meta::read_room(&value).is_none() {
-                unreadable.insert(key.to_vec());
-            }
+            let is_readable = meta::read_wake(key).is_some() && meta::read_room(&value).is_some();
+            unreadable += u64::from(!is_readable);
             true
         };
         let reader = self.reader;
-        reader
+        let read = reader
             .store
-            .range(Space::Wakes, &[], &until, Direction::Forward, look)?;
-        for _ in unreadable {
-            let what = "a time at which a room has to be looked at can't be read";
+            .range(Space::Wakes, &[], &until, Direction::Forward, look);
+        if read.is_err() || unreadable > 0 {
+            let what = "when rooms have to be looked at can't be read";
             self.tell(STORE, None, None, what.to_owned());
         }
-        Ok(())
     }
 }
 
