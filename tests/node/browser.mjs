@@ -2,71 +2,25 @@
 // `node browser.mjs http://127.0.0.1:7400 screenshots/`; CHROMIUM names another browser program.
 
 import assert from "node:assert/strict";
-import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { chromium } from "playwright-core";
 import { Network } from "./network.mjs";
 import { run, within } from "./run.mjs";
+import { eventually, launch, PHONE, Tab } from "./tab.mjs";
 
 const [, , url, screenshots] = process.argv;
 const room = "chat:tea-room";
-const DESKTOP = { width: 1280, height: 800 };
-const PHONE = { width: 390, height: 844 };
-
-const FLAGS = [
-  "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-  "--disable-component-update", "--disable-sync",
-];
-
-/** One visitor in a tab of their own, with storage of their own. */
-class Tab {
-  static async open(browser, name, { origin = url, viewport = DESKTOP, colorScheme = "light", isMobile = false } = {}) {
-    const tab = new Tab();
-    tab.name = name;
-    tab.context = await browser.newContext({ viewport, colorScheme, isMobile, hasTouch: isMobile, deviceScaleFactor: isMobile ? 2 : 1 });
-    tab.page = await tab.context.newPage();
-    tab.errors = [];
-    tab.page.on("pageerror", (error) => tab.errors.push(error));
-    await tab.page.goto(`${origin}/#room=${room}&name=${name}`);
-    await tab.isLive();
-    return tab;
-  }
-
-  part(id) {
-    return this.page.getByTestId(id);
-  }
-
-  async isLive() {
-    await eventually(`${this.name} is live`, async () => (await this.part("connection-state").getAttribute("data-state")) === "live");
-  }
-
-  async say(text) {
-    await this.part("composer").fill(text);
-    await this.part("composer").press("Enter");
-  }
-
-  messages() {
-    return this.part("message-text").allTextContents();
-  }
-}
-
-async function eventually(what, test, ms = 20_000) {
-  const end = Date.now() + ms;
-  let last;
-  while (Date.now() < end) {
-    last = await test();
-    if (last === true) return;
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-  throw new Error(`after ${ms} ms still not: ${what} (${JSON.stringify(last)})`);
-}
 
 /** Every message, by the tab that wrote it. No text is written twice. */
 const said = [];
 
 async function say(tab, text) {
   said.push({ tab, text });
-  await tab.say(text);
+  await tab.part("composer").fill(text);
+  await tab.part("composer").press("Enter");
+}
+
+function messagesOf(tab) {
+  return tab.part("message-text").allTextContents();
 }
 
 /** Both tabs show all that was said, each message once, in one order; those of one author in the order in which they were written. */
@@ -75,12 +29,12 @@ async function bothShowAll() {
   const sorted = JSON.stringify([...expected].sort());
   for (const tab of [ada, grace]) {
     const same = async () => {
-      const shown = await tab.messages();
+      const shown = await messagesOf(tab);
       return JSON.stringify([...shown].sort()) === sorted || shown;
     };
     await eventually(`${tab.name} shows ${expected.length} messages, each once`, same);
   }
-  const [first, second] = await Promise.all([ada.messages(), grace.messages()]);
+  const [first, second] = await Promise.all([messagesOf(ada), messagesOf(grace)]);
   assert.deepEqual(first, second);
   for (const tab of [ada, grace]) {
     const own = said.filter((message) => message.tab === tab).map(({ text }) => text);
@@ -88,22 +42,16 @@ async function bothShowAll() {
   }
 }
 
-function program() {
-  const known = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
-  return process.env.CHROMIUM ?? known.find((path) => existsSync(path));
-}
-
-mkdirSync(screenshots, { recursive: true });
 const network = await Network.start(new URL(url));
-const browser = await chromium.launch({ executablePath: program(), args: FLAGS });
+const browser = await launch(screenshots);
 let ada;
 let grace;
 
 await run([
   ["two tabs enter a room", async () => {
-    ada = await Tab.open(browser, "Ada");
+    ada = await Tab.open(browser, "Ada", { origin: url, room });
     // Grace's way to the server leads through a network that can be cut.
-    grace = await Tab.open(browser, "Grace", { origin: network.origin, colorScheme: "dark" });
+    grace = await Tab.open(browser, "Grace", { origin: network.origin, room, colorScheme: "dark" });
     for (const tab of [ada, grace]) assert.equal(await tab.part("room-name").textContent(), room);
   }],
 
@@ -145,11 +93,11 @@ await run([
 
   ["a dropped connection resumes without a missing or doubled message", async () => {
     await ada.part("drop").click();
-    await eventually("Ada is away", async () => (await ada.part("connection-state").getAttribute("data-state")) === "offline");
+    await eventually("Ada is away", async () => (await ada.state()) === "offline");
     for (let number = 1; number <= 3; number += 1) {
       for (const tab of [grace, ada]) await say(tab, `${tab.name} while Ada is away, ${number}`);
     }
-    await eventually("Grace's are stored", async () => (await grace.messages()).filter((text) => text.includes("Grace while")).length === 3);
+    await eventually("Grace's are stored", async () => (await messagesOf(grace)).filter((text) => text.includes("Grace while")).length === 3);
     await ada.isLive();
     await bothShowAll();
     const told = (await ada.part("timeline-entry").allTextContents()).find((text) => text.includes("recovered"));
@@ -175,23 +123,22 @@ await run([
     for (let number = 1; number <= 3; number += 1) {
       for (const tab of [ada, grace]) await say(tab, `${tab.name} while Grace is in the tunnel, ${number}`);
     }
-    await eventually("Grace is not live", async () => (await grace.part("connection-state").getAttribute("data-state")) !== "live");
+    await eventually("Grace is not live", async () => (await grace.state()) !== "live");
     await grace.context.setOffline(false);
     await grace.isLive();
     await bothShowAll();
   }],
 
   ["who comes later sees the history, on a phone too", async () => {
-    const late = await Tab.open(browser, "Edsger", { viewport: PHONE, isMobile: true });
-    const last = (await ada.messages()).at(-1);
-    await eventually("the last message is there", async () => (await late.messages()).at(-1) === last);
+    const late = await Tab.open(browser, "Edsger", { origin: url, room, viewport: PHONE, isMobile: true });
+    const last = (await messagesOf(ada)).at(-1);
+    await eventually("the last message is there", async () => (await messagesOf(late)).at(-1) === last);
     await late.page.screenshot({ path: join(screenshots, "phone-light.png") });
     await late.page.emulateMedia({ colorScheme: "dark" });
     await late.page.screenshot({ path: join(screenshots, "phone-dark.png") });
-    const overflow = await late.page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
-    assert.equal(overflow, 0, "the page is wider than the phone");
+    assert.equal(await late.overflow(), 0, "the page is wider than the phone");
     await late.context.close();
-    await eventually("Ada sees the visitor go", async () => (await ada.part("people-count").textContent()) === "2", 30_000);
+    await eventually("Ada sees the visitor go", async () => (await ada.part("people-count").textContent()) === "2");
   }],
 
   ["no script failed", async () => {

@@ -31,6 +31,8 @@ usage: cargo xtask <command>
                                    TOOLS: browsers,node,python,deny,valgrind,strace; what needs them is left out
   crash [--kills N [--seed S]]     kills the server N times (200) under load, and checks that nothing acknowledged is lost
   crash --power N [--seed S]       cuts the power N times in a record of the server's writes, and checks the same
+  crash --linearizable N [--seed S]
+                                   N operations on state and locks over restarts, checked to be linearizable
   soak [--minutes N]               connections that come, go and are cut, for N minutes (20, at least 8); prints and judges memory
   dist                             build target/dist/roomful, one static file
   fuzz [--seconds N] [--keep] [TARGET]
@@ -62,6 +64,12 @@ fn command(arguments: &[String]) -> Result<ExitCode> {
         ["crash", "--kills", kills, "--seed", seed] => crash(&context, &KILLS, kills, Some(seed))?,
         ["crash", "--power", cuts] => crash(&context, &POWER, cuts, None)?,
         ["crash", "--power", cuts, "--seed", seed] => crash(&context, &POWER, cuts, Some(seed))?,
+        ["crash", "--linearizable", operations] => {
+            crash(&context, &LINEARIZABLE, operations, None)?;
+        }
+        ["crash", "--linearizable", operations, "--seed", seed] => {
+            crash(&context, &LINEARIZABLE, operations, Some(seed))?;
+        }
         ["soak"] => soak(&context, "20")?,
         ["soak", "--minutes", minutes] => soak(&context, minutes)?,
         ["dist"] => {
@@ -105,6 +113,13 @@ const POWER: Crash = Crash {
     flag: "--power",
     variable: "ROOMFUL_POWER_CUTS",
     needs: &[Tool::Strace],
+};
+
+const LINEARIZABLE: Crash = Crash {
+    test: "linearizable",
+    flag: "--linearizable",
+    variable: "ROOMFUL_LINEARIZABLE_OPERATIONS",
+    needs: &[],
 };
 
 fn crash(context: &Context, how: &Crash, times: &str, seed: Option<&str>) -> Result<()> {

@@ -3,7 +3,7 @@
 //! Each patch in `tests/mutants` plants one bug and says in its first line which. A copy of the workspace in the target directory gets one patch
 //! after the other, and the simulation runs there over a thousand seeds: a bug that none of them finds is a check that is missing, and fails
 //! the command. So does a patch that no longer applies. A bug that is out of the simulation's sight names the test that has to find it, in
-//! a second line: `# found by: ` and what `cargo test` takes. The sources themselves are never touched.
+//! a second line: `# found by: ` and what `cargo test` takes. Behaviour tests get the server with the bug. The sources themselves are never touched.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -63,11 +63,12 @@ fn hunt(context: &Context, extent: Extent<'_>, counts: &mut Counts) -> Result<()
         };
         if let Some(found) = found {
             counts.add(Counts::PASSED);
-            console::say(&format!(
-                "  found by seed {}: {}",
-                found.seed, found.violated
-            ));
-            let seeds = (found.seed + 1).to_string();
+            let seed = found.seed.map(|seed| format!(" by seed {seed}"));
+            let seed = seed.unwrap_or_default();
+            console::say(&format!("  found{seed}: {}", found.violated));
+            let seeds = found
+                .seed
+                .map_or("-".to_owned(), |seed| (seed + 1).to_string());
             table.push(row(&mutant.name, &seeds, &found.violated));
         } else {
             counts.add(Counts::FAILED);
@@ -94,8 +95,8 @@ fn row(name: &str, seeds: &str, violated: &str) -> String {
 /// How a planted bug was found.
 #[derive(Debug)]
 struct Found {
-    /// The first seed that failed; they are tried from 0 on.
-    seed: u32,
+    /// The first seed that failed; they are tried from 0 on. None: its test has no seeds that say all.
+    seed: Option<u32>,
     /// What the check that failed says.
     violated: String,
 }
@@ -108,19 +109,26 @@ impl Found {
         let (seed, violated) = line.split_once(": ")?;
         let violated = violated.trim_start_matches("assertion `left == right` failed: ");
         Some(Self {
-            seed: seed.parse().ok()?,
+            seed: Some(seed.parse().ok()?),
             violated: violated.trim_end_matches(':').to_owned(),
         })
     }
 
-    /// Reads what a test has panicked with; it begins with the seed.
+    /// Reads what a test has panicked with; it begins with the seed, if it has one.
     fn of_panic(text: &str) -> Option<Self> {
         let mut lines = text.lines();
         lines.find(|line| line.contains("panicked at "))?;
-        let (_, line) = lines.next()?.split_once("seed ")?;
-        let (seed, violated) = line.split_once(": ")?;
+        let line = lines.next()?;
+        let seeded = line.split_once("seed ").and_then(|(_, line)| {
+            let (seed, violated) = line.split_once(": ")?;
+            Some((seed.parse().ok()?, violated))
+        });
+        let (seed, violated) =
+            seeded.map_or((None, line), |(seed, violated)| (Some(seed), violated));
+        // What a behaviour test shows of a record may be long.
+        let violated = violated.split(": Operation {").next()?;
         Some(Self {
-            seed: seed.parse().ok()?,
+            seed,
             violated: violated.to_owned(),
         })
     }
@@ -261,9 +269,14 @@ impl Copy {
 
     /// Runs one test: what it has found, or none if all went well.
     fn test(&self, test: &str) -> Result<Option<Found>> {
+        let server = "cargo build -q -p roomful-server --bin roomful";
+        if test.contains(BEHAVIOUR) && !self.cargo(server).status()?.success() {
+            bail!("the copy does not build with the patch");
+        }
         let output = self
             .cargo(&format!("cargo test -q {test}"))
             .env("RUST_BACKTRACE", "0")
+            .env("ROOMFUL_BIN", self.target.join("debug/roomful"))
             .output()?;
         let text = String::from_utf8_lossy(&output.stdout);
         if output.status.success() {
@@ -272,7 +285,7 @@ impl Copy {
         }
         let found = Found::of_panic(&text);
         let errors = String::from_utf8_lossy(&output.stderr);
-        let found = found.with_context(|| format!("it names no seed:\n{text}\n{errors}"))?;
+        let found = found.with_context(|| format!("it says nothing:\n{text}\n{errors}"))?;
         Ok(Some(found))
     }
 
@@ -327,6 +340,9 @@ const SEEDS: u32 = 1_000;
 /// What the simulation prints in front of the seed that failed.
 const FAILED: &str = "simulation: failed at seed ";
 
+/// The package of the tests that run the server.
+const BEHAVIOUR: &str = "-p roomful-tests";
+
 /// In front of the test that finds a bug.
 const FOUND_BY: &str = "# found by: ";
 
@@ -339,7 +355,10 @@ mod tests {
     fn what_was_found_is_read() {
         let text = "running 1 test\n.simulation: failed at seed 41: assertion `left == right` failed: client 0: a gap\nOptions {}";
         let found = Found::read(text).unwrap();
-        assert_eq!((found.seed, &*found.violated), (41, "client 0: a gap"));
+        assert_eq!(
+            (found.seed, &*found.violated),
+            (Some(41), "client 0: a gap")
+        );
         assert!(Found::read("test result: ok. 1 passed").is_none());
     }
 
@@ -348,7 +367,13 @@ mod tests {
     fn what_a_panic_says_is_read() {
         let text = "thread 'crash' (7) panicked at server/src/a.rs:1:2:\nseed 3: t:a: 4 is lost\nnote: run";
         let found = Found::of_panic(text).unwrap();
-        assert_eq!((found.seed, &*found.violated), (3, "t:a: 4 is lost"));
+        assert_eq!((found.seed, &*found.violated), (Some(3), "t:a: 4 is lost"));
+        let text = "thread 'linear' (7) panicked at tests/a.rs:1:2:\nchat:a: a stale page: Operation { user";
+        let found = Found::of_panic(text).unwrap();
+        assert_eq!(
+            (found.seed, &*found.violated),
+            (None, "chat:a: a stale page")
+        );
         assert!(Found::of_panic("error[E0308]: mismatched types").is_none());
     }
 }

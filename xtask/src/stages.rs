@@ -144,11 +144,12 @@ pub(crate) const STAGES: &[Stage] = &[
     },
     Stage {
         name: "browsers",
-        about: "two browser tabs stay in step, also over a cut",
+        about: "browser tabs stay in step, over a cut and over a server that is killed",
         needs: &[Tool::Node, Tool::Browsers],
         action: Action::Lines(&[
             BUILD,
             "{target}/debug/with-server node tests/node/browser.mjs {url} {target}/screenshots",
+            "{target}/debug/with-server node tests/node/board.mjs {url} {target}/screenshots {control}",
         ]),
     },
     Stage {

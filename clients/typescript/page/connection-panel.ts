@@ -51,7 +51,7 @@ export class ConnectionPanel {
     if (!this.#loss) return;
     const lost = position.offset - from.offset - events - skipped;
     const seconds = ((performance.now() - this.#loss.atMs) / 1_000).toFixed(1);
-    const text = `Resumed at ${shortPosition(position)}: ${count(events, "message")} recovered, ${lost} lost`;
+    const text = `Resumed at ${shortPosition(position)}: ${count(events, "event")} recovered, ${lost} lost`;
     this.log(lost === 0 ? "good" : "bad", text, `after ${seconds} s away`);
     toast(lost === 0 ? "good" : "bad", text);
     this.#loss = undefined;
@@ -162,14 +162,16 @@ export class ConnectionPanel {
   }
 }
 
-/** Shows a line for a while, over everything. */
+/** Shows a line for a while, over everything. One that is there already is shown for longer. */
 export function toast(kind: "good" | "info" | "bad", text: string): void {
   const shown = element("p", "toast");
   shown.append(...withPlaces(text));
   shown.dataset.kind = kind;
   shown.dataset.testid = "toast";
   const toasts = byId("toasts");
-  toasts.append(shown);
+  const same = [...toasts.children].find(({ textContent }) => textContent === text);
+  if (same) same.replaceWith(shown);
+  else toasts.append(shown);
   while (toasts.childElementCount > TOASTS_MAX) toasts.firstElementChild!.remove();
   setTimeout(() => shown.remove(), TOAST_MS);
 }

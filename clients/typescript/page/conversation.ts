@@ -1,6 +1,8 @@
 // One room on the page: what happens in it goes to the views, and what the visitor does goes to it.
 
 import { Roster, type Client, type Position, type Room, type RoomEvent, type Signal } from "../src/index.js";
+import { Board } from "./board.js";
+import { CARD_PREFIX } from "./card.js";
 import type { ConnectionPanel } from "./connection-panel.js";
 import { CURSOR_KEY, type Cursors } from "./cursors.js";
 import { messageOf, publication } from "./message.js";
@@ -9,6 +11,7 @@ import type { People } from "./people.js";
 import type { Person } from "./person.js";
 import type { OwnUsers } from "./settings.js";
 import { TYPING_KEY, type Typing } from "./typing.js";
+import type { ViewTabs } from "./view-tabs.js";
 
 export interface Views {
   readonly messages: MessageList;
@@ -16,6 +19,7 @@ export interface Views {
   readonly typing: Typing;
   readonly cursors: Cursors;
   readonly panel: ConnectionPanel;
+  readonly tabs: ViewTabs;
   readonly ownUsers: OwnUsers;
 }
 
@@ -24,6 +28,7 @@ export class Conversation {
   readonly #client: Client;
   readonly #views: Views;
   readonly #roster: Roster;
+  readonly #board: Board;
   #person: Person;
   /** Where the next older page starts; undefined while nothing has been read, null when there is no more. */
   #older: Position | null | undefined;
@@ -33,8 +38,10 @@ export class Conversation {
     this.#client = client;
     this.#views = views;
     this.#person = person;
-    this.room = client.join(name, { watch: "members", presence: presenceOf(person) });
+    this.room = client.join(name, { watch: "members", presence: presenceOf(person), values: [CARD_PREFIX], locks: true });
     this.#roster = new Roster(this.room);
+    const { people, panel, tabs } = views;
+    this.#board = new Board(this.room, { people, panel, person: () => this.#person, counted: (cards) => tabs.counted(cards) });
     this.#listen();
   }
 
@@ -56,32 +63,38 @@ export class Conversation {
     this.room.setPresence(presenceOf(person)).catch((error: Error) => this.#views.panel.log("warning", error.message));
   }
 
-  /** Reads the page before what is shown, unless that is going on already. */
+  /** Reads what is before what is shown, unless that is going on already. */
   async loadOlder(): Promise<void> {
     const { messages } = this.#views;
     const { position } = this.room;
     if (this.#reading || !position || (this.#older === null && !messages.trimmed)) return;
-    const before = messages.oldest ?? this.#older ?? { epoch: position.epoch, offset: position.offset + 1 };
+    // The oldest entry that was read may be older than the oldest message: not every entry is one.
+    const read = messages.trimmed ? undefined : this.#older;
+    const before = read ?? messages.oldest ?? { epoch: position.epoch, offset: position.offset + 1 };
     const stale = () => before.epoch !== this.room.position?.epoch;
+    let more = false;
     this.#reading = true;
     messages.setLoading(true);
     try {
       const page = await this.room.history({ before, limit: PAGE });
       if (stale() || this.room.state === "left") return;
       this.#older = page.next;
-      messages.prepend(page.events.map((event) => this.#stored(event)));
+      const said = page.events.filter(({ kind }) => kind === "publish");
+      messages.prepend(said.map((event) => this.#stored(event)));
+      more = page.next !== null && said.length < FEW;
       if (page.next === null) messages.setBeginning("This is as far back as the room remembers.");
     } catch {
       // Away at the moment, or the history has been replaced meanwhile. The next scroll, or the next join, asks again.
     } finally {
       this.#reading = false;
       messages.setLoading(false);
-      if (stale() && this.room.state !== "left") void this.loadOlder();
+      if ((more || stale()) && this.room.state !== "left") void this.loadOlder();
     }
   }
 
   leave(): void {
     this.#roster.close();
+    this.#board.close();
     this.#views.typing.clear();
     this.#views.cursors.clear();
     this.#views.people.show(new Map(), undefined);
@@ -91,7 +104,7 @@ export class Conversation {
 
   #listen(): void {
     const { room } = this;
-    const { messages, panel, people, typing, cursors, ownUsers } = this.#views;
+    const { messages, panel, people, typing, cursors, ownUsers, tabs } = this.#views;
     room.on("joined", (joined) => {
       if (this.#client.session) ownUsers.add(this.#client.session.user);
       panel.joined(joined);
@@ -101,8 +114,11 @@ export class Conversation {
       panel.moved(event.position);
       messages.append(this.#stored(event));
       if (!event.recovered) this.#hasSpoken(event.user);
+      tabs.spoken();
     });
     room.on("advance", (position) => panel.moved(position));
+    room.values.on("change", ({ position }) => panel.moved(position));
+    room.locks.on("change", ({ position }) => panel.moved(position));
     room.on("caughtUp", (caughtUp) => panel.caughtUp(caughtUp));
     room.on("reset", ({ position, previous }) => {
       messages.clear();
@@ -119,7 +135,10 @@ export class Conversation {
       cursors.clear();
     });
     room.on("left", ({ error, rejoining }) => panel.left(error, rejoining));
-    this.#roster.on("change", (members) => people.show(members, room.member));
+    this.#roster.on("change", (members) => {
+      people.show(members, room.member);
+      this.#board.refresh();
+    });
     room.on("presence", ({ changes }) => {
       for (const { member, kind } of changes) {
         if (kind === "present") continue;
@@ -150,4 +169,6 @@ function presenceOf({ name, hue }: Person): { name: string; hue: number } {
   return { name, hue };
 }
 
-const PAGE = 50;
+const PAGE = 100;
+/** A page with fewer messages than this is not worth a scroll: the next one follows by itself. */
+const FEW = 10;

@@ -9,18 +9,25 @@ import { byId, paintAvatar } from "./dom.js";
 import { MessageList } from "./message-list.js";
 import { People } from "./people.js";
 import { randomPerson, type Person } from "./person.js";
-import { hashOf, knownPerson, OwnUsers, readAddress, rememberPerson } from "./settings.js";
+import { hashOf, knownPerson, OwnUsers, readAddress, rememberPerson, rememberView, type View } from "./settings.js";
 import { startTheme } from "./theme.js";
 import { Typing } from "./typing.js";
+import { ViewTabs } from "./view-tabs.js";
 
 const input = byId<HTMLTextAreaElement>("composer-input");
 let address = readAddress();
 let conversation: Conversation | undefined;
+const tabs = new ViewTabs(address.view, viewChanged);
 
 startTheme();
 showRoom();
 startRoomDialog(() => address.room);
 startPanel();
+byId("skip").addEventListener("click", (event) => {
+  // The hash is the room's.
+  event.preventDefault();
+  focusView();
+});
 void start();
 
 async function start(): Promise<void> {
@@ -46,11 +53,24 @@ async function start(): Promise<void> {
     const next = readAddress();
     if (next.room === address.room) return;
     address = next;
+    tabs.show(address.view);
     showRoom();
     conversation?.leave();
     conversation = new Conversation(client, address.room, person!, views);
   });
-  input.focus();
+  focusView();
+}
+
+/** What one most likely does next in what is shown. */
+function focusView(): void {
+  if (address.view === "chat") input.focus();
+  else byId("board").focus();
+}
+
+function viewChanged(view: View): void {
+  address = { ...address, view };
+  rememberView(view);
+  showRoom();
 }
 
 function connect(): Client {
@@ -73,6 +93,7 @@ function makeViews(client: Client): Views {
     typing: new Typing(people),
     cursors: new Cursors(people, () => conversation?.room),
     panel: new ConnectionPanel(client, () => conversation?.room.pending ?? 0),
+    tabs,
     ownUsers: new OwnUsers(),
   };
 }
@@ -105,7 +126,7 @@ function startComposer({ typing }: Views): void {
   });
   addEventListener("keydown", (event) => {
     const elsewhere = document.activeElement === document.body || document.activeElement === byId("scroller");
-    if (event.key !== "/" || !elsewhere) return;
+    if (event.key !== "/" || !elsewhere || address.view !== "chat") return;
     event.preventDefault();
     input.focus();
   });
@@ -130,7 +151,7 @@ function showRoom(): void {
   byId("room-name").textContent = address.room;
   document.title = `${address.room} · Roomful`;
   input.placeholder = `Write to ${address.room}`;
-  byId<HTMLAnchorElement>("second-visitor").href = hashOf(address.room, randomPerson().name);
+  for (const link of document.querySelectorAll<HTMLAnchorElement>(".second-visitor")) link.href = hashOf(address.room, randomPerson().name, address.view);
 }
 
 function showPerson(person: Person): void {

@@ -10,23 +10,35 @@ export interface Address {
   readonly name: string | undefined;
   /** A token, for a server that wants one. It stays behind the hash, which no server is sent. */
   readonly token: string | undefined;
+  /** What of the room is shown. */
+  readonly view: View;
 }
 
-/** Reads `#room=chat:name&name=Ada&token=…`. */
+export type View = "chat" | "board";
+
+/** Reads `#room=chat:name&name=Ada&token=…&view=board`. */
 export function readAddress(): Address {
   const hash = new URLSearchParams(location.hash.slice(1));
   return {
     room: hash.get("room") || DEFAULT_ROOM,
     name: cleanName(hash.get("name") ?? ""),
     token: hash.get("token") ?? undefined,
+    view: hash.get("view") === "board" ? "board" : "chat",
   };
 }
 
+/** Notes in the address what is shown, so that a link and a reload lead there. */
+export function rememberView(view: View): void {
+  const others = location.hash.slice(1).split("&").filter((part) => part !== "" && !part.startsWith("view="));
+  history.replaceState(null, "", `#${[...others, `view=${view}`].join("&")}`);
+}
+
 /** The hash that leads to a room, as this visitor or as another one. */
-export function hashOf(room: string, name?: string): string {
+export function hashOf(room: string, name?: string, view: View = "chat"): string {
   // A room's name has no character that would need to be escaped behind the hash, but for `+` and `=` and `&`.
   const parts = [`room=${room.replace(/[%+&]/g, encodeURIComponent)}`];
   if (name !== undefined) parts.push(`name=${encodeURIComponent(name)}`);
+  if (view !== "chat") parts.push(`view=${view}`);
   return `#${parts.join("&")}`;
 }
 

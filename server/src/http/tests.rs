@@ -957,7 +957,7 @@ async fn connections_that_linger_are_bounded_too() {
     assert_eq!(running.rejected(Reason::HttpConnections), 0);
 }
 
-/// A panic while sockets are handed over is counted, and the listener goes on.
+/// A panic while a socket is handed over is counted, and the listener goes on.
 #[tokio::test]
 async fn a_panic_at_the_hand_over_leaves_the_listener() {
     let mut running = Running::start(Limits::default()).await;
@@ -967,9 +967,12 @@ async fn a_panic_at_the_hand_over_leaves_the_listener() {
     let answer = running.exchange(&handshake).await;
     assert_eq!(status(&answer), 101);
     assert_eq!(status(&running.get("/healthz").await), 200);
-    let panics = "roomful_panics_total{where=\"acceptor\"} 1";
+    // A handshake that comes later than its connection is handed over by a task of its own.
+    let panics =
+        ["acceptor", "task"].map(|place| format!("roomful_panics_total{{where=\"{place}\"}} 1"));
     eventually("the panic is counted", || {
-        running.shared.metrics.render().contains(panics)
+        let rendered = running.shared.metrics.render();
+        panics.iter().any(|panic| rendered.contains(panic))
     })
     .await;
 }

@@ -340,7 +340,7 @@ impl Budget {
 }
 
 /// What an entry takes in memory beside its payload, with the allocator's part.
-const ENTRY_BYTES: usize = 288;
+pub(crate) const ENTRY_BYTES: usize = 288;
 
 fn cost(entry: &Entry) -> usize {
     entry.payload.bytes.len() + ENTRY_OVERHEAD_BYTES

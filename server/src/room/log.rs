@@ -26,6 +26,7 @@ use super::{
     TAIL_MAX, UNKNOWN_TEXT, not_a_member,
 };
 use crate::clock::Now;
+use crate::journal::memory::ENTRY_BYTES;
 use crate::journal::{JournalError, Opened, Outcome};
 use crate::shard::message::{Author, Message, Origin, Refusal};
 
@@ -237,6 +238,7 @@ impl Room {
             let is_next = state == PendingState::Stored && self.log.pending.is_empty();
             self.advance(&entry, change, is_next);
         }
+        self.log.entry_bytes += bytes_of(&entry);
         self.log.appended = entry.offset;
         self.log.last_ms = entry.time_ms;
         self.log.pending.push_back(Pending {
@@ -275,8 +277,10 @@ impl Room {
         } = pending;
         self.log.committed = entry.offset;
         self.log.tail.push_back(Arc::clone(&entry));
-        if self.log.tail.len() > TAIL_MAX {
-            self.log.tail.pop_front();
+        if self.log.tail.len() > TAIL_MAX
+            && let Some(oldest) = self.log.tail.pop_front()
+        {
+            self.log.entry_bytes -= bytes_of(&oldest);
         }
         match change {
             None => context.counters.publishes.add(1),
@@ -336,6 +340,7 @@ impl Room {
             ..
         }) = self.log.pending.pop_front()
         {
+            self.log.entry_bytes -= bytes_of(&entry);
             if let (Some(producer), Some(op)) = (producer, entry.op) {
                 self.operations.withdraw(&producer, op);
                 self.unknown.push((producer, op));
@@ -400,6 +405,7 @@ impl Room {
         self.log.last_ms = opened.recent.last().map_or(0, |entry| entry.time_ms);
         let skipped = opened.recent.len().saturating_sub(TAIL_MAX);
         self.log.tail = opened.recent.iter().skip(skipped).cloned().collect();
+        self.log.entry_bytes = self.log.tail.iter().map(|entry| bytes_of(entry)).sum();
         self.settle_unknown(&opened.recent);
         // Not at once: where the journal fails at once, that would never end.
         let look_ms = self.restores.as_ref().map_or(UNHEALTHY_MS, |_| 1);
@@ -529,3 +535,8 @@ fn asked(entry: &Entry) -> Option<&Payload> {
 
 /// When to ask a journal again that could not open a room.
 const REOPEN_MS: u64 = 1_000;
+
+/// What an entry takes in memory.
+fn bytes_of(entry: &Entry) -> usize {
+    entry.payload.bytes.len() + ENTRY_BYTES
+}

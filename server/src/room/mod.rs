@@ -205,6 +205,8 @@ struct Log {
     pending: VecDeque<Pending>,
     /// The newest committed entries, so that readers near the head need no journal.
     tail: VecDeque<Arc<Entry>>,
+    /// What the entries of `pending` and `tail` take in memory.
+    entry_bytes: usize,
     /// Chunks that were read lately: many come back from the same place in one moment.
     chunks: VecDeque<KeptChunk>,
     /// Reads on their way.
@@ -356,8 +358,13 @@ impl Room {
     pub fn held_bytes(&self) -> u64 {
         let chunks: usize = self.log.chunks.iter().map(|kept| kept.bytes).sum();
         let kept = self.kept.as_ref().map_or(0, |kept| kept.held_bytes());
-        let held = self.members.held_bytes() + self.operations.held_bytes() + chunks + kept;
-        (ROOM_BYTES + held) as u64
+        let entries = match self.settings.durability {
+            // The journal has the same ones, and counts them.
+            Durability::Memory => 0,
+            Durability::Local | Durability::Replicated => self.log.entry_bytes,
+        };
+        let held = self.members.held_bytes() + self.operations.held_bytes();
+        (ROOM_BYTES + held + chunks + kept + entries) as u64
     }
 
     /// Opens the log; until the journal answers, requests wait. Operations are known as far as it shows them; `anonymous` says
@@ -609,6 +616,7 @@ impl Log {
             last_ms: 0,
             pending: VecDeque::new(),
             tail: VecDeque::new(),
+            entry_bytes: 0,
             chunks: VecDeque::new(),
             reads: HashMap::new(),
         }

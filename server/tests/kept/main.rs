@@ -76,6 +76,36 @@ fn a_failed_append_takes_back_what_was_decided_on_it() {
     }
 }
 
+/// A disk that doesn't answer must not fill the memory unseen, nor must what is kept of stored entries for readers.
+#[test]
+fn entries_that_wait_or_are_kept_for_readers_are_counted() {
+    const BYTES: u64 = 10_000;
+    let text = "x".repeat(usize::try_from(BYTES).unwrap());
+    let mut world = World::new(true);
+    let ann = world.join(1);
+    let before = world.room.held_bytes();
+    for _ in 0..3 {
+        world.publish(ann, &text);
+    }
+    assert!(world.room.held_bytes() >= before + 3 * BYTES);
+    world.journal.with(|disk| disk.entries.clear());
+    world.complete(true);
+    world.settle();
+    let given_up = world.room.held_bytes();
+    assert!(given_up < before + BYTES, "{given_up} is not {before}");
+    let ann = world.join(1);
+    let mut most = 0;
+    for count in 1..=100 {
+        world.publish(ann, &text);
+        world.settle();
+        match count {
+            1..=70 => most = world.room.held_bytes(),
+            _ => assert_eq!(world.room.held_bytes(), most, "after {count} entries"),
+        }
+    }
+    assert!(most > before + 60 * BYTES);
+}
+
 /// The same op id is the same write, also after a restart; another write with it is a conflict, as far as that is known.
 #[test]
 fn a_write_takes_effect_once_however_often_it_is_sent() {
