@@ -11,7 +11,7 @@ use roomful_protocol::id::{Epoch, Offset, RoomId};
 
 use super::index::Budget;
 use super::meta::{self, EntryKey};
-use super::reading::{Known, Reader, Registers, Trouble, read_record};
+use super::reading::{Reader, Registers, Trouble, read_record};
 use super::record::{Kind, LogId, Record};
 use super::store::Space;
 use crate::journal::Snapshot;
@@ -129,8 +129,12 @@ impl Reader {
             entries: 0,
             bytes: 0,
         };
-        self.survey_snapshots(&known, read_snapshot, &mut surveyed);
-        match self.settled(|_| self.registers(log, &known)) {
+        self.survey_snapshots(known.snapshots.len(), read_snapshot, &mut surveyed);
+        let registers = self.settled(|taken| {
+            let known = self.known(log, taken)?;
+            self.registers(log, &known)
+        });
+        match registers {
             Ok((registers, is_whole)) => {
                 surveyed.registers = registers;
                 if !is_whole {
@@ -162,28 +166,29 @@ impl Reader {
         Ok(surveyed)
     }
 
-    fn survey_snapshots(&self, known: &Known, read: ReadSnapshot, surveyed: &mut Surveyed) {
-        for (at, place) in known.snapshots.iter().rev() {
-            let found = self.settled(|_| match self.snapshot(surveyed.log, *at, *place) {
-                // It has gone into the store, and a newer one with it.
-                Err(Trouble::Moved) => self.snapshot(surveyed.log, *at, None),
-                found => found,
+    /// Finds the newest of so many snapshots that can be read.
+    fn survey_snapshots(&self, count: usize, read: ReadSnapshot, surveyed: &mut Surveyed) {
+        let log = surveyed.log;
+        for place in 0..count {
+            let found = self.settled(|taken| {
+                let known = self.known(log, taken)?;
+                let newest = known.snapshots.iter().rev().nth(place);
+                let found = newest.map(|(at, place)| self.snapshot(log, *at, *place));
+                found.transpose()
             });
-            let found = found.and_then(|snapshot| {
-                read(&snapshot.content)?;
-                Ok(snapshot)
-            });
-            match found {
-                Ok(snapshot) => {
-                    surveyed.snapshot = Some(snapshot);
-                    return;
-                }
-                Err(what) => {
-                    surveyed.has_lost_snapshot = true;
-                    let wrong = format!("its snapshot at {at}: {what}");
-                    surveyed.wrong.push(wrong);
-                }
-            }
+            let wrong = match found {
+                Ok(None) => return,
+                Ok(Some(snapshot)) => match read(&snapshot.content) {
+                    Ok(()) => {
+                        surveyed.snapshot = Some(snapshot);
+                        return;
+                    }
+                    Err(what) => format!("its snapshot at {}: {what}", snapshot.at),
+                },
+                Err(what) => what,
+            };
+            surveyed.has_lost_snapshot = true;
+            surveyed.wrong.push(wrong);
         }
     }
 
