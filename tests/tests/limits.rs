@@ -1,5 +1,6 @@
 //! Limits at their bound: so much and no more, each with the metric that says so. Those of messages and users are in `threats/messages.rs`,
 //! those of addresses in `threats/admission.rs`, those of bytes that wait in `slow_reader.rs` and `memory.rs`.
+#![expect(clippy::unwrap_used, reason = "a test reports by panicking")]
 
 use roomful_protocol::error::ErrorCode;
 use roomful_protocol::frame::{

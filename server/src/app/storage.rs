@@ -93,6 +93,9 @@ pub enum RepairFailed {
 }
 
 /// Whether a room could be made of a snapshot.
+///
+/// # Errors
+/// Not: it is of another form, or none.
 pub fn read_snapshot(content: &[u8]) -> Result<(), String> {
     let read = crate::room::snapshot::read(content);
     read.map(drop).map_err(|error| error.to_string())

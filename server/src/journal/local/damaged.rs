@@ -175,7 +175,7 @@ fn damage_to_the_store_and_to_files_is_named() {
     let other = |_: &[u8]| Err("another form".to_owned());
     let mut findings = Vec::new();
     verify(directory.path(), 0, &clock, other, &mut |finding| {
-        findings.push(finding.what)
+        findings.push(finding.what);
     })
     .unwrap();
     assert_eq!(findings, ["its snapshot at 4: another form"]);
