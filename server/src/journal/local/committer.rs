@@ -15,6 +15,7 @@ use roomful_protocol::id::{Epoch, Offset, RoomId};
 
 use super::counters::Counters;
 use super::disk::Disk;
+use super::freezing::Freeze;
 use super::index::{Index, Segment, Spot};
 use super::ingest;
 use super::marks::Marks;
@@ -135,6 +136,8 @@ pub(super) enum Command {
         log: Arc<Log>,
         max_ms: u64,
     },
+    /// Everything before it goes into the store, which is then shown as it is.
+    Freeze(Freeze),
     /// To be looked up once everything before it is stored.
     Open(OpenRequest),
     /// There was no such room when that many segments were in the store.
@@ -362,6 +365,7 @@ impl Committer {
                 };
                 self.put(head, |_| {});
             }
+            Command::Freeze(freeze) => self.freeze(freeze, done),
             Command::Open(request) => done.opens.push(request),
             Command::Begin { request, taken } => self.begin_log(request, taken, done),
         }
@@ -406,6 +410,33 @@ impl Committer {
         self.waiting.push(Waiting::Beginning(request, log, epoch));
     }
 
+    /// Seals the segment, so that the store can be shown as soon as it has taken that: whoever asks hears of it then.
+    fn freeze(&mut self, freeze: Freeze, done: &mut Done) {
+        self.store(done);
+        if self.health.get() == Health::Failed {
+            return;
+        }
+        let number = self.segment.number + 1;
+        match self.begin_next_segment(0) {
+            Ok(()) => self.seal(Some(freeze), done),
+            Err(error) if self.health.get() == Health::Failed => self.fail(&error),
+            Err(error) => {
+                tracing::error!(%error, segment = number, "the journal has no place for another segment");
+                // Nothing that was stored is concerned; what is left of it would be in the way of the next one.
+                drop(self.disk.remove(number));
+            }
+        }
+    }
+
+    /// The segment that was begun takes the place of the one that was written.
+    fn seal(&self, freeze: Option<Freeze>, done: &mut Done) {
+        let next = Segment::new(self.segment.number, self.segment.next_batch);
+        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        index.active().freezes.extend(freeze);
+        index.seal(next);
+        done.has_sealed = true;
+    }
+
     fn put(&mut self, head: Head, content: impl FnOnce(&mut Vec<u8>)) {
         let at = self.batch.add(|out| head.write(out, content));
         let bytes = self.batch.len() - at;
@@ -443,14 +474,8 @@ impl Committer {
     fn write(&mut self, done: &mut Done) -> io::Result<u64> {
         let bytes_max = (self.batch.len() as u64).next_multiple_of(8);
         if self.segment.at + bytes_max > self.segment.bytes {
-            // The end of one that another follows is never taken for a write that never finished.
-            self.disk.sync(self.segment.number)?;
-            let number = self.segment.number + 1;
-            self.begin_segment(number, bytes_max)?;
-            let next = Segment::new(number, self.segment.next_batch);
-            let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-            index.seal(next);
-            done.has_sealed = true;
+            self.begin_next_segment(bytes_max)?;
+            self.seal(None, done);
         }
         let Written {
             number,
@@ -498,6 +523,14 @@ impl Committer {
         self.counters.segment_bytes.set(bytes);
     }
 
+    /// Makes the one that follows.
+    fn begin_next_segment(&mut self, bytes_min: u64) -> io::Result<()> {
+        // The end of one that another follows is never taken for a write that never finished.
+        let synced = self.disk.sync(self.segment.number);
+        synced.inspect_err(|_| self.health.set(Health::Failed))?;
+        self.begin_segment(self.segment.number + 1, bytes_min)
+    }
+
     /// Makes a segment that has room for so many bytes.
     fn begin_segment(&mut self, number: u64, bytes_min: u64) -> io::Result<()> {
         let head_bytes = SEGMENT_HEAD_BYTES as u64;
@@ -512,7 +545,9 @@ impl Committer {
         self.disk.write(number, 0, &head.to_bytes())?;
         self.disk.sync(number)?;
         // From now on it may not be missing.
-        ingest::write_begun(&*self.store, number)?;
+        // With an error it may be expected at the next start, so it stays.
+        let begun = ingest::write_begun(&*self.store, number);
+        begun.inspect_err(|_| self.health.set(Health::Failed))?;
         self.counters.syncs.add(1);
         self.segment = Written {
             number,

@@ -49,6 +49,9 @@ pub enum OpenError {
         /// Why.
         source: io::Error,
     },
+    /// Something in it can't be read, and nobody knows which rooms that concerns.
+    #[error("the journal in {} is damaged, and nobody knows whose the damaged part was", .0.display())]
+    Damaged(PathBuf),
     /// There are other files.
     #[error("{} holds files that are not of a journal: nothing was changed, name another data_dir or move them away", .0.display())]
     Foreign(PathBuf),
@@ -82,9 +85,14 @@ pub(super) struct Directory {
 }
 
 impl Directory {
+    /// Whether there is one.
+    pub(super) fn is_in(path: &Path) -> bool {
+        path.join(FORMAT).exists()
+    }
+
     /// Takes the directory, if there is one.
     pub(super) fn find(path: PathBuf, wait_ms: u64, clock: &Clock) -> Result<Self, OpenError> {
-        match path.join(FORMAT).exists() {
+        match Self::is_in(&path) {
             true => Self::take(path, wait_ms, clock),
             false => Err(OpenError::Absent(path)),
         }

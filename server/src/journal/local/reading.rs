@@ -303,10 +303,7 @@ impl Reader {
     ) -> Result<(Registers, bool), Trouble> {
         let mut registers = Registers::new();
         let mut is_whole = true;
-        let (from, until) = (
-            meta::register_key(log, &[]),
-            meta::log_key(LogId(log.0 + 1)),
-        );
+        let (from, until) = meta::registers_of(log);
         self.store.range(
             Space::Registers,
             &from,
