@@ -31,8 +31,10 @@ mod record;
 mod recovery;
 mod repair;
 mod segment;
-#[cfg(test)]
-mod simulated;
+#[cfg(feature = "simulated")]
+pub mod simulated;
+#[cfg(feature = "simulated")]
+pub mod stepped;
 mod still;
 mod store;
 mod survey;
@@ -214,13 +216,7 @@ impl Local {
     /// The journal of one shard.
     #[must_use]
     pub fn of_shard(&self, shard: ShardId) -> LocalJournal {
-        LocalJournal {
-            shard,
-            shared: Arc::clone(&self.shared),
-            rooms: HashMap::new(),
-            next_ticket: 1,
-            commands: Vec::new(),
-        }
+        LocalJournal::new(shard, &self.shared)
     }
 
     /// What is counted of it.
@@ -391,6 +387,16 @@ struct OpenRoom {
 }
 
 impl LocalJournal {
+    fn new(shard: ShardId, shared: &Arc<Shared>) -> Self {
+        Self {
+            shard,
+            shared: Arc::clone(shared),
+            rooms: HashMap::new(),
+            next_ticket: 1,
+            commands: Vec::new(),
+        }
+    }
+
     fn ticket(&mut self) -> Ticket {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
