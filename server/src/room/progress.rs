@@ -178,6 +178,7 @@ impl Room {
             let Some(user) = kept.cursors.forget_one(users_max, may_be) else {
                 return;
             };
+            context.counters.cursors_forgotten.add(1);
             let gone = context
                 .journal
                 .register(&self.id, Cursor::key(&user), Bytes::new());

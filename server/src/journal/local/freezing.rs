@@ -142,7 +142,7 @@ impl StoredRoom {
             snapshot: Offset(meta.snapshot),
             wake_ms: meta.wake_ms,
             age_max_ms: meta.age_max_ms,
-            damage: meta.is_damaged.then_some("records of it could not be read"),
+            damage: meta.damaged_to.map(|_| "records of it could not be read"),
             log,
         }
     }
