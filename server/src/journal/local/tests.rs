@@ -281,23 +281,24 @@ fn rooms_are_woken_on_time_when_the_clock_is_set_back() {
         ..settings()
     };
     let mut running = Running::new(with_clock);
-    let mut calls = calls(&mut running);
+    let mut before = calls(&mut running);
     for name in ["first", "ahead", "behind"] {
-        calls.open(&room(name), LOOSE);
+        before.open(&room(name), LOOSE);
     }
     clock.set_unix_ms(9_000_000);
-    calls.journal().wake_at(&room("first"), Some(8_000_000));
-    calls.open(&room("first"), LOOSE);
+    before.journal().wake_at(&room("first"), Some(8_000_000));
+    before.open(&room("first"), LOOSE);
     let woken = |names: &'static [&str]| {
         let woken: Vec<_> = names.iter().map(|name| room(name)).collect();
         move |told: &mut Told| (told.woken == woken).then_some(())
     };
     running.heard.wait(woken(&["first"]));
     clock.set_unix_ms(1_000_000);
-    calls.journal().wake_at(&room("first"), None);
-    calls.journal().wake_at(&room("ahead"), Some(1_000_800));
-    calls.journal().wake_at(&room("behind"), Some(1_000_000));
-    calls.open(&room("behind"), LOOSE);
+    let mut after = calls(&mut running);
+    after.journal().wake_at(&room("first"), None);
+    after.journal().wake_at(&room("ahead"), Some(1_000_800));
+    after.journal().wake_at(&room("behind"), Some(1_000_000));
+    after.open(&room("behind"), LOOSE);
     running.heard.wait(woken(&["first", "behind"]));
     clock.advance(800);
     running.heard.wait(woken(&["first", "behind", "ahead"]));
