@@ -236,6 +236,10 @@ async fn a_damaged_room_is_named_and_left_out() {
         ],
     );
     assert!(named.output.contains("default/chat:good"));
+    let read = run(server.dir(), &["inspect", "--verify"]).await;
+    assert_failed(&read, &["DAMAGED: ", "default/chat:bad: entry 3"]);
+    let read = run(server.dir(), &["inspect", "--verify", "--json"]).await;
+    assert_failed(&read, &["{\"finding\":\"", "\"room\":\"chat:good\""]);
     let file = server.dir().join("all.jsonl");
     let file = file.to_str().unwrap();
     let made = run(server.dir(), &["backup", file]).await;
