@@ -257,11 +257,23 @@ impl Room {
         context.journal.wake_at(&self.id, wake_ms);
     }
 
-    /// Whether the room must not be forgotten, since it is nowhere else and has something to do.
-    pub(super) fn is_needed(&self) -> bool {
-        let timers = self.kept.as_ref().map(|kept| &kept.committed.timers);
-        self.settings.durability == Durability::Memory
-            && timers.is_some_and(|timers| !timers.is_empty())
+    /// Whether the room must not be forgotten: it has something to do, and is nowhere else, or what is due now waits for the
+    /// disk. The journal tells each time once.
+    pub(super) fn is_needed(&self, context: &Context<'_>) -> bool {
+        match self.settings.durability {
+            Durability::Memory => {
+                let timers = self.kept.as_ref().map(|kept| &kept.committed.timers);
+                timers.is_some_and(|timers| !timers.is_empty())
+            }
+            Durability::Local | Durability::Replicated => self.is_due(context),
+        }
+    }
+
+    /// A room that closes all the same is woken for what is due, a while later.
+    pub(super) fn wake_if_due(&mut self, context: &mut Context<'_>) {
+        if self.is_due(context) {
+            self.set_wake(Some(context.now.unix_ms + REWAKE_MS), context);
+        }
     }
 
     /// Members of before the log was opened, who have something to lose: they are disconnected, and their grace begins.
@@ -366,6 +378,9 @@ impl Room {
 pub(super) fn is_publish(entry: &Entry) -> bool {
     entry.kind == EntryKind::Publish
 }
+
+/// When a room is woken again that had to close with something due: memory may not be short any more.
+const REWAKE_MS: u64 = 60_000;
 
 /// Entries behind a snapshot, of whatever kind, that a replay is let to take; half of what a log without one shows.
 const REPLAY_MAX: usize = RECENT_MAX / 2;

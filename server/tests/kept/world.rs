@@ -37,6 +37,8 @@ pub struct World {
     pub counters: ShardCounters,
     /// Sessions that are revoked.
     pub revoked: Vec<SessionId>,
+    /// Whether memory is short.
+    pub is_short: bool,
     /// Entries that the hub was sent.
     pub told: Vec<Arc<Entry>>,
     pub closed: bool,
@@ -92,6 +94,7 @@ impl World {
             },
             counters: ShardCounters::default(),
             revoked: Vec::new(),
+            is_short: false,
             told: Vec::new(),
             closed: false,
             timers: Vec::new(),
@@ -118,7 +121,7 @@ impl World {
             tickets: &mut tickets,
             can_send: &|_| true,
             counters: &self.counters,
-            is_short: false,
+            is_short: self.is_short,
             is_revoked: &|_: &TenantId, left: &Departure| revoked.contains(&left.session),
         };
         let done = act(&mut self.room, &mut context);
