@@ -2,7 +2,7 @@
 //!
 //! Only `main` calls it; everything else logs. A closed pipe is no error: the reader has seen enough.
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 
 /// Prints lines to standard output.
 ///
@@ -10,6 +10,12 @@ use std::io::{self, Write};
 /// Standard output can't be written, a closed pipe aside.
 pub fn print(text: &str) -> io::Result<()> {
     write_line(&mut io::stdout().lock(), text)
+}
+
+/// Where a command writes what is long.
+#[must_use]
+pub fn output() -> impl Write {
+    BufWriter::new(io::stdout().lock())
 }
 
 /// Prints lines to standard error, each message with the program's name in front.

@@ -4,7 +4,7 @@
 //! back), [`connection`] (one socket's state), [`room`] (what is ordered) over [`journal`] (where it is
 //! kept), [`shard`] (where all of these meet, without I/O), [`admission`] (who may come in), [`transport`] and [`http`]
 //! (the sockets, over [`tls`] where there is a certificate), [`admin`] (what a back end asks), [`app`]
-//! (the wiring). [`clock`], [`current`], [`directory`], [`wire`], [`metrics`], [`memory`], [`tasks`], [`shutdown`], [`logging`] and
+//! (the wiring), [`archive`] (rooms in a file), [`tools`] (what an operator does with rooms on disk). [`clock`], [`current`], [`directory`], [`wire`], [`metrics`], [`memory`], [`tasks`], [`shutdown`], [`logging`] and
 //! [`console`] serve them.
 
 pub mod config;
@@ -14,6 +14,7 @@ pub mod session;
 
 pub mod connection;
 
+pub mod archive;
 pub mod journal;
 pub mod room;
 
@@ -29,6 +30,7 @@ pub mod transport;
 pub mod admin;
 
 pub mod app;
+pub mod tools;
 
 pub mod clock;
 pub mod console;

@@ -13,9 +13,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use roomful_protocol::id::{IdError, RoomId, RoomName, TenantId};
+use roomful_server::archive::listing::Depth;
 use roomful_server::auth::{self, MintError, Minted};
 use roomful_server::clock::Clock;
 use roomful_server::config::{Config, Flag, Problems, Secret, Sources};
+use roomful_server::tools::copying::{self, Target};
+use roomful_server::tools::inspecting::{self, Form, Report};
+use roomful_server::tools::restoring::{self, Existing};
+use roomful_server::tools::{ToolError, Whence};
 use roomful_server::{app, console, logging};
 
 /// Roomful keeps rooms of people in step over WebSocket.
@@ -38,6 +44,16 @@ enum Command {
     PrintConfig(PrintArgs),
     /// Make a token for development, signed with the first HS256 key of the configuration
     Token(TokenArgs),
+    /// Tell what rooms there are on disk, and how large they are
+    Inspect(InspectArgs),
+    /// Copy rooms on disk into a file
+    Export(ExportArgs),
+    /// Bring the rooms of a file into the data directory, each with a new epoch
+    Import(ImportArgs),
+    /// Copy all rooms on disk as they are at one moment into a file, and who is revoked
+    Backup(BackupArgs),
+    /// Make a data directory of a file; every room gets a new epoch
+    Restore(RestoreArgs),
 }
 
 /// Where the configuration comes from. What isn't given here comes from the environment, the file, or the defaults.
@@ -102,6 +118,78 @@ struct TokenArgs {
     config: ConfigArgs,
 }
 
+/// Which rooms on disk, and of whom to ask for them.
+#[derive(Debug, Args)]
+struct RoomsArgs {
+    /// Room, such as chat:lobby; may be given more than once
+    #[arg(long = "room", value_name = "ROOM", value_parser = parse_room)]
+    rooms: Vec<RoomName>,
+    /// Whose rooms they are
+    #[arg(long, default_value = "default", value_parser = TenantId::parse)]
+    tenant: TenantId,
+}
+
+#[derive(Debug, Args)]
+struct InspectArgs {
+    #[command(flatten)]
+    rooms: RoomsArgs,
+    /// Read everything that is stored of them, and compare its checksums
+    #[arg(long)]
+    verify: bool,
+    /// One JSON object a line instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Ask the server that runs on the data directory, through its admin listener
+    #[arg(long)]
+    running: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(mut_arg("rooms", |rooms| rooms.required(true)))]
+struct ExportArgs {
+    /// File to write, which must not be there; - for the output
+    file: PathBuf,
+    #[command(flatten)]
+    rooms: RoomsArgs,
+    /// Ask the server that runs on the data directory, through its admin listener
+    #[arg(long)]
+    running: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+#[derive(Debug, Args)]
+struct ImportArgs {
+    /// File of an export or a backup
+    file: PathBuf,
+    /// Put the rooms of the file in the place of those that are there
+    #[arg(long)]
+    replace: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+#[derive(Debug, Args)]
+struct BackupArgs {
+    /// File to write, which must not be there; - for the output
+    file: PathBuf,
+    /// Ask the server that runs on the data directory, through its admin listener
+    #[arg(long)]
+    running: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+#[derive(Debug, Args)]
+struct RestoreArgs {
+    /// File of a backup or an export
+    file: PathBuf,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 enum CommandError {
@@ -113,6 +201,8 @@ enum CommandError {
     Logging(#[from] logging::LoggingError),
     #[error(transparent)]
     Run(#[from] app::RunError),
+    #[error(transparent)]
+    Tool(#[from] ToolError),
     #[error("the output can't be written")]
     Output(#[from] io::Error),
 }
@@ -134,6 +224,11 @@ fn run(cli: Cli) -> Result<(), CommandError> {
         Command::CheckConfig(args) => check_config(args),
         Command::PrintConfig(args) => print_config(args),
         Command::Token(args) => token(args),
+        Command::Inspect(args) => inspect(args),
+        Command::Export(args) => export(args),
+        Command::Import(args) => import(args),
+        Command::Backup(args) => backup(args),
+        Command::Restore(args) => restore(args),
     }
 }
 
@@ -180,6 +275,94 @@ fn token(args: TokenArgs) -> Result<(), CommandError> {
         &wanted,
         Clock::system().unix_ms(),
     )?)?)
+}
+
+fn inspect(args: InspectArgs) -> Result<(), CommandError> {
+    let config = Config::load(&args.config.into_sources())?;
+    let form = if args.json { Form::Json } else { Form::Table };
+    let depth = if args.verify {
+        Depth::Read
+    } else {
+        Depth::Known
+    };
+    let report = Report::new(form, console::output());
+    let (whence, rooms) = (whence(args.running), args.rooms.into_ids());
+    Ok(inspecting::inspect(
+        &config,
+        whence,
+        &rooms,
+        depth,
+        report,
+        &Clock::system(),
+    )?)
+}
+
+fn export(args: ExportArgs) -> Result<(), CommandError> {
+    let config = Config::load(&args.config.into_sources())?;
+    let (whence, rooms) = (whence(args.running), args.rooms.into_ids());
+    let target = target(args.file);
+    let told = copying::export(&config, whence, &rooms, &target, &Clock::system())?;
+    tell_of(&target, &told)
+}
+
+fn backup(args: BackupArgs) -> Result<(), CommandError> {
+    let config = Config::load(&args.config.into_sources())?;
+    let (whence, target) = (whence(args.running), target(args.file));
+    let told = copying::backup(&config, whence, &target, &Clock::system())?;
+    tell_of(&target, &told)
+}
+
+fn import(args: ImportArgs) -> Result<(), CommandError> {
+    let config = Config::load(&args.config.into_sources())?;
+    let existing = if args.replace {
+        Existing::Replace
+    } else {
+        Existing::Refuse
+    };
+    let told = restoring::import(&config, &args.file, existing, &Clock::system())?;
+    Ok(console::print(&told)?)
+}
+
+fn restore(args: RestoreArgs) -> Result<(), CommandError> {
+    let config = Config::load(&args.config.into_sources())?;
+    let told = restoring::restore(&config, &args.file, &Clock::system())?;
+    Ok(console::print(&told)?)
+}
+
+fn whence(running: bool) -> Whence {
+    if running {
+        Whence::Server
+    } else {
+        Whence::Directory
+    }
+}
+
+fn target(file: PathBuf) -> Target {
+    if file.as_os_str() == "-" {
+        Target::Output
+    } else {
+        Target::File(file)
+    }
+}
+
+/// Says what a file has in it, beside the output where that is the file.
+fn tell_of(target: &Target, told: &str) -> Result<(), CommandError> {
+    match target {
+        Target::File(_) => console::print(told)?,
+        Target::Output => console::complain(told)?,
+    }
+    Ok(())
+}
+
+impl RoomsArgs {
+    fn into_ids(self) -> Vec<RoomId> {
+        let Self { rooms, tenant } = self;
+        let id = |name| RoomId {
+            tenant: tenant.clone(),
+            name,
+        };
+        rooms.into_iter().map(id).collect()
+    }
 }
 
 impl ConfigArgs {
@@ -244,7 +427,15 @@ fn fail(error: &CommandError) -> ExitCode {
     let code = match error {
         CommandError::Config(_) | CommandError::Token(_) => EXIT_USAGE,
         CommandError::Run(app::RunError::Interrupted { .. }) => EXIT_INTERRUPTED,
-        CommandError::Logging(_) | CommandError::Run(_) | CommandError::Output(_) => 1,
+        CommandError::Tool(ToolError::Output { source, .. })
+            if source.kind() == io::ErrorKind::BrokenPipe =>
+        {
+            return ExitCode::SUCCESS;
+        }
+        CommandError::Logging(_)
+        | CommandError::Run(_)
+        | CommandError::Tool(_)
+        | CommandError::Output(_) => 1,
     };
     match console::complain(&text) {
         Ok(()) => ExitCode::from(code),
@@ -257,6 +448,10 @@ fn parse_setting(text: &str) -> Result<(String, String), String> {
         .split_once('=')
         .ok_or("write it as key=value, such as connection.rooms_max=64")?;
     Ok((key.trim().to_owned(), value.to_owned()))
+}
+
+fn parse_room(text: &str) -> Result<RoomName, IdError> {
+    RoomName::parse(text.as_bytes())
 }
 
 fn parse_secret(text: &str) -> Result<Secret, Infallible> {

@@ -17,6 +17,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use roomful_protocol::id::Epoch;
 use roomful_server::admin::key::AdminKey;
 use roomful_server::admin::{self, Admin};
 use roomful_server::admission::client::Trust;
@@ -189,6 +190,8 @@ fn operations(world: &World, config: &Config) -> (Operations, String) {
         shards: world.shards.clone(),
         revocations,
         revocation_file,
+        local: None,
+        last_epoch: Epoch(0),
         key,
         metrics: world.metrics.clone(),
         clock: Clock::system(),

@@ -147,8 +147,14 @@ await run([
   }],
 
   ["what is edited without a connection is stored when it is back", async () => {
+    await edit(ada, "Read the notes");
+    await eventually("Grace sees who edits", async () => (await holderOf(grace, "Read the notes")) === "Ada is editing");
     await setAway(grace, true);
     await eventually("Grace is told", async () => (await grace.part("board-note").textContent()).startsWith("You are away"));
+    // Who is away doesn't know how long somebody edits.
+    assert.equal(await holderOf(grace, "Read the notes"), "");
+    await edit(grace, "Read the notes");
+    for (const tab of [ada, grace]) await tab.page.keyboard.press("Escape");
     await change(grace, "Ask Charles", "Ask Charles for the plans");
     await add(grace, 0, "Wash the cups");
     board[0] = ["Ask Charles for the plans", "Wash the cups"];

@@ -431,7 +431,7 @@ async fn the_examples_of_the_page_work() {
         .lines()
         .filter(|line| line.starts_with("curl "))
         .collect();
-    assert_eq!(lines.len(), 10);
+    assert_eq!(lines.len(), 13);
     for line in lines {
         let words = words(&line.replace("$KEY", &back_end.key));
         let (mut method, mut headers, mut body, mut url) = ("GET", Vec::new(), "", "");

@@ -46,8 +46,6 @@ export class Board {
   /** Cards whose locks were asked for and not given back. */
   readonly #claimed = new Set<string>();
   readonly #listeners = new AbortController();
-  /** The own member number of the last membership: without a connection the own locks are still one's own. */
-  #member: number | undefined;
   #editing: Editing | undefined;
   #dragged: string | undefined;
   /** Elements are on the move: a focus that is lost by that says nothing. */
@@ -95,10 +93,6 @@ export class Board {
     const { values, locks } = this.#room;
     const refresh = () => this.refresh();
     this.#room.on("state", refresh);
-    this.#room.on("joined", ({ member }) => {
-      this.#member = member;
-      this.refresh();
-    });
     this.#room.on("advance", refresh);
     this.#room.on("event", refresh);
     values.on("ready", refresh);
@@ -166,10 +160,11 @@ export class Board {
     return { held: hold === "held", note, mayClaim: hold === "gone" && !away && !holder };
   }
 
-  /** Who else holds a card, as far as is known. */
+  /** Who else holds a card. Without a connection nobody is known to: what comes too late by that is noticed when it is sent. */
   #holder(id: string): Person | undefined {
+    if (this.#room.state !== "live") return undefined;
     const held = this.#room.locks.get(keyOf(id))?.held;
-    return held && held.member !== this.#member ? this.#context.people.person(held.member, held.user) : undefined;
+    return held && held.member !== this.#room.member ? this.#context.people.person(held.member, held.user) : undefined;
   }
 
   #begin(id: string): void {

@@ -30,7 +30,7 @@ export interface Known {
   readonly version: Position | null;
 }
 
-export const UNKNOWN: Known = { card: null, version: null };
+const UNKNOWN: Known = { card: null, version: null };
 
 /** The key of a card, and the name of the lock that guards it. */
 export function keyOf(id: string): string {

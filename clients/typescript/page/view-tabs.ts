@@ -44,7 +44,7 @@ export class ViewTabs {
 
   /** There are so many cards. */
   counted(cards: number): void {
-    byId("tab-board-count").textContent = String(cards);
+    byId("tab-board-count").textContent = cards === 0 ? "" : String(cards);
   }
 
   #choose(view: View): void {

@@ -40,6 +40,16 @@ impl Failure {
         Refusal::later(ErrorCode::Overloaded, text, BUSY_RETRY_MS).into()
     }
 
+    pub(super) fn too_many_copies(max: usize) -> Self {
+        let text = format!("{max} copies are made already, as many as may be");
+        Refusal::later(ErrorCode::Overloaded, text, BUSY_RETRY_MS).into()
+    }
+
+    pub(super) fn no_thread() -> Self {
+        let text = "the system has no thread left";
+        Refusal::later(ErrorCode::Overloaded, text, BUSY_RETRY_MS).into()
+    }
+
     pub(super) fn slow_body() -> Self {
         let text = "the body did not arrive in time";
         Self::new(

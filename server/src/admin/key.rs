@@ -91,7 +91,7 @@ impl fmt::Debug for AdminKey {
     }
 }
 
-const FILE: &str = "admin.key";
+pub(crate) const FILE: &str = "admin.key";
 
 #[cfg(test)]
 mod tests {

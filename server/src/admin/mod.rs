@@ -6,7 +6,7 @@
 //! and each act leaves a line in the log that says who did what to what, and how it ended. What a request does
 //! is left to the rooms, how a socket is served to `http`.
 //!
-//! Read on in `access` (who may), `rooms` (what there is), `revoking` (who has to go), `failure` (how it ends when it doesn't work) and
+//! Read on in `access` (who may), `rooms` (what there is), `revoking` (who has to go), `storage` (copies of rooms on disk), `failure` (how it ends when it doesn't work) and
 //! [`key`].
 
 mod access;
@@ -14,6 +14,7 @@ mod failure;
 pub mod key;
 mod revoking;
 mod rooms;
+mod storage;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -29,7 +30,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use roomful_protocol::error::ErrorCode;
 use roomful_protocol::frame::Durability;
-use roomful_protocol::id::TenantId;
+use roomful_protocol::id::{Epoch, TenantId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
@@ -37,6 +38,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::clock::Clock;
 use crate::connection::Rate;
+use crate::journal::local::Local;
 use crate::metrics::Metrics;
 use crate::session::revocation_file::RevocationFile;
 use crate::session::revocations::Revocations;
@@ -58,6 +60,8 @@ struct Inner {
     guesses: Guesses,
     /// One permit for each request that is worked on.
     places: Semaphore,
+    /// One permit for each copy that is made.
+    copies: Arc<Semaphore>,
 }
 
 /// What the operations are made of.
@@ -69,6 +73,10 @@ pub struct Parts {
     pub revocations: Revocations,
     /// Where that is kept.
     pub revocation_file: RevocationFile,
+    /// The rooms on disk, where there are any.
+    pub local: Option<Arc<Local>>,
+    /// No room has a later epoch.
+    pub last_epoch: Epoch,
     /// Who may ask.
     pub key: AdminKey,
     /// Denials are counted here.
@@ -131,6 +139,32 @@ struct Line {
     is_written: bool,
 }
 
+impl Line {
+    const fn new(act: &'static str, client: IpAddr) -> Self {
+        Self {
+            act,
+            client,
+            target: Target {
+                tenant: String::new(),
+                on: String::new(),
+            },
+            is_written: false,
+        }
+    }
+
+    fn done(mut self) {
+        self.is_written = true;
+        let (Self { act, client, .. }, Target { tenant, on }) = (&self, &self.target);
+        tracing::info!(target: AUDIT, %client, act, tenant, ?on, outcome = "done");
+    }
+
+    fn failed(mut self, outcome: &str, text: &str) {
+        self.is_written = true;
+        let (Self { act, client, .. }, Target { tenant, on }) = (&self, &self.target);
+        tracing::warn!(target: AUDIT, %client, act, tenant, ?on, outcome, text);
+    }
+}
+
 impl Drop for Line {
     fn drop(&mut self) {
         if !self.is_written {
@@ -148,6 +182,7 @@ impl Admin {
         let inner = Inner {
             guesses: Guesses::new(parts.settings.wrong_keys),
             places: Semaphore::new(places),
+            copies: Arc::new(Semaphore::new(COPIES_MAX)),
             parts,
         };
         Self {
@@ -162,6 +197,9 @@ impl Admin {
             .route("/v1/rooms/{room}", get(rooms::describe))
             .route("/v1/rooms/{room}/members", get(rooms::members))
             .route("/v1/rooms/{room}/publish", post(rooms::publish))
+            .route("/v1/storage/inspect", post(storage::inspect))
+            .route("/v1/storage/export", post(storage::export))
+            .route("/v1/storage/backup", get(storage::backup))
             .route("/v1/disconnect", post(revoking::disconnect))
             .route(
                 "/v1/revocations",
@@ -197,26 +235,14 @@ impl Admin {
         client: IpAddr,
         work: impl AsyncFnOnce(&mut Target) -> Outcome,
     ) -> Response {
-        let mut line = Line {
-            act,
-            client,
-            target: Target::default(),
-            is_written: false,
-        };
+        let mut line = Line::new(act, client);
         let outcome = match self.inner.places.try_acquire() {
             Ok(_place) => work(&mut line.target).await,
             Err(_) => Err(Failure::too_many(self.parts().settings.requests_max)),
         };
-        line.is_written = true;
-        let Target { tenant, on } = &line.target;
         match &outcome {
-            Ok(_) => {
-                tracing::info!(target: AUDIT, %client, act, tenant, ?on, outcome = "done");
-            }
-            Err(failure) => {
-                let (outcome, text) = (failure.name(), failure.text());
-                tracing::warn!(target: AUDIT, %client, act, tenant, ?on, outcome, text);
-            }
+            Ok(_) => line.done(),
+            Err(failure) => line.failed(failure.name(), failure.text()),
         }
         match outcome {
             Ok(json) => ([(header::CONTENT_TYPE, JSON)], json + "\n").into_response(),
@@ -283,6 +309,9 @@ fn json(value: &impl Serialize) -> Outcome {
         )
     })
 }
+
+/// Copies that are made at a time: each holds back space that the store would give back.
+const COPIES_MAX: usize = 2;
 
 /// How often the list of revocations is looked through.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);

@@ -248,7 +248,11 @@ impl Admin {
     }
 }
 
-fn room_id(name: &str, of: Option<&str>, target: &mut Target) -> Result<RoomId, Failure> {
+pub(super) fn room_id(
+    name: &str,
+    of: Option<&str>,
+    target: &mut Target,
+) -> Result<RoomId, Failure> {
     name.clone_into(&mut target.on);
     let tenant: TenantId = tenant(of, target)?;
     let name = RoomName::parse(name.as_bytes()).map_err(|error| {

@@ -252,6 +252,8 @@ impl App {
             shards: shards.clone(),
             revocations,
             revocation_file,
+            local: local.clone(),
+            last_epoch: generation.last_epoch(),
             key: admin_key,
             metrics: metrics.clone(),
             clock,

@@ -87,6 +87,26 @@ pub struct PeerContext {
     guest: Mutex<Guest>,
     /// Whether a request has come: silence is a mistake before the first one, and a browser's habit after it.
     asked: AtomicBool,
+    /// Whether an answer is on its way that takes as long as it takes.
+    is_long: AtomicBool,
+}
+
+/// An answer that may take longer than a connection lives. Whoever makes it sees to it that a client that doesn't read ends it.
+#[derive(Debug)]
+pub(crate) struct LongAnswer(Arc<PeerContext>);
+
+impl LongAnswer {
+    /// Begins on a connection.
+    pub(crate) fn begin(context: Arc<PeerContext>) -> Self {
+        context.is_long.store(true, Ordering::Relaxed);
+        Self(context)
+    }
+}
+
+impl Drop for LongAnswer {
+    fn drop(&mut self) {
+        self.0.is_long.store(false, Ordering::Relaxed);
+    }
 }
 
 /// What the socket is handed over with.
@@ -106,6 +126,7 @@ impl PeerContext {
                 accepted: None,
             }),
             asked: AtomicBool::new(false),
+            is_long: AtomicBool::new(false),
         }
     }
 
@@ -205,7 +226,7 @@ impl Server {
             context: Arc::clone(&context),
         };
         let mut connection = self.builder().serve_connection(TokioIo::new(link), routes);
-        let end = self.drive(&mut connection, &mut evicted).await;
+        let end = self.drive(&mut connection, &context, &mut evicted).await;
         // Takes the engine apart: its buffers, timers and routes end here, only the socket and what was read
         // ahead remain.
         let parts = connection.into_parts();
@@ -306,7 +327,12 @@ impl Server {
     }
 
     /// Runs a connection until it ends, is told to end and does so, or is out of time.
-    async fn drive(&self, connection: &mut Connection, evicted: &mut oneshot::Receiver<()>) -> End {
+    async fn drive(
+        &self,
+        connection: &mut Connection,
+        context: &PeerContext,
+        evicted: &mut oneshot::Receiver<()>,
+    ) -> End {
         let mut deadline = pin!(sleep(self.limits.lifetime));
         let mut ending = false;
         loop {
@@ -321,6 +347,11 @@ impl Server {
                 Event::Ended(Err(error)) => return End::Failed(error),
                 Event::Deadline if ending => return End::TimedOut,
                 Event::Evicted => return End::Evicted,
+                Event::Deadline if context.is_long.load(Ordering::Relaxed) => {
+                    deadline
+                        .as_mut()
+                        .reset(Instant::now() + self.limits.lifetime);
+                }
                 Event::Shutdown | Event::Deadline => {
                     ending = true;
                     Pin::new(&mut *connection).graceful_shutdown();

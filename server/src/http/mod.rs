@@ -29,6 +29,7 @@ mod welcome;
 mod tests;
 
 pub use acceptor::{listen, serve};
+pub(crate) use connection::LongAnswer;
 pub use connection::{Limits, PeerContext};
 pub(crate) use guard::names_loopback;
 pub use health::Readiness;

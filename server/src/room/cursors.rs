@@ -41,17 +41,10 @@ impl Cursors {
     /// One of them is not what is written here.
     pub fn from_registers(registers: &[(Bytes, Bytes)], epoch: Epoch) -> Result<Self, Undecodable> {
         let mut cursors = Self::default();
-        for (user, value) in registers {
-            let user = std::str::from_utf8(user)
-                .ok()
-                .and_then(|user| UserId::parse(user).ok());
-            let user = user.ok_or_else(|| Undecodable("a cursor's user".to_owned()))?;
-            let (version, of, read, delivered): Stored = decode(value)?;
-            if version != VERSION {
-                return Err(Undecodable(format!("a cursor of version {version}")));
-            }
+        for (key, value) in registers {
+            let (user, of, cursor) = Cursor::from_register(key, value)?;
             if of == epoch {
-                cursors.by_user.insert(user, Cursor { read, delivered });
+                cursors.by_user.insert(user, cursor);
             }
         }
         Ok(cursors)
@@ -86,17 +79,40 @@ impl Cursors {
     /// The register of a user: its key and its value.
     #[must_use]
     pub fn register(&self, user: &UserId, epoch: Epoch) -> (Bytes, Bytes) {
-        let Cursor { read, delivered } = self.of(user);
-        let stored: Stored = (VERSION, epoch, read, delivered);
-        let value = snapshot::record(&stored);
-        let key = Bytes::copy_from_slice(user.as_str().as_bytes());
-        (key, value.into())
+        self.of(user).to_register(user, epoch)
     }
 
     /// About what they take in memory, in bytes.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         self.by_user.len() * CURSOR_BYTES
+    }
+}
+
+impl Cursor {
+    /// What a register says: whose, of which epoch, and where they stand.
+    ///
+    /// # Errors
+    /// It is not what is written here.
+    pub fn from_register(key: &[u8], value: &[u8]) -> Result<(UserId, Epoch, Self), Undecodable> {
+        let user = std::str::from_utf8(key)
+            .ok()
+            .and_then(|user| UserId::parse(user).ok());
+        let user = user.ok_or_else(|| Undecodable("a cursor's user".to_owned()))?;
+        let (version, epoch, read, delivered): Stored = decode(value)?;
+        if version != VERSION {
+            return Err(Undecodable(format!("a cursor of version {version}")));
+        }
+        Ok((user, epoch, Self { read, delivered }))
+    }
+
+    /// The register of a user with these cursors: its key and its value.
+    #[must_use]
+    pub fn to_register(self, user: &UserId, epoch: Epoch) -> (Bytes, Bytes) {
+        let stored: Stored = (VERSION, epoch, self.read, self.delivered);
+        let value = snapshot::record(&stored);
+        let key = Bytes::copy_from_slice(user.as_str().as_bytes());
+        (key, value.into())
     }
 }
 

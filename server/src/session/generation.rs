@@ -20,21 +20,20 @@ impl Generation {
     /// # Errors
     /// The data directory can't be made, read or written, or the file holds no generation.
     pub fn begin(data_dir: &Path, now_unix_ms: u64) -> Result<Self, DataFileError> {
-        let path = data_dir.join(FILE);
-        let last = match data_file::read(&path)? {
-            None => 0,
-            Some(text) => {
-                let number = text
-                    .trim()
-                    .parse()
-                    .ok()
-                    .filter(|number| *number < GENERATION_MAX);
-                number.ok_or(DataFileError::Content {
-                    path,
-                    expected: "a generation",
-                })?
-            }
-        };
+        Self::begin_behind(data_dir, now_unix_ms, Epoch(0))
+    }
+
+    /// The same, and no epoch of it has been given out where this is the last one: for rooms that come from elsewhere.
+    ///
+    /// # Errors
+    /// As [`Generation::begin`].
+    pub fn begin_behind(
+        data_dir: &Path,
+        now_unix_ms: u64,
+        epoch: Epoch,
+    ) -> Result<Self, DataFileError> {
+        let last = Self::last(data_dir)?.map_or(0, |last| last.0);
+        let last = last.max(epoch.0 >> EPOCH_BITS);
         let generation = (now_unix_ms / 1_000).max(last + 1).min(GENERATION_MAX);
         data_file::write(
             data_dir,
@@ -43,6 +42,33 @@ impl Generation {
             Existing::Replace,
         )?;
         Ok(Self(generation))
+    }
+
+    /// The last one that has begun, if one has.
+    ///
+    /// # Errors
+    /// The data directory can't be read, or the file holds no generation.
+    pub fn last(data_dir: &Path) -> Result<Option<Self>, DataFileError> {
+        let path = data_dir.join(FILE);
+        let Some(text) = data_file::read(&path)? else {
+            return Ok(None);
+        };
+        let number = text
+            .trim()
+            .parse()
+            .ok()
+            .filter(|number| *number < GENERATION_MAX);
+        let number = number.ok_or(DataFileError::Content {
+            path,
+            expected: "a generation",
+        })?;
+        Ok(Some(Self(number)))
+    }
+
+    /// The last epoch that this generation's rooms may have.
+    #[must_use]
+    pub const fn last_epoch(self) -> Epoch {
+        Epoch(((self.0 + 1) << EPOCH_BITS) - 1)
     }
 
     /// The epoch that this generation's rooms begin with; a room that loses its history within it takes the
@@ -58,7 +84,7 @@ const EPOCH_BITS: u32 = 20;
 
 const GENERATION_MAX: u64 = (1 << (53 - EPOCH_BITS)) - 1;
 
-const FILE: &str = "generation";
+pub(crate) const FILE: &str = "generation";
 
 #[cfg(test)]
 mod tests {
@@ -81,6 +107,17 @@ mod tests {
         assert_eq!(second.first_epoch(), Epoch(1_800_000_001 << 20));
         assert!(second < third && third < later);
         assert!(later.first_epoch().0 < INTEGER_MAX);
+    }
+
+    /// What comes from elsewhere gets epochs that nobody there has ever had, whatever the time says here.
+    #[test]
+    fn epochs_of_elsewhere_are_left_behind() {
+        let directory = TestDirectory::new();
+        let elsewhere = Generation(NOON / 1_000 + 5);
+        let here = Generation::begin_behind(directory.path(), NOON, elsewhere.last_epoch());
+        let here = here.unwrap();
+        assert!(here.first_epoch() > elsewhere.last_epoch());
+        assert_eq!(Generation::last(directory.path()).unwrap(), Some(here));
     }
 
     /// A file that was damaged stops the start instead of restarting epochs below the clients'.

@@ -29,9 +29,10 @@ struct State {
     lines: usize,
 }
 
-#[derive(Serialize, Deserialize)]
+/// Who is revoked, and until when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line {
+pub struct Line {
     tenant: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     user: Option<String>,
@@ -57,10 +58,11 @@ impl RevocationFile {
         // What stands behind the last line's end was never confirmed to anybody.
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         for line in whole.lines() {
-            let (whom, until_ms) = Line::read(line).ok_or_else(|| DataFileError::Content {
-                path: path.clone(),
-                expected: "revocations",
-            })?;
+            let line: Option<Line> = serde_json::from_str(line).ok();
+            let Some((whom, until_ms)) = line.and_then(|line| line.read()) else {
+                let expected = "revocations";
+                return Err(DataFileError::Content { path, expected });
+            };
             revocations.restore(whom, until_ms);
         }
         revocations.expire(now_ms);
@@ -100,10 +102,10 @@ impl RevocationFile {
     }
 
     fn write_all(&self, state: &mut State, revocations: &Revocations) -> io::Result<()> {
-        let all = revocations.all();
+        let all = Line::all(revocations);
         let mut text = String::new();
-        for (whom, until_ms) in &all {
-            text.push_str(&Line::of(whom, *until_ms).to_text());
+        for line in &all {
+            text.push_str(&line.to_text());
             text.push('\n');
         }
         let path = data_file::write(&self.directory, FILE, &text, Existing::Replace)
@@ -120,6 +122,14 @@ impl RevocationFile {
 }
 
 impl Line {
+    /// All that a list holds.
+    #[must_use]
+    pub fn all(revocations: &Revocations) -> Vec<Self> {
+        let all = revocations.all().into_iter();
+        all.map(|(whom, until_ms)| Self::of(&whom, until_ms))
+            .collect()
+    }
+
     fn of((tenant, subject): &(TenantId, Subject), until_ms: u64) -> Self {
         let (mut user, mut session, mut token_id) = (None, None, None);
         match subject {
@@ -140,20 +150,21 @@ impl Line {
         serde_json::to_string(self).expect("texts and a number have a form")
     }
 
-    fn read(text: &str) -> Option<((TenantId, Subject), u64)> {
-        let line: Self = serde_json::from_str(text).ok()?;
-        let subject = match (&line.user, &line.session, &line.token_id) {
+    /// Whom it names, and until when; none: nobody.
+    #[must_use]
+    pub fn read(&self) -> Option<((TenantId, Subject), u64)> {
+        let subject = match (&self.user, &self.session, &self.token_id) {
             (Some(user), None, None) => Subject::User(UserId::parse(user).ok()?),
             (None, Some(session), None) => Subject::Session(SessionId::parse(session)?),
             (None, None, Some(id)) => Subject::TokenId(TokenId::parse(id)?),
             _ => return None,
         };
-        let tenant = TenantId::parse(&line.tenant).ok()?;
-        Some(((tenant, subject), line.until_ms))
+        let tenant = TenantId::parse(&self.tenant).ok()?;
+        Some(((tenant, subject), self.until_ms))
     }
 }
 
-const FILE: &str = "revocations";
+pub(crate) const FILE: &str = "revocations";
 
 /// Old lines that may stay, beside as many as there are live ones.
 const SPARE_LINES: usize = 1_000;

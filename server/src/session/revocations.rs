@@ -74,7 +74,7 @@ impl Revocations {
     }
 
     /// Puts in what an earlier process kept; what ends at 0 was taken back.
-    pub(super) fn restore(&self, whom: (TenantId, Subject), until_ms: u64) {
+    pub(crate) fn restore(&self, whom: (TenantId, Subject), until_ms: u64) {
         if self.inner.entries.insert(whom, until_ms).is_none() {
             self.inner.count.fetch_add(1, Ordering::SeqCst);
         }

@@ -15,6 +15,7 @@ use roomful_protocol::id::{Epoch, Offset, RoomId};
 
 use super::counters::Counters;
 use super::disk::Disk;
+use super::freezing::Freeze;
 use super::index::{Index, Segment, Spot};
 use super::marks::Marks;
 use super::record::{Head, Kind, LogId, Record, Term, put_entry, put_register, put_room};
@@ -133,6 +134,8 @@ pub(super) enum Command {
         log: Arc<Log>,
         max_ms: u64,
     },
+    /// Everything before it goes into the store, which is then shown as it is.
+    Freeze(Freeze),
     /// To be looked up once everything before it is stored.
     Open(OpenRequest),
     /// There was no such room when that many segments were in the store.
@@ -355,6 +358,7 @@ impl Committer {
                 };
                 self.put(head, |_| {});
             }
+            Command::Freeze(freeze) => self.freeze(freeze, done),
             Command::Open(request) => done.opens.push(request),
             Command::Begin { request, taken } => self.begin_log(request, taken, done),
         }
@@ -399,6 +403,32 @@ impl Committer {
         self.waiting.push(Waiting::Beginning(request, log, epoch));
     }
 
+    /// Seals the segment, so that the store can be shown as soon as it has taken that: whoever asks hears of it then.
+    fn freeze(&mut self, freeze: Freeze, done: &mut Done) {
+        self.store(done);
+        if self.health.get() == Health::Failed {
+            return;
+        }
+        let number = self.segment.number + 1;
+        match self.begin_segment(number, 0) {
+            Ok(()) => self.seal(Some(freeze), done),
+            Err(error) => {
+                tracing::error!(%error, segment = number, "the journal has no place for another segment");
+                // Nothing that was stored is concerned; what is left of it would be in the way of the next one.
+                drop(self.disk.remove(number));
+            }
+        }
+    }
+
+    /// The segment that was begun takes the place of the one that was written.
+    fn seal(&self, freeze: Option<Freeze>, done: &mut Done) {
+        let next = Segment::new(self.segment.number, self.segment.next_batch);
+        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        index.active().freezes.extend(freeze);
+        index.seal(next);
+        done.has_sealed = true;
+    }
+
     fn put(&mut self, head: Head, content: impl FnOnce(&mut Vec<u8>)) {
         let at = self.batch.add(|out| head.write(out, content));
         let bytes = self.batch.len() - at;
@@ -440,10 +470,7 @@ impl Committer {
         if self.segment.at + bytes_max > self.segment.bytes {
             let number = self.segment.number + 1;
             self.begin_segment(number, bytes_max)?;
-            let next = Segment::new(number, self.segment.next_batch);
-            let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-            index.seal(next);
-            done.has_sealed = true;
+            self.seal(None, done);
         }
         let Written {
             number,

@@ -37,6 +37,9 @@ pub enum OpenError {
     /// Somebody has it.
     #[error("another process uses the journal in {}", .0.display())]
     Locked(PathBuf),
+    /// Something in it can't be read, and nobody knows which rooms that concerns.
+    #[error("the journal in {} is damaged, and nobody knows whose the damaged part was", .0.display())]
+    Damaged(PathBuf),
     /// There are other files.
     #[error("{} holds files that are not of a journal: nothing was changed, name another data_dir or move them away", .0.display())]
     Foreign(PathBuf),
@@ -69,6 +72,11 @@ pub(super) struct Directory {
 }
 
 impl Directory {
+    /// Whether there is one.
+    pub(super) fn is_in(path: &Path) -> bool {
+        path.join(FORMAT).exists()
+    }
+
     /// Takes the directory, or makes one. Waits for another process that has it.
     pub(super) fn take(path: PathBuf, wait_ms: u64, clock: &Clock) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Io {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use roomful_protocol::frame::Direction;
 use roomful_protocol::id::{Epoch, Offset, RoomId};
 
+use super::freezing::Freeze;
 use super::marks::{Counted, Marks};
 use super::record::{Head, Kind, LogId, Record};
 
@@ -34,6 +35,8 @@ pub(super) struct Segment {
     pub(super) next_batch: u64,
     /// Whether something in it could not be read: its file is kept.
     pub(super) is_damaged: bool,
+    /// Who waits until the store has taken it and all before it, and nothing more.
+    pub(super) freezes: Vec<Freeze>,
     /// The time from which its places count.
     base_ms: Option<u64>,
     runs: HashMap<LogId, Run>,
@@ -127,6 +130,7 @@ impl Segment {
             end: 0,
             next_batch,
             is_damaged: false,
+            freezes: Vec::new(),
             base_ms: None,
             runs: HashMap::new(),
             rooms: HashMap::new(),

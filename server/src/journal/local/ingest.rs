@@ -57,6 +57,9 @@ impl Ingester {
         }
         self.take_segment(segment, logs.last().map(|(log, _)| *log))?;
         self.index().take();
+        for freeze in &segment.freezes {
+            freeze.done(&*self.store);
+        }
         match segment.is_damaged {
             true => self.disk.put_aside(segment.number)?,
             false => self.disk.remove(segment.number)?,

@@ -165,6 +165,11 @@ pub(super) fn register_key(log: LogId, key: &[u8]) -> Vec<u8> {
     [&log.0.to_be_bytes(), key].concat()
 }
 
+/// The first and the last key that a register of a log may have.
+pub(super) fn registers_of(log: LogId) -> (Vec<u8>, Vec<u8>) {
+    (register_key(log, &[]), log_key(LogId(log.0 + 1)))
+}
+
 /// The key of a time at which somebody has to look at a log's room.
 pub(super) fn wake_key(at_ms: u64, log: LogId) -> Vec<u8> {
     [at_ms.to_be_bytes(), log.0.to_be_bytes()].concat()

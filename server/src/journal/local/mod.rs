@@ -18,8 +18,10 @@ mod directory;
 mod disk;
 #[cfg(test)]
 mod faults;
+pub mod freezing;
 mod index;
 mod ingest;
+pub mod loading;
 mod marks;
 mod meta;
 mod reading;
@@ -54,7 +56,9 @@ use self::committer::{
 use self::counters::Counters;
 use self::directory::Directory;
 use self::disk::{Disk, Folder};
+use self::freezing::{Freeze, Frozen};
 use self::ingest::{Ingester, write_state};
+use self::loading::Loader;
 use self::marks::{Counted, Marks};
 use self::meta::State;
 use self::reading::{PageRequest, Reader};
@@ -122,10 +126,17 @@ pub struct Local {
     shared: Arc<Shared>,
     /// None: it is damaged, and nothing works on it.
     work: Mutex<Option<Work>>,
+    store: Arc<dyn Store>,
     directory: Directory,
 }
 
 impl Local {
+    /// Whether a data directory has a journal.
+    #[must_use]
+    pub fn is_in(data_dir: &Path) -> bool {
+        Directory::is_in(&data_dir.join(DIRECTORY))
+    }
+
     /// Opens the journal in `journal/` of a data directory, or begins one. Nothing is done before [`Local::start`].
     ///
     /// # Errors
@@ -161,6 +172,7 @@ impl Local {
         Ok(Self {
             shared: Arc::new(shared),
             work: Mutex::new(work),
+            store,
             directory,
         })
     }
@@ -209,6 +221,39 @@ impl Local {
     #[must_use]
     pub fn is_damaged(&self) -> bool {
         self.shared.is_damaged
+    }
+
+    /// All rooms as they are now: all that was reported stored before is in it. It blocks until the store has taken that.
+    ///
+    /// # Errors
+    /// The journal is damaged as a whole, has failed, or doesn't work any more.
+    pub fn freeze(&self) -> Result<Frozen, JournalError> {
+        if self.shared.is_damaged {
+            return Err(JournalError::Damaged);
+        }
+        let (freeze, answer) = Freeze::new();
+        self.shared.commands.push([Command::Freeze(freeze)]);
+        let may_come = || self.health() != Health::Failed && self.is_running();
+        freezing::wait(&answer, may_come).ok_or(JournalError::Storage)
+    }
+
+    fn is_running(&self) -> bool {
+        let work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(*work, Some(Work::Running(_)))
+    }
+
+    /// Ends the work, and lets whole rooms be put beside those that there are. Their epochs begin with this one.
+    ///
+    /// # Errors
+    /// The journal is damaged as a whole, or can't be written.
+    pub fn into_loader(self, first_epoch: Epoch) -> Result<Loader, OpenError> {
+        self.close()?;
+        let path = self.directory.path().to_owned();
+        if self.shared.is_damaged {
+            return Err(OpenError::Damaged(path));
+        }
+        Loader::new(self.store, self.directory, first_epoch)
+            .map_err(|source| OpenError::Io { path, source })
     }
 
     /// Ends the threads and leaves everything as it is, as a kill does.
@@ -546,4 +591,4 @@ impl fmt::Debug for LocalJournal {
 }
 
 /// Where the journal is in the data directory.
-const DIRECTORY: &str = "journal";
+pub(crate) const DIRECTORY: &str = "journal";

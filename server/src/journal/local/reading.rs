@@ -264,10 +264,7 @@ impl Reader {
     fn registers(&self, log: LogId, known: &Known) -> Result<Vec<(Bytes, Bytes)>, Trouble> {
         let mut registers = std::collections::BTreeMap::new();
         let mut is_damaged = false;
-        let (from, until) = (
-            meta::register_key(log, &[]),
-            meta::log_key(LogId(log.0 + 1)),
-        );
+        let (from, until) = meta::registers_of(log);
         self.store.range(
             Space::Registers,
             &from,

@@ -15,7 +15,7 @@ use roomful_protocol::frame::Direction;
 
 use super::disk::{Disk, Space as Free};
 use super::meta::EntryKey;
-use super::store::{Change, Space, Store, Visit, by_space};
+use super::store::{Change, Space, Store, View, Visit, by_space};
 
 /// A disk with segments and a store on it. Clones are the same.
 #[derive(Debug, Clone)]
@@ -322,7 +322,7 @@ impl Disk for Machine {
     }
 }
 
-impl Store for Machine {
+impl View for Machine {
     fn get(&self, space: Space, key: &[u8]) -> io::Result<Option<Bytes>> {
         let inner = self.inner();
         match inner.is_off {
@@ -343,18 +343,54 @@ impl Store for Machine {
         if inner.is_off {
             return Err(off());
         }
-        let mut items = inner
-            .current
-            .range((space, from.to_vec())..=(space, until.to_vec()));
-        while let Some(((_, key), value)) = match direction {
-            Direction::Forward => items.next(),
-            Direction::Backward => items.next_back(),
-        } {
-            if !visit(key, value.clone()) {
-                break;
-            }
-        }
+        walk(&inner.current, space, (from, until), direction, visit);
         Ok(())
+    }
+}
+
+fn walk(
+    spaces: &Spaces,
+    space: Space,
+    (from, until): (&[u8], &[u8]),
+    direction: Direction,
+    visit: Visit<'_>,
+) {
+    let mut items = spaces.range((space, from.to_vec())..=(space, until.to_vec()));
+    while let Some(((_, key), value)) = match direction {
+        Direction::Forward => items.next(),
+        Direction::Backward => items.next_back(),
+    } {
+        if !visit(key, value.clone()) {
+            break;
+        }
+    }
+}
+
+/// What the store was at one moment.
+#[derive(Debug)]
+struct Frozen(Spaces);
+
+impl View for Frozen {
+    fn get(&self, space: Space, key: &[u8]) -> io::Result<Option<Bytes>> {
+        Ok(self.0.get(&(space, key.to_vec())).cloned())
+    }
+
+    fn range(
+        &self,
+        space: Space,
+        from: &[u8],
+        until: &[u8],
+        direction: Direction,
+        visit: Visit<'_>,
+    ) -> io::Result<()> {
+        walk(&self.0, space, (from, until), direction, visit);
+        Ok(())
+    }
+}
+
+impl Store for Machine {
+    fn frozen(&self) -> Box<dyn View> {
+        Box::new(Frozen(self.inner().current.clone()))
     }
 
     fn ingest_entries(

@@ -1,7 +1,7 @@
 //! The sorted store behind the segments: what of a room is asked for by key.
 //!
-//! A [`Store`] keeps keys in order, in a few spaces. [`Store::write`] is atomic and survives a power cut from the next
-//! [`Store::sync`] on, what is ingested from the return on. What keys and values mean is left to `meta`.
+//! A [`Store`] keeps keys in order, in a few spaces, and shows them by [`View`]. [`Store::write`] is atomic and survives a power cut
+//! from the next [`Store::sync`] on, what is ingested from the return on. What keys and values mean is left to `meta`.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -15,7 +15,10 @@ use fjall::compaction::filter::{
     CompactionFilter, CompactionFilterResult, Context, Factory, ItemAccessor, Verdict,
 };
 use fjall::config::CompressionPolicy;
-use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use fjall::{
+    CompressionType, Database, Iter, Keyspace, KeyspaceCreateOptions, PersistMode, Readable as _,
+    Snapshot as FjallSnapshot,
+};
 use roomful_protocol::frame::Direction;
 
 use super::meta::{self, EntryKey};
@@ -51,8 +54,8 @@ pub(super) struct Change {
 /// Where a walk over keys is told of a key and its value; false ends it.
 pub(super) type Visit<'a> = &'a mut dyn FnMut(&[u8], Bytes) -> bool;
 
-/// Sorted keys on something that keeps them. Calls may block; any thread may make them.
-pub(super) trait Store: fmt::Debug + Send + Sync {
+/// Sorted keys, as they are or as they were at one moment. Calls may block; any thread may make them.
+pub(super) trait View: fmt::Debug + Send + Sync {
     /// One value.
     fn get(&self, space: Space, key: &[u8]) -> io::Result<Option<Bytes>>;
 
@@ -65,6 +68,12 @@ pub(super) trait Store: fmt::Debug + Send + Sync {
         direction: Direction,
         visit: Visit<'_>,
     ) -> io::Result<()>;
+}
+
+/// Sorted keys on something that keeps them.
+pub(super) trait Store: View {
+    /// Everything as it is now. What is dropped later is there for as long as this is held.
+    fn frozen(&self) -> Box<dyn View>;
 
     /// Takes entries in ascending order. They are there after a power cut.
     fn ingest_entries(
@@ -152,7 +161,7 @@ impl fmt::Debug for Fjall {
     }
 }
 
-impl Store for Fjall {
+impl View for Fjall {
     fn get(&self, space: Space, key: &[u8]) -> io::Result<Option<Bytes>> {
         let value = self.space(space).get(key).map_err(failed)?;
         Ok(value.map(Bytes::from))
@@ -166,20 +175,32 @@ impl Store for Fjall {
         direction: Direction,
         visit: Visit<'_>,
     ) -> io::Result<()> {
-        let mut items = self.space(space).range(from..=until);
-        loop {
-            let item = match direction {
-                Direction::Forward => items.next(),
-                Direction::Backward => items.next_back(),
-            };
-            let Some(item) = item else {
-                return Ok(());
-            };
-            let (key, value) = item.into_inner().map_err(failed)?;
-            if !visit(&key, Bytes::from(value)) {
-                return Ok(());
-            }
+        walk(self.space(space).range(from..=until), direction, visit)
+    }
+}
+
+fn walk(mut items: Iter, direction: Direction, visit: Visit<'_>) -> io::Result<()> {
+    loop {
+        let item = match direction {
+            Direction::Forward => items.next(),
+            Direction::Backward => items.next_back(),
+        };
+        let Some(item) = item else {
+            return Ok(());
+        };
+        let (key, value) = item.into_inner().map_err(failed)?;
+        if !visit(&key, Bytes::from(value)) {
+            return Ok(());
         }
+    }
+}
+
+impl Store for Fjall {
+    fn frozen(&self) -> Box<dyn View> {
+        Box::new(FrozenFjall {
+            snapshot: self.database.snapshot(),
+            spaces: self.spaces.clone(),
+        })
     }
 
     fn ingest_entries(
@@ -233,6 +254,39 @@ impl Store for Fjall {
 
     fn clean(&self) -> io::Result<()> {
         self.space(Space::Entries).major_compact().map_err(failed)
+    }
+}
+
+/// The store of the server at one moment.
+struct FrozenFjall {
+    snapshot: FjallSnapshot,
+    /// In the order of [`Space`].
+    spaces: Vec<Keyspace>,
+}
+
+impl View for FrozenFjall {
+    fn get(&self, space: Space, key: &[u8]) -> io::Result<Option<Bytes>> {
+        let space = &self.spaces[space as usize];
+        let value = self.snapshot.get(space, key).map_err(failed)?;
+        Ok(value.map(Bytes::from))
+    }
+
+    fn range(
+        &self,
+        space: Space,
+        from: &[u8],
+        until: &[u8],
+        direction: Direction,
+        visit: Visit<'_>,
+    ) -> io::Result<()> {
+        let space = &self.spaces[space as usize];
+        walk(self.snapshot.range(space, from..=until), direction, visit)
+    }
+}
+
+impl fmt::Debug for FrozenFjall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FrozenFjall").finish_non_exhaustive()
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use roomful_protocol::id::RoomId;
 
+use super::freezing::Part;
 use super::*;
 use crate::journal::conformance::{self, Calls, LOOSE, Subject, room};
 use crate::journal::{Completion, CompletionResult};
@@ -316,6 +317,64 @@ fn space_comes_back() {
 }
 
 /// Bytes that files take, beside what is set aside for the store's own journal.
+/// What is trimmed, dropped and written after it doesn't change what a frozen journal shows.
+#[test]
+fn what_is_frozen_stays_as_it_was() {
+    let mut running = Running::new(Settings {
+        segment_bytes: 2_000,
+        ..settings()
+    });
+    let bounds = HistoryBounds {
+        entries_max: 20,
+        ..LOOSE
+    };
+    let id = room("a");
+    let mut before = calls(&mut running);
+    let epoch = before.open(&id, bounds).epoch;
+    before.fill(&id, 1..=20);
+    let set = before.journal().register(&id, "k".into(), "v".into());
+    before.stored(set).unwrap();
+    let frozen = running.local.as_ref().unwrap().freeze().unwrap();
+    let mut after = calls(&mut running);
+    after.fill(&id, 21..=200);
+    after.open(&room("b"), LOOSE);
+    let local = running.local.as_ref().unwrap();
+    let later = local.freeze().unwrap();
+    local.store.clean().unwrap();
+
+    let read = |frozen: &Frozen| {
+        let found = frozen.room(&id).unwrap().unwrap();
+        assert_eq!((found.epoch, found.damage), (epoch, None));
+        let (mut offsets, mut registers) = (Vec::new(), 0);
+        let mut take = |part| {
+            match part {
+                Part::Entry(entry) => offsets.push(entry.offset.0),
+                Part::Register { .. } => registers += 1,
+                Part::Snapshot(_) => {}
+            }
+            Ok(())
+        };
+        frozen.read(&found, &mut take).unwrap();
+        assert_eq!((found.entries(), registers), (offsets.len() as u64, 1));
+        offsets
+    };
+    assert_eq!(read(&frozen), (1..=20).collect::<Vec<_>>());
+    let kept = read(&later);
+    assert_eq!(kept, (kept[0]..=200).collect::<Vec<_>>());
+    assert!(kept.len() <= 20);
+    let names = |frozen: &Frozen| {
+        let mut names = Vec::new();
+        let mut look = |room: freezing::StoredRoom| {
+            names.push(room.room.name.to_string());
+            Ok(())
+        };
+        frozen.rooms(&mut look).unwrap();
+        names
+    };
+    assert_eq!((names(&frozen).len(), names(&later).len()), (1, 2));
+    drop((frozen, later));
+}
+
 fn disk_bytes(path: &Path) -> u64 {
     let mut sum = 0;
     for entry in fs::read_dir(path).unwrap() {
