@@ -79,6 +79,7 @@ impl World {
     pub fn check(&self) {
         for client in &self.clients {
             self.check_log(client);
+            self.check_state(client);
             self.check_view(client);
         }
         let outbox = self.sum(|counters| counters.outbox_bytes.get());
@@ -142,6 +143,12 @@ impl World {
     pub fn heads_are_reached(&self) -> bool {
         self.clients.iter().all(|client| {
             let room = room_id(&client.room);
+            if let Some(disk) = self.disk.as_ref().filter(|_| self.is_on_disk(&client.room)) {
+                let head = disk.books.head(&room);
+                return client
+                    .position
+                    .is_some_and(|position| position.offset >= head);
+            }
             let head = self
                 .journals
                 .iter()
@@ -188,6 +195,18 @@ impl World {
                     op.sequence
                 );
             }
+        }
+    }
+
+    /// Whoever watches all of the state of a room on disk has what the entries of all lives make of it.
+    fn check_state(&self, client: &Client) {
+        let Some(disk) = self.disk.as_ref().filter(|_| self.is_on_disk(&client.room)) else {
+            return;
+        };
+        let state = disk.books.fold(&room_id(&client.room));
+        let keyed = client.keyed.as_ref();
+        if let Some(keyed) = keyed.filter(|keyed| keyed.watched == Some(&[""])) {
+            assert_eq!(keyed.copy, state, "not what the log makes of the state");
         }
     }
 

@@ -69,6 +69,8 @@ pub struct Client {
     pub told_to_go: bool,
     pub welcomed: bool,
     pub resets: u64,
+    /// How often it was refused because a disk was full or had failed.
+    pub storage_refusals: u64,
     pub caught_up_owed: bool,
     /// What it does with state and locks; none: nobody of the room does.
     pub keyed: Option<Keyed>,
@@ -147,6 +149,7 @@ impl Client {
             told_to_go: false,
             welcomed: false,
             resets: 0,
+            storage_refusals: 0,
             caught_up_owed: false,
             keyed: None,
             advanced: Vec::new(),
@@ -610,8 +613,9 @@ impl Client {
     }
 
     fn failed(&mut self, asked: Asked, code: u16) -> Vec<ClientFrame> {
+        self.storage_refusals += u64::from(matches!(code, 503 | 504));
         match (asked, code) {
-            (Asked::Keyed(AskedKeyed::Page(_) | AskedKeyed::Watch), 500 | 501) => {
+            (Asked::Keyed(AskedKeyed::Page(_) | AskedKeyed::Watch), 500 | 501 | 503 | 504) => {
                 self.again.push_back(asked);
                 Vec::new()
             }
@@ -625,14 +629,15 @@ impl Client {
                 Vec::new()
             }
             // Nothing was done, and the client stays in the room.
-            (Asked::Leave, 500) => {
+            (Asked::Leave, 500 | 503 | 504) => {
                 if self.stage == Stage::Connected {
                     self.stage = Stage::In;
                 }
                 Vec::new()
             }
-            // Too fast, or the memory is short.
-            (asked, 500) | (asked @ (Asked::Publish(_) | Asked::Members | Asked::Set), 501) => {
+            // Too fast, the memory is short, or the disk is full or has failed.
+            (asked, 500)
+            | (asked @ (Asked::Publish(_) | Asked::Members | Asked::Set), 501 | 503 | 504) => {
                 self.again.push_back(asked);
                 Vec::new()
             }
@@ -643,7 +648,7 @@ impl Client {
                 self.in_doubt.push(sequence);
                 Vec::new()
             }
-            (Asked::Join, 309 | 501) => vec![self.join()],
+            (Asked::Join, 309 | 501 | 503 | 504) => vec![self.join()],
             (asked, code) => panic!("client {}: {asked:?} failed with {code}", self.index),
         }
     }
@@ -677,7 +682,8 @@ impl Client {
             match change.kind {
                 ChangeKind::Present => {
                     let value = change.value.clone();
-                    let number = value.as_ref().map(number_of).unwrap();
+                    // Who is there again with its locks after a restart has no value before it comes back.
+                    let number = value.as_ref().map_or(0, number_of);
                     let newest = self.values_seen.entry(change.member).or_default();
                     assert!(
                         *newest <= number,

@@ -163,8 +163,8 @@ impl Keyed {
                 self.stale += 1;
                 self.fence = None;
             }
-            // Gone, unknown, too fast, or short of memory; taken, or not held any more.
-            (_, 302 | 402 | 500 | 501)
+            // Gone, unknown, too fast, short of memory, or of a disk; taken, or not held any more.
+            (_, 302 | 402 | 500 | 501 | 503 | 504)
             | (AskedKeyed::Acquire, 406)
             | (AskedKeyed::Release, 407) => {}
             (asked, code) => panic!("{asked:?} failed with {code}"),

@@ -1,5 +1,6 @@
 //! The core under a virtual clock and network, with everything going wrong that may: cuts, slow and stalled readers, full mailboxes, shards that keep another
 //! waiting, turns that are cut short, tokens that end, rates, shortages of memory, drains, processes that are killed, and a journal that is late, out of turn, or fails.
+//! Some seeds have rooms on disk: the real journal on a machine that is slow, full, fails, and loses its power.
 //!
 //! A seed decides everything, so a failure is replayed by `ROOMFUL_SIMULATION_SEED=<seed> cargo test -p roomful-server --test simulation`.
 //! `ROOMFUL_SIMULATION_SEEDS=<count>` runs more of them.
@@ -17,6 +18,7 @@
 
 mod checks;
 mod client;
+mod durable;
 mod journal;
 mod keyed;
 mod net;
@@ -73,7 +75,13 @@ fn simulate(seed: u64) -> Tally {
     world.check();
     world.empty();
     world.tally += Tally::of(&world.counters);
+    if let Some(disk) = &world.disk {
+        world.tally.disk_faults += disk.faults;
+        world.tally.power_cuts += disk.power_cuts;
+    }
     world.tally.events += world.truth.len() as u64;
+    let refusals = world.clients.iter().map(|client| client.storage_refusals);
+    world.tally.storage_refusals += refusals.sum::<u64>();
     for keyed in world
         .clients
         .iter()

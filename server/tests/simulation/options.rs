@@ -54,6 +54,10 @@ pub struct Options {
     pub history_entries_max: usize,
     pub results_max: usize,
     pub waiting_turns_max: usize,
+    /// Whether rooms are on disk, beside some in memory.
+    pub durable: bool,
+    /// Faults of the disk in 10,000 steps.
+    pub disk_faults: u32,
     /// Whether clients write state and take locks.
     pub keyed: bool,
 }
@@ -88,6 +92,8 @@ impl Options {
             history_entries_max: one_of(random, &[4, 12, 12, 100]),
             results_max: one_of(random, &[25, 64]),
             waiting_turns_max: one_of(random, &[2, 3, 3, 16]),
+            durable: false,
+            disk_faults: one_of(random, &[0, 30, 100]),
             keyed: false,
         }
     }
@@ -105,7 +111,10 @@ impl Options {
                 window_ms: 60_000,
                 absent_max: 100,
             },
-            durability: Durability::Memory,
+            durability: match self.durable {
+                true => Durability::Local,
+                false => Durability::Memory,
+            },
             presence_grace_ms: GRACE_MS,
             presence_delta_ms: 100,
             presence_value_bytes_max: 1_000,
@@ -115,6 +124,10 @@ impl Options {
             empty_ms: RETENTION_MS,
             tables: TableBounds::default(),
         };
+        let in_memory = RoomSettings {
+            durability: Durability::Memory,
+            ..room.clone()
+        };
         let any = Rate {
             per_s: 1e6,
             burst: 1_000_000,
@@ -123,7 +136,10 @@ impl Options {
             Rate::per_second(per_s.into(), burst.into())
         });
         ShardSettings {
-            namespaces: BTreeMap::from([("chat".to_owned(), Arc::new(room))]),
+            namespaces: BTreeMap::from([
+                ("chat".to_owned(), Arc::new(room)),
+                ("game".to_owned(), Arc::new(in_memory)),
+            ]),
             other_namespaces: None,
             anonymous: self.token_ms.is_none(),
             resume_key: ResumeKey::new(&SecretKey::new([7; 32])),

@@ -34,6 +34,12 @@ pub struct Tally {
     pub changes: u64,
     pub conflicts: u64,
     pub stale_fences: u64,
+    /// What went wrong with disks, and after how many ends of a process what was not synced was lost.
+    pub disk_faults: u64,
+    pub power_cuts: u64,
+    /// Requests that were refused because a disk was full or had failed, and acks of rooms in memory meanwhile.
+    pub storage_refusals: u64,
+    pub went_on: u64,
     /// The most bytes that ever waited for a connection.
     pub outbox_peak: usize,
 }
@@ -81,7 +87,7 @@ impl Tally {
     }
 
     /// What was counted, by name.
-    pub fn counts(&self) -> [(&'static str, u64); 22] {
+    pub fn counts(&self) -> [(&'static str, u64); 26] {
         [
             ("events", self.events),
             ("catch-ups", self.catch_ups),
@@ -105,6 +111,10 @@ impl Tally {
             ("changes of state", self.changes),
             ("conflicts", self.conflicts),
             ("stale fences", self.stale_fences),
+            ("faults of disks", self.disk_faults),
+            ("power cuts", self.power_cuts),
+            ("refused for the storage", self.storage_refusals),
+            ("acks beside a failed disk", self.went_on),
         ]
     }
 }
@@ -133,6 +143,10 @@ impl std::ops::AddAssign for Tally {
         self.changes += other.changes;
         self.conflicts += other.conflicts;
         self.stale_fences += other.stale_fences;
+        self.disk_faults += other.disk_faults;
+        self.power_cuts += other.power_cuts;
+        self.storage_refusals += other.storage_refusals;
+        self.went_on += other.went_on;
         self.outbox_peak = self.outbox_peak.max(other.outbox_peak);
     }
 }

@@ -17,7 +17,8 @@ use roomful_protocol::websocket::{ReadLimits, Reader, Role, WebSocketEvent};
 use roomful_server::auth::{AuthError, Grants, Identity};
 use roomful_server::clock::Now;
 use roomful_server::directory::Directory;
-use roomful_server::journal::Journals;
+use roomful_server::journal::local::stepped::Told;
+use roomful_server::journal::{Journal, Journals};
 use roomful_server::memory::{Elsewhere, Level, Memory};
 use roomful_server::metrics::ShardCounters;
 use roomful_server::session::index::Sessions;
@@ -26,7 +27,8 @@ use roomful_server::shard::message::{ConnectionId, ShardId};
 use roomful_server::shard::{Flush, Input, Shard, Shared};
 
 use crate::client::{Client, Noted, Stage, content};
-use crate::journal::FaultyJournal;
+use crate::durable::Disk;
+use crate::journal::{Faults, FaultyJournal};
 use crate::keyed::{self, Keyed};
 use crate::net::{Downlink, Link, Net, SimHost, Up, Uplink};
 use crate::options::{
@@ -41,6 +43,8 @@ pub struct World {
     pub now_ms: u64,
     pub shards: Vec<Option<Shard>>,
     pub journals: Vec<FaultyJournal>,
+    /// What rooms on disk are on; none: all rooms are in memory.
+    pub disk: Option<Disk>,
     pub counters: Vec<Arc<ShardCounters>>,
     memory: Memory,
     /// What the rest of the process holds.
@@ -75,7 +79,8 @@ impl World {
     pub fn new(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let options = Options {
-            keyed: seed % KEYED_APART == KEYED_APART / 2,
+            keyed: seed % KEYED_APART == KEYED_APART / 2 || seed % (2 * KEYED_APART) == 1,
+            durable: seed % KEYED_APART == 1,
             ..Options::draw(&mut random)
         };
         Self::of(options, random)
@@ -83,6 +88,12 @@ impl World {
 
     /// With options that are chosen.
     pub fn of(options: Options, mut random: StdRng) -> Self {
+        let mut options = options;
+        if options.durable {
+            // Rooms in memory are then as they are.
+            options.journal = Faults { late: 0, fail: 0 };
+        }
+        let disk = options.durable.then(|| Disk::new(random.random()));
         let journals: Vec<_> = (0..options.shards)
             .map(|_| FaultyJournal::new(random.random(), options.journal))
             .collect();
@@ -94,6 +105,7 @@ impl World {
             now_ms: 0,
             shards: Vec::new(),
             journals,
+            disk,
             counters: Vec::new(),
             memory: Memory::unlimited(0),
             elsewhere: Elsewhere::default(),
@@ -127,6 +139,9 @@ impl World {
         self.journals
             .iter()
             .for_each(|journal| journal.restart(first_epoch));
+        if let Some(disk) = &mut self.disk {
+            disk.start(first_epoch);
+        }
         self.counters = (0..shards)
             .map(|_| Arc::new(ShardCounters::default()))
             .collect();
@@ -145,7 +160,9 @@ impl World {
         };
         let shards = (0..shards).map(|id| {
             let index = usize::from(id);
-            let journals = Journals::new(Box::new(self.journals[index].clone()), None);
+            let on_disk = self.disk.as_ref().map(|disk| disk.of_shard(ShardId(id)));
+            let on_disk = on_disk.map(|journal| Box::new(journal) as Box<dyn Journal>);
+            let journals = Journals::new(Box::new(self.journals[index].clone()), on_disk);
             let counters = Arc::clone(&self.counters[index]);
             Some(Shard::new(
                 ShardId(id),
@@ -162,6 +179,18 @@ impl World {
     fn restart(&mut self) {
         self.tally += Tally::of(&self.counters);
         self.tally.restarts += 1;
+        if let Some(disk) = &mut self.disk {
+            let now_ms = self.now_ms;
+            disk.end(
+                self.drained_ms
+                    .is_some_and(|drained_ms| drained_ms <= now_ms),
+            );
+            // Members are numbered anew in the same epoch, but for those who have a lock or wait for one.
+            self.owners.clear();
+            for client in &mut self.clients {
+                client.has_left = true;
+            }
+        }
         let old = std::mem::take(&mut *self.net.borrow_mut());
         self.start();
         for (link, mut downlink) in old.downlinks {
@@ -169,7 +198,7 @@ impl World {
             self.net.borrow_mut().downlinks.insert(link, downlink);
         }
         for index in 0..self.clients.len() {
-            if self.random.random() {
+            if self.random.random() || self.disk.is_some() {
                 self.cut_client(index);
             }
         }
@@ -190,6 +219,7 @@ impl World {
             if self.random.random_range(0..10_000) < self.options.shortages {
                 self.change_memory();
             }
+            self.something_of_the_disk();
             if self.random.random_range(0..LULLS_APART) == 0 {
                 self.lull();
             }
@@ -206,6 +236,12 @@ impl World {
         self.elsewhere = Elsewhere::default();
         self.sum_memory();
         self.journals.iter().for_each(FaultyJournal::heal);
+        if let Some(disk) = &mut self.disk {
+            disk.heal();
+            if disk.has_failed() {
+                self.restart();
+            }
+        }
         for client in &mut self.clients {
             client.token_ms = client.token_ms.map(|_| 3_600_000);
         }
@@ -354,6 +390,7 @@ impl World {
         match self.random.random_range(0..7) {
             0 | 1 => self.deliver_mail(),
             2 | 3 => self.deliver_uplink(),
+            4 if self.disk.is_some() => self.step_disk(),
             4 => self.complete_journal(),
             5 => self.verify(),
             _ => self.flush(),
@@ -374,6 +411,9 @@ impl World {
         }
         self.now_ms += ms;
         self.net.borrow_mut().now_ms = self.now_ms;
+        if let Some(disk) = &self.disk {
+            disk.pass(ms);
+        }
         self.sum_memory();
         (0..self.shards.len()).for_each(|shard| self.tick(shard));
         if self
@@ -382,6 +422,40 @@ impl World {
         {
             self.check_everybody_was_told_to_go();
             self.restart();
+        }
+    }
+
+    /// Whether a room is on disk.
+    pub fn is_on_disk(&self, room: &str) -> bool {
+        self.disk.is_some() && room.starts_with("chat:")
+    }
+
+    /// Now and then something is wrong with the disk. Somebody starts the process anew when it has failed, in his own time.
+    fn something_of_the_disk(&mut self) {
+        let chance = self.random.random_range(0..10_000);
+        let Some(disk) = &mut self.disk else {
+            return;
+        };
+        if disk.has_failed() {
+            if chance < RESTARTS_OF_FAILED {
+                self.restart();
+            }
+        } else if chance < self.options.disk_faults {
+            disk.fail();
+        }
+    }
+
+    fn step_disk(&mut self) {
+        let told = self.disk.as_mut().and_then(Disk::step);
+        match told {
+            Some(Told::Completed(shard, completion)) => {
+                self.step(usize::from(shard.0), Input::Journal(completion));
+            }
+            Some(Told::Wake(room)) => {
+                let home = Directory::new(self.options.shards, 100).home(&room);
+                self.step(usize::from(home.0), Input::Wake(room));
+            }
+            None => {}
         }
     }
 
@@ -688,6 +762,8 @@ impl World {
                     );
                 }
                 Noted::Acked(sequence, position) => {
+                    let has_failed = self.disk.as_ref().is_some_and(Disk::has_failed);
+                    self.tally.went_on += u64::from(has_failed && !self.is_on_disk(&room));
                     let producer = self.clients[index].producer();
                     self.check_stored(&room, position, OpId { producer, sequence });
                 }
@@ -739,6 +815,11 @@ impl World {
 
     fn check_reported(&self, room: &str, position: Position) {
         let id = room_id(room);
+        if let Some(disk) = self.disk.as_ref().filter(|_| self.is_on_disk(room)) {
+            let stored = disk.books.reported(&id, position);
+            assert!(stored.is_some(), "told of a change that is not stored");
+            return;
+        }
         let mut journals = self.journals.iter();
         let stored = journals.any(|journal| journal.has_reported(&id, position));
         assert!(stored, "told of a change that is not stored");
@@ -747,6 +828,12 @@ impl World {
     /// Nobody is told of what the journal has not reported stored.
     fn check_stored(&self, room: &str, position: Position, op: OpId) {
         let id = room_id(room);
+        if let Some(disk) = self.disk.as_ref().filter(|_| self.is_on_disk(room)) {
+            let stored = disk.books.reported(&id, position);
+            let stored = stored.and_then(|entry| entry.op);
+            assert_eq!(stored, Some(op), "told of what is not stored");
+            return;
+        }
         let stored = self
             .journals
             .iter()
@@ -980,10 +1067,10 @@ fn client(index: usize, options: &Options, random: &mut StdRng) -> Client {
         Encoding::Json
     };
     // Rooms with different homes, as far as there are several shards.
-    let room = if random.random_range(0..4) == 0 {
-        "chat:b"
-    } else {
-        "chat:lobby"
+    let room = match random.random_range(0..4) {
+        0 | 1 if options.durable && index.is_multiple_of(2) => "game:memory",
+        0 => "chat:b",
+        _ => "chat:lobby",
     };
     let watch = [Watch::None, Watch::Occupancy, Watch::Members][random.random_range(0..3)];
     let echo = random.random_range(0..4) > 0;
@@ -1009,6 +1096,9 @@ pub fn room_id(name: &str) -> RoomId {
 
 /// One seed of so many has state and locks in it.
 const KEYED_APART: u64 = 4;
+
+/// How often a process whose disk has failed is started anew, in 10,000 steps.
+const RESTARTS_OF_FAILED: u32 = 40;
 
 /// What clients watch of the state.
 const WATCHED: [Option<&[&str]>; 4] = [None, Some(&[""]), Some(&["a/"]), Some(&["a/2", "b/"])];

@@ -57,13 +57,7 @@ impl Process {
         let disk: Arc<dyn Disk> = Arc::new(machine.clone());
         let store: Arc<dyn Store> = Arc::new(machine.clone());
         let parts = parts_of(settings, starts, &shared, disk, &store, recovered)?;
-        let face = LocalJournal {
-            shard: SHARD,
-            shared: Arc::new(shared),
-            rooms: HashMap::new(),
-            next_ticket: 1,
-            commands: Vec::new(),
-        };
+        let face = LocalJournal::new(SHARD, &Arc::new(shared));
         Ok(Self { face, parts })
     }
 

@@ -28,8 +28,10 @@ mod reading;
 mod record;
 mod recovery;
 mod segment;
-#[cfg(test)]
-mod simulated;
+#[cfg(feature = "simulated")]
+pub mod simulated;
+#[cfg(feature = "simulated")]
+pub mod stepped;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -196,13 +198,7 @@ impl Local {
     /// The journal of one shard.
     #[must_use]
     pub fn of_shard(&self, shard: ShardId) -> LocalJournal {
-        LocalJournal {
-            shard,
-            shared: Arc::clone(&self.shared),
-            rooms: HashMap::new(),
-            next_ticket: 1,
-            commands: Vec::new(),
-        }
+        LocalJournal::new(shard, &self.shared)
     }
 
     /// What is counted of it.
@@ -362,6 +358,16 @@ struct OpenRoom {
 }
 
 impl LocalJournal {
+    fn new(shard: ShardId, shared: &Arc<Shared>) -> Self {
+        Self {
+            shard,
+            shared: Arc::clone(shared),
+            rooms: HashMap::new(),
+            next_ticket: 1,
+            commands: Vec::new(),
+        }
+    }
+
     fn ticket(&mut self) -> Ticket {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;

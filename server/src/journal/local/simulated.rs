@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use rand::rngs::StdRng;
@@ -19,7 +19,7 @@ use super::store::{Change, Space, Store, View, Visit, by_space};
 
 /// A disk with segments and a store on it. Clones are the same.
 #[derive(Debug, Clone)]
-pub(super) struct Machine(Arc<Mutex<Inner>>);
+pub struct Machine(Arc<Mutex<Inner>>);
 
 #[derive(Debug)]
 struct Inner {
@@ -29,6 +29,10 @@ struct Inner {
     is_off: bool,
     /// The next sync of a segment fails once, and what it should have stored is lost when the power goes.
     sync_fails: bool,
+    /// The next write to a segment fails once, half done.
+    write_fails: bool,
+    /// The next change of the store fails once.
+    store_fails: bool,
     files: BTreeMap<u64, SimulatedFile>,
     /// What is left for more.
     free: u64,
@@ -50,7 +54,7 @@ const SECTOR: usize = 512;
 
 /// How it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub enum End {
     /// The process is killed.
     Kill,
     /// The power goes.
@@ -58,12 +62,16 @@ pub(super) enum End {
 }
 
 impl Machine {
-    pub(super) fn new(seed: u64) -> Self {
+    /// An empty disk; the seed decides what is lost.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(Inner {
             random: StdRng::seed_from_u64(seed),
             steps_left: None,
             is_off: false,
             sync_fails: false,
+            write_fails: false,
+            store_fails: false,
             files: BTreeMap::new(),
             free: 1 << 30,
             synced: Spaces::new(),
@@ -73,59 +81,46 @@ impl Machine {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The power goes after so many steps.
-    pub(super) fn end_after(&self, steps: u64) {
+    pub fn end_after(&self, steps: u64) {
         self.inner().steps_left = Some(steps);
     }
 
     /// Whether it has.
-    pub(super) fn is_off(&self) -> bool {
+    #[must_use]
+    pub fn is_off(&self) -> bool {
         self.inner().is_off
     }
 
     /// The next sync of a segment fails.
-    pub(super) fn fail_sync(&self) {
+    pub fn fail_sync(&self) {
         self.inner().sync_fails = true;
     }
 
+    /// The next write to a segment fails, half done.
+    pub fn fail_write(&self) {
+        self.inner().write_fails = true;
+    }
+
+    /// The next change of the store fails.
+    pub fn fail_store(&self) {
+        self.inner().store_fails = true;
+    }
+
     /// Leaves so many bytes free.
-    pub(super) fn set_free(&self, bytes: u64) {
+    pub fn set_free(&self, bytes: u64) {
         self.inner().free = bytes;
     }
 
-    /// Changes a segment behind everybody's back.
-    pub(super) fn damage(&self, segment: u64, change: impl FnOnce(&mut Vec<u8>)) {
-        let mut inner = self.inner();
-        let file = inner.files.get_mut(&segment).unwrap();
-        change(&mut file.current);
-        file.synced = file.current.clone();
-        file.unsynced.clear();
-    }
-
-    /// What is in a segment.
-    pub(super) fn bytes(&self, segment: u64) -> Vec<u8> {
-        self.inner().files[&segment].current.clone()
-    }
-
-    /// Whether a segment is there.
-    pub(super) fn has(&self, segment: u64) -> bool {
-        self.inner().files.contains_key(&segment)
-    }
-
-    /// Takes a segment away behind everybody's back.
-    pub(super) fn lose(&self, segment: u64) {
-        self.inner().files.remove(&segment).unwrap();
-    }
-
     /// The machine is there again, with what has survived.
-    pub(super) fn come_back(&self, end: End) {
+    pub fn come_back(&self, end: End) {
         let mut inner = self.inner();
         inner.steps_left = None;
         inner.is_off = false;
-        inner.sync_fails = false;
+        (inner.sync_fails, inner.write_fails, inner.store_fails) = (false, false, false);
         if end == End::Kill {
             return;
         }
@@ -156,6 +151,34 @@ impl Machine {
             apply(synced, changes);
         }
         *current = synced.clone();
+    }
+}
+
+/// What is done to the disk behind everybody's back.
+#[cfg(test)]
+impl Machine {
+    /// Changes a segment behind everybody's back.
+    pub(super) fn damage(&self, segment: u64, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut inner = self.inner();
+        let file = inner.file_that_is_there(segment);
+        change(&mut file.current);
+        file.synced = file.current.clone();
+        file.unsynced.clear();
+    }
+
+    /// What is in a segment.
+    pub(super) fn bytes(&self, segment: u64) -> Vec<u8> {
+        self.inner().files[&segment].current.clone()
+    }
+
+    /// Whether a segment is there.
+    pub(super) fn has(&self, segment: u64) -> bool {
+        self.inner().files.contains_key(&segment)
+    }
+
+    /// Takes a segment away behind everybody's back.
+    pub(super) fn lose(&self, segment: u64) {
+        self.inner().files.remove(&segment).unwrap();
     }
 }
 
@@ -218,11 +241,19 @@ impl Inner {
         }
     }
 
+    fn file_that_is_there(&mut self, segment: u64) -> &mut SimulatedFile {
+        self.files.get_mut(&segment).expect("it was looked for")
+    }
+
     fn file(&mut self, segment: u64) -> io::Result<&mut SimulatedFile> {
         self.files
             .get_mut(&segment)
             .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
+}
+
+fn to_usize(bytes: u64) -> usize {
+    usize::try_from(bytes).expect("a simulated disk is small")
 }
 
 fn off() -> io::Error {
@@ -244,7 +275,7 @@ impl Disk for Machine {
             return Err(io::ErrorKind::StorageFull.into());
         }
         inner.act(|inner| {
-            let zeros = vec![0; usize::try_from(bytes).unwrap()];
+            let zeros = vec![0; to_usize(bytes)];
             let file = SimulatedFile {
                 synced: zeros.clone(),
                 unsynced: Vec::new(),
@@ -256,14 +287,25 @@ impl Disk for Machine {
     }
 
     fn write(&self, segment: u64, at: u64, bytes: &[u8]) -> io::Result<()> {
-        let at = usize::try_from(at).unwrap();
+        let at = to_usize(at);
         let mut inner = self.inner();
         inner.file(segment)?;
+        let fails = std::mem::take(&mut inner.write_fails);
+        let done = if fails {
+            &bytes[..bytes.len() / 2]
+        } else {
+            bytes
+        };
         inner.act(|inner| {
-            let file = inner.files.get_mut(&segment).unwrap();
-            put(&mut file.current, at, bytes);
-            file.unsynced.push((at, bytes.to_vec()));
-        })
+            if let Ok(file) = inner.file(segment) {
+                put(&mut file.current, at, done);
+                file.unsynced.push((at, done.to_vec()));
+            }
+        })?;
+        match fails {
+            true => Err(io::Error::other("the disk can't")),
+            false => Ok(()),
+        }
     }
 
     fn sync(&self, segment: u64) -> io::Result<()> {
@@ -275,7 +317,7 @@ impl Disk for Machine {
             return Err(io::Error::other("the disk can't"));
         }
         inner.act(|inner| {
-            let file = inner.files.get_mut(&segment).unwrap();
+            let file = inner.file_that_is_there(segment);
             file.synced = file.current.clone();
             file.unsynced.clear();
         })
@@ -286,7 +328,7 @@ impl Disk for Machine {
         if inner.is_off {
             return Err(off());
         }
-        let at = usize::try_from(at).unwrap();
+        let at = to_usize(at);
         let file = inner.file(segment)?;
         let end = at.saturating_add(bytes).min(file.current.len());
         Ok(file.current[at.min(end)..end].to_vec())
@@ -302,8 +344,8 @@ impl Disk for Machine {
         let mut inner = self.inner();
         inner.file(segment)?;
         inner.act(|inner| {
-            let file = inner.files.get_mut(&segment).unwrap();
-            file.current.truncate(usize::try_from(at).unwrap());
+            let file = inner.file_that_is_there(segment);
+            file.current.truncate(to_usize(at));
             file.synced = file.current.clone();
             file.unsynced.clear();
         })
@@ -355,6 +397,9 @@ fn walk(
     direction: Direction,
     visit: Visit<'_>,
 ) {
+    if from > until {
+        return;
+    }
     let mut items = spaces.range((space, from.to_vec())..=(space, until.to_vec()));
     while let Some(((_, key), value)) = match direction {
         Direction::Forward => items.next(),
@@ -416,6 +461,9 @@ impl Store for Machine {
     }
 
     fn ingest(&self, changes: Vec<Change>) -> io::Result<()> {
+        if std::mem::take(&mut self.inner().store_fails) {
+            return Err(io::Error::other("the store can't"));
+        }
         for changes in by_space(changes) {
             let space = changes[0].space;
             self.inner().act(|inner| {

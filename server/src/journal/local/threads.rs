@@ -127,6 +127,13 @@ impl<T> Queue<T> {
         }
     }
 
+    /// Takes all without waiting.
+    #[cfg(feature = "simulated")]
+    pub(super) fn drain(&self) -> Vec<T> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.things.drain(..).collect()
+    }
+
     fn close(&self) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.is_closed = true;
@@ -306,68 +313,84 @@ fn commit(mut committer: Committer, shared: &Shared, notify: &dyn Notify, clock:
         while committer.segments_waiting() >= SEALED_MAX && shared.health.get() != Health::Failed {
             shared.moved.wait();
         }
-        let began_us = clock.monotonic_us();
-        let mut done = Done::default();
-        committer.commit(&mut commands, &mut done);
-        let took_us = clock.monotonic_us().saturating_sub(began_us);
-        shared.counters.commit_us.see(took_us);
-        for (shard, letter) in done.letters {
-            notify.completed(shard, letter);
-        }
-        if !done.opens.is_empty() {
-            shared.jobs.push(done.opens.into_iter().map(Job::Open));
-        }
-        if done.has_sealed {
-            shared.work.ring();
-        }
+        commit_taken(&mut committer, &mut commands, shared, notify, clock);
     }
     if shared.health.get() != Health::Failed {
         committer.close();
     }
 }
 
-fn read(reader: &Reader, shared: &Shared, notify: &dyn Notify) {
-    while let Some(job) = shared.jobs.take() {
-        let (shard, ticket, result) = match job {
-            Job::Open(request) => {
-                let result = match reader.open(&request) {
-                    Ok(Looked::Absent(taken)) => {
-                        shared.commands.push([Command::Begin { request, taken }]);
-                        continue;
-                    }
-                    Ok(Looked::Found(opened)) => Ok(opened),
-                    Err(error) => Err(error),
-                };
-                shared.counters.opens.add(1);
-                (
-                    request.shard,
-                    request.ticket,
-                    CompletionResult::Opened(result),
-                )
-            }
-            Job::Read {
-                room,
-                shard,
-                ticket,
-                request,
-            } => {
-                let page = reader.read(&room, &request);
-                (shard, ticket, CompletionResult::Read(page))
-            }
-        };
-        notify.completed(shard, vec![Completion { ticket, result }]);
+/// Commits what was taken from the queue, and passes on what came of it.
+pub(super) fn commit_taken(
+    committer: &mut Committer,
+    commands: &mut Vec<Command>,
+    shared: &Shared,
+    notify: &dyn Notify,
+    clock: &Clock,
+) {
+    let began_us = clock.monotonic_us();
+    let mut done = Done::default();
+    committer.commit(commands, &mut done);
+    let took_us = clock.monotonic_us().saturating_sub(began_us);
+    shared.counters.commit_us.see(took_us);
+    for (shard, letter) in done.letters {
+        notify.completed(shard, letter);
+    }
+    if !done.opens.is_empty() {
+        shared.jobs.push(done.opens.into_iter().map(Job::Open));
+    }
+    if done.has_sealed {
+        shared.work.ring();
     }
 }
 
+fn read(reader: &Reader, shared: &Shared, notify: &dyn Notify) {
+    while let Some(job) = shared.jobs.take() {
+        look_up(reader, shared, notify, job);
+    }
+}
+
+/// Does what a reader is asked for.
+pub(super) fn look_up(reader: &Reader, shared: &Shared, notify: &dyn Notify, job: Job) {
+    let (shard, ticket, result) = match job {
+        Job::Open(request) => {
+            let result = match reader.open(&request) {
+                Ok(Looked::Absent(taken)) => {
+                    return shared.commands.push([Command::Begin { request, taken }]);
+                }
+                Ok(Looked::Found(opened)) => Ok(opened),
+                Err(error) => Err(error),
+            };
+            shared.counters.opens.add(1);
+            (
+                request.shard,
+                request.ticket,
+                CompletionResult::Opened(result),
+            )
+        }
+        Job::Read {
+            room,
+            shard,
+            ticket,
+            request,
+        } => {
+            let page = reader.read(&room, &request);
+            (shard, ticket, CompletionResult::Read(page))
+        }
+    };
+    notify.completed(shard, vec![Completion { ticket, result }]);
+}
+
 /// What the thread that takes segments works with.
-struct Taking {
-    ingester: Arc<Ingester>,
-    wakes: Wakes,
-    shared: Arc<Shared>,
-    is_ending: Arc<AtomicBool>,
-    notify: Arc<dyn Notify>,
-    clock: Clock,
-    clean_bytes_min: u64,
+#[derive(Debug)]
+pub(super) struct Taking {
+    pub(super) ingester: Arc<Ingester>,
+    pub(super) wakes: Wakes,
+    pub(super) shared: Arc<Shared>,
+    pub(super) is_ending: Arc<AtomicBool>,
+    pub(super) notify: Arc<dyn Notify>,
+    pub(super) clock: Clock,
+    pub(super) clean_bytes_min: u64,
 }
 
 impl Taking {
@@ -376,18 +399,9 @@ impl Taking {
         loop {
             let ends = self.is_ending.load(Ordering::Relaxed);
             while self.shared.health.get() != Health::Failed {
-                let segment = self.ingester.oldest();
-                // What is in it has to be looked at before it goes into the store.
-                self.wake();
-                let Some(segment) = segment else {
+                let Some(taken) = self.take_oldest() else {
                     break;
                 };
-                let taken = self.ingester.take(&segment);
-                if let Err(error) = &taken {
-                    tracing::error!(%error, "the journal's store can't be written: nothing durable is taken until the next start");
-                    self.shared.health.set(Health::Failed);
-                }
-                self.shared.moved.ring();
                 if ends {
                     taken?;
                 }
@@ -406,6 +420,21 @@ impl Taking {
             }
             self.shared.work.wait();
         }
+    }
+
+    /// Tells what is due, and takes one segment into the store, if one waits.
+    pub(super) fn take_oldest(&mut self) -> Option<io::Result<()>> {
+        let segment = self.ingester.oldest();
+        // What is in it has to be looked at before it goes into the store.
+        self.wake();
+        let segment = segment?;
+        let taken = self.ingester.take(&segment);
+        if let Err(error) = &taken {
+            tracing::error!(%error, "the journal's store can't be written: nothing durable is taken until the next start");
+            self.shared.health.set(Health::Failed);
+        }
+        self.shared.moved.ring();
+        Some(taken)
     }
 
     fn wake(&mut self) {
@@ -433,7 +462,7 @@ fn clean(ingester: &Ingester, shared: &Shared, is_ending: &AtomicBool, clean_byt
 const READERS: usize = 2;
 
 /// Sealed segments that may wait for the store. Beyond that appends wait too: memory and the time of a start are bounded by them.
-const SEALED_MAX: usize = 4;
+pub(super) const SEALED_MAX: usize = 4;
 
 /// How often logs that nobody has open lose what is too old.
 const SWEEP_INTERVAL_MS: u64 = 3_600_000;
