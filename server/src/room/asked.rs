@@ -46,6 +46,7 @@ impl Asked {
             | Request::Members { .. }
             | Request::History { .. }
             | Request::OnDisconnect { .. }
+            | Request::SetGrant { .. }
             | Request::GetState { .. }
             | Request::AcquireLock { .. }
             | Request::RenewLock { .. }
@@ -128,6 +129,9 @@ impl Room {
                 changes,
                 token_id,
             } => self.on_disconnect(member, to, changes, token_id, context),
+            Request::SetGrant { member, to, grant } => {
+                self.set_grant(member, to, &grant, context);
+            }
             Request::AcquireLock {
                 member,
                 to,
