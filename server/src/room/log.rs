@@ -424,6 +424,8 @@ impl Room {
             self.look_in(look_ms, context);
             self.tell_wake(context);
         }
+        // Entries get too old also where nobody writes any more.
+        self.arm_maintenance(context);
     }
 
     /// The log knows which of the operations in doubt took effect.

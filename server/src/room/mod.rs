@@ -494,6 +494,10 @@ impl Room {
         if Arc::ptr_eq(&self.settings, &settings) {
             return;
         }
+        if settings.durability != self.settings.durability {
+            // It is not in the other journal. Its namespace went and came again; it has what it began with until it closes.
+            return;
+        }
         self.operations.set_bounds(settings.operations);
         journal.set_bounds(&self.id, settings.history);
         self.settings = settings;
@@ -524,7 +528,10 @@ impl Room {
             RoomTimer::Chunks => self.log.chunks.clear(),
             RoomTimer::Retry => self.turn.retry = true,
             RoomTimer::Look => self.looked(context),
-            RoomTimer::Reopen if self.is_given_up() => return After::Close,
+            RoomTimer::Reopen if self.is_given_up() => {
+                context.journal.close(&self.id);
+                return After::Close;
+            }
             RoomTimer::Reopen => {
                 self.log = Log::closed();
                 self.ask_for_log(context);

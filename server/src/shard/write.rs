@@ -14,7 +14,6 @@ use roomful_protocol::frame::ServerFrame;
 use roomful_protocol::id::RoomAlias;
 
 use super::hub::Hub;
-use super::hub::Hub;
 use super::message::{ConnectionId, Message, Request};
 use super::{ConnectionTimer, Host, Shard, ShardSettings, Timer};
 use crate::clock::Now;
