@@ -42,6 +42,8 @@ enum Command {
     CheckConfig(ConfigArgs),
     /// Print every key with its default and its documentation, as TOML
     PrintConfig(PrintArgs),
+    /// Say what of the rooms on disk is damaged and what a repair would lose, while no server uses them
+    Repair(RepairArgs),
     /// Make a token for development, signed with the first HS256 key of the configuration
     Token(TokenArgs),
     /// Tell what rooms there are on disk, and how large they are
@@ -90,6 +92,15 @@ struct PrintArgs {
     /// Print what this start would use, instead of the defaults; secrets are left out
     #[arg(long)]
     effective: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+#[derive(Debug, Args)]
+struct RepairArgs {
+    /// Repair it: keep the damaged journal aside, and go on with what is whole of it
+    #[arg(long)]
+    apply: bool,
     #[command(flatten)]
     config: ConfigArgs,
 }
@@ -202,6 +213,8 @@ enum CommandError {
     #[error(transparent)]
     Run(#[from] app::RunError),
     #[error(transparent)]
+    Repair(#[from] app::RepairFailed),
+    #[error(transparent)]
     Tool(#[from] ToolError),
     #[error("the output can't be written")]
     Output(#[from] io::Error),
@@ -223,6 +236,7 @@ fn run(cli: Cli) -> Result<(), CommandError> {
         Command::Serve(args) => serve(args),
         Command::CheckConfig(args) => check_config(args),
         Command::PrintConfig(args) => print_config(args),
+        Command::Repair(args) => repair(args),
         Command::Token(args) => token(args),
         Command::Inspect(args) => inspect(args),
         Command::Export(args) => export(args),
@@ -258,6 +272,18 @@ fn print_config(args: PrintArgs) -> Result<(), CommandError> {
         Config::default()
     };
     Ok(console::print(&config.to_toml())?)
+}
+
+fn repair(args: RepairArgs) -> Result<(), CommandError> {
+    let config = Config::load(&args.config.into_sources())?;
+    let mut printed = Ok(());
+    let repaired = app::repair(&config, args.apply, &mut |line| {
+        if printed.is_ok() {
+            printed = console::print(line);
+        }
+    });
+    printed?;
+    Ok(repaired?)
 }
 
 fn token(args: TokenArgs) -> Result<(), CommandError> {
@@ -434,6 +460,7 @@ fn fail(error: &CommandError) -> ExitCode {
         }
         CommandError::Logging(_)
         | CommandError::Run(_)
+        | CommandError::Repair(_)
         | CommandError::Tool(_)
         | CommandError::Output(_) => 1,
     };

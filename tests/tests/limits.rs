@@ -1,10 +1,14 @@
 //! Limits at their bound: so much and no more, each with the metric that says so. Those of messages and users are in `threats/messages.rs`,
 //! those of addresses in `threats/admission.rs`, those of bytes that wait in `slow_reader.rs` and `memory.rs`.
+#![expect(clippy::unwrap_used, reason = "a test reports by panicking")]
 
 use roomful_protocol::error::ErrorCode;
-use roomful_protocol::frame::{Direction, Join, Leave, Reply};
+use roomful_protocol::frame::{
+    CursorRequest, Direction, Error, Join, Leave, Reply, StateRequest, TimerRequest,
+};
 use roomful_protocol::id::{Offset, RoomAlias};
 use roomful_protocol::payload::Payload;
+use roomful_tests::keyed::{key, put};
 use roomful_tests::raw::{assert_error, join};
 use roomful_tests::server::each_namespace;
 use roomful_tests::wait::{PATIENCE, until};
@@ -97,6 +101,86 @@ async fn a_log_holds_so_many_entries_and_bytes() {
         let held = server.metrics().await.value("roomful_log_bytes");
         assert!(held < 131_072.0, "{bounds}: {held}");
     }
+}
+
+/// What a room keeps beside its log has a bound each: what goes beyond is refused, counted by that bound, and changes nothing.
+#[tokio::test]
+async fn a_room_keeps_so_much_beside_its_log() {
+    let server = Server::with_config(
+        "[namespaces.game]
+state_keys_max = 2
+state_value_bytes_max = 100
+state_bytes_max = 150
+on_disconnect_bytes_max = 64
+locks_max = 1
+lock_queue_max = 1
+timers_max = 1
+timer_payload_bytes_max = 8
+cursor_users_max = 1
+",
+    )
+    .await;
+    let mut members = Vec::new();
+    for _ in 0..3 {
+        let mut member = RawClient::connect(&server).await;
+        let room = member.join("game:kept").await.room;
+        members.push((member, room));
+    }
+    let [(ann, room), (bob, _), (cid, _)] = &mut members[..] else {
+        panic!("there are three");
+    };
+    let room = *room;
+    let long = |bytes| "x".repeat(bytes);
+    for (changes, bound) in [
+        (
+            vec![put("a", "1"), put("b", "1"), put("c", "1")],
+            "state_keys",
+        ),
+        (vec![put("a", &long(101))], "state_value_bytes"),
+        (
+            vec![put("a", &long(90)), put("b", &long(90))],
+            "state_bytes",
+        ),
+    ] {
+        assert_over(&server, ann.write(room, None, changes).await, bound).await;
+    }
+    let what = StateRequest::OnDisconnect {
+        changes: vec![put("left", &long(65))],
+    };
+    assert_over(&server, ann.state(room, what).await, "on_disconnect_bytes").await;
+    assert_eq!(ann.page(room, "", None, 10).await.items, []);
+
+    ann.acquire(room, "one", false).await.unwrap();
+    assert_over(&server, ann.acquire(room, "two", false).await, "locks").await;
+    bob.acquire(room, "one", true).await.unwrap();
+    assert_over(&server, cid.acquire(room, "one", true).await, "lock_queue").await;
+
+    let timer = |name, text: &str| TimerRequest::Set {
+        name: key(name),
+        due_ms: u64::MAX >> 11,
+        payload: Payload::text(text),
+    };
+    ann.timer(room, timer("one", "short")).await.unwrap();
+    let second = ann.timer(room, timer("two", "short")).await;
+    assert_over(&server, second, "timers").await;
+    let longer = ann.timer(room, timer("one", "too long for it")).await;
+    assert_over(&server, longer, "timer_payload_bytes").await;
+
+    let position = ann.publish(room, Payload::text("hi")).await.position;
+    let read = || CursorRequest::Set {
+        read: Some(position),
+        delivered: None,
+    };
+    ann.cursor(room, read()).await.unwrap();
+    assert_over(&server, bob.cursor(room, read()).await, "cursor_users").await;
+}
+
+/// Something was refused because of a bound, which has counted that.
+async fn assert_over<T: std::fmt::Debug>(server: &Server, outcome: Result<T, Error>, bound: &str) {
+    assert_error(&outcome.unwrap_err(), ErrorCode::QuotaExceeded);
+    let metrics = server.metrics().await;
+    let refusals = metrics.labelled("roomful_quota_refusals_total", "bound", bound);
+    assert_eq!(refusals, 1.0, "{bound}");
 }
 
 /// All that history has.

@@ -121,17 +121,19 @@ async fn a_restart_in_place_loses_nothing() {
     }
 }
 
-/// The end of the last file is missing, as after a write that never finished: what stood before it is served, and the log says
+/// The last batch ends too early, as after a write that never finished: what stood before it is served, and the log says
 /// that something was cut off.
 #[tokio::test]
-async fn a_truncated_tail_is_cut_back_to_the_last_whole_batch() {
+async fn a_torn_tail_is_cut_back_to_the_last_whole_batch() {
     let mut server = Server::with_config(CONFIG).await;
     let (_, before) = publish(&server, DURABLE, 8).await;
     server.kill().await;
     let log = segments(&data(&server)).pop().unwrap();
-    let bytes = fs::read(&log).unwrap();
-    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
-    fs::write(&log, &bytes[..end - 3]).unwrap();
+    let mut bytes = fs::read(&log).unwrap();
+    let last = text_of(DURABLE, 7);
+    let at = position(&bytes, last.as_bytes());
+    bytes[at + 3..].fill(0);
+    fs::write(&log, &bytes).unwrap();
     server.start_again().await;
     assert_eq!(history(&server, DURABLE).await, before[..7]);
     let cut = "a write that never finished is cut off";
@@ -139,6 +141,32 @@ async fn a_truncated_tail_is_cut_back_to_the_last_whole_batch() {
     // It goes on behind that.
     let (positions, _) = publish(&server, DURABLE, 1).await;
     assert_eq!(positions[0].offset, Offset(8));
+}
+
+/// A file of the log that is shorter than it was made has lost what stood there, and one that is gone has: nobody knows whose that
+/// was.
+#[tokio::test]
+async fn a_log_that_is_short_or_gone_refuses_all_rooms_on_disk() {
+    for is_gone in [false, true] {
+        let mut server = Server::with_config(CONFIG).await;
+        publish(&server, DURABLE, 5).await;
+        server.kill().await;
+        let log = segments(&data(&server)).pop().unwrap();
+        let bytes = fs::read(&log).unwrap();
+        match is_gone {
+            true => fs::remove_file(&log).unwrap(),
+            false => fs::write(&log, &bytes[..bytes.len() / 2]).unwrap(),
+        }
+        server.start_again().await;
+        let mut client = RawClient::connect(&server).await;
+        let refused = client.join_with(join(DURABLE)).await.unwrap_err();
+        assert_error(&refused, ErrorCode::StorageDamaged);
+        let said = match is_gone {
+            true => "the segment is missing",
+            false => "its end is missing",
+        };
+        assert!(server.log().iter().any(|line| line.contains(said)));
+    }
 }
 
 /// One bit of one entry has flipped: its room is refused and named, also later on; every other one is whole.

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use roomful_protocol::frame::{
     CursorRequest, Direction, Entry, Join, LocksPage, OpId, Published, Recovery, Reply, StatePage,
@@ -23,15 +23,18 @@ use roomful_tests::back_end::{BackEnd, read};
 use roomful_tests::keyed::{key, patch, put};
 use roomful_tests::process::{Ended, Process};
 use roomful_tests::publisher::{Phase, Publisher, Record};
-use roomful_tests::raw::join;
+use roomful_tests::raw::{self, join};
 use roomful_tests::server::{Directory, UNLIMITED, each_namespace};
 use roomful_tests::storage::segments;
 use roomful_tests::tokens::{self, AUDIENCE, KEY};
-use roomful_tests::wait::{PATIENCE, until};
+use roomful_tests::wait::{PATIENCE, until, within};
 use roomful_tests::{Connect, RawClient, Server};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpSocket;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 /// Entries of every kind and format, state, a lock, a timer, a cursor and the result of an operation: in another server they are
 /// what they were, at the same offsets of a later epoch.
@@ -506,6 +509,56 @@ async fn the_admin_listener_gives_copies() {
     assert_eq!(text, "this server has no rooms on disk");
 }
 
+/// Copies that are taken slowly take longer than a connection may live, and come whole. There are two of them at a time, and rooms
+/// go on meanwhile.
+#[tokio::test]
+async fn copies_take_the_time_that_they_take() {
+    let config = format!("[http]\nlifetime_ms = {LIFETIME_MS}\n{UNLIMITED}{SMALL}");
+    let server = Server::with_config(&config).await;
+    for number in 0..12 {
+        raw::fill(&server, &format!("chat:large-{number}")).await;
+    }
+    let back_end = BackEnd::of(&server).await;
+    let mut copies = Vec::new();
+    for _ in 0..2 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4_096).unwrap();
+        let mut stream = socket.connect(back_end.address).await.unwrap();
+        let request = format!(
+            "GET /v1/storage/backup HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\r\n",
+            back_end.address, back_end.key
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 1_024];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 200 "));
+        copies.push((stream, answer));
+    }
+    let (status, error) = back_end.refused("GET /v1/storage/backup", None).await;
+    assert_eq!((status, &error["name"]), (503, &json!("overloaded")));
+    fill(&server, "chat:meanwhile", 20).await;
+    // Longer than a connection whose time is up may take for its last answer.
+    sleep(Duration::from_millis(LIFETIME_MS + 3_000)).await;
+    for (mut stream, mut answer) in copies {
+        let rest = stream.read_to_end(&mut answer);
+        within("the rest of a copy", rest).await.unwrap();
+        assert!(answer.len() > 12 * 15 * 60_000);
+        let end = String::from_utf8_lossy(&answer[answer.len() - 200..]).into_owned();
+        assert!(end.contains("{\"end\":{\"rooms\":12,"), "{end}");
+        assert!(end.ends_with("\r\n0\r\n\r\n"), "{end}");
+    }
+    let free = async || {
+        back_end
+            .call("GET /v1/storage/backup", &[], None)
+            .await
+            .status
+    };
+    until("there is a place again", PATIENCE, async || {
+        free().await == 200
+    })
+    .await;
+}
+
 /// What a member sees of a room, without its epoch.
 #[derive(Debug, PartialEq)]
 struct Room {
@@ -669,6 +722,9 @@ fn keyed() -> String {
 /// Segments are small, so that some of what is there has gone into the store and some has not.
 const SMALL: &str =
     "[storage]\nheadroom_percent = 0\nheadroom_bytes_min = 0\nsegment_bytes = 1048576\n";
+
+/// How long a connection may live that is no WebSocket.
+const LIFETIME_MS: u64 = 500;
 
 const ROOM: &str = "chat:moved";
 

@@ -60,6 +60,8 @@ use reload::{Hangups, Reload};
 use rooms::room_settings;
 use storage::{Returns, open_journal};
 
+pub use storage::{RepairFailed, read_snapshot, repair};
+
 /// Why the server did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {

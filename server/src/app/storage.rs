@@ -8,7 +8,9 @@ use roomful_protocol::id::{Epoch, RoomId};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::journal::Completion;
-use crate::journal::local::{Headroom, Local, Notify, OpenError, Settings};
+use crate::journal::local::{Headroom, Local, Notify, OpenError, Repair, RepairError, Settings};
+use crate::session::DataFileError;
+use crate::session::generation::Generation;
 use crate::shard::message::ShardId;
 use crate::transport::Shards;
 
@@ -49,4 +51,52 @@ impl Notify for Returns {
     fn wake(&self, room: RoomId) {
         self.0.wake(room);
     }
+}
+
+/// Says what of the rooms on disk is damaged, and what a repair would lose; applied, it goes on without that.
+///
+/// # Errors
+/// Nothing is damaged, a server uses the directory, or it can't be read or written. Nothing was changed.
+pub fn repair(
+    config: &Config,
+    is_applied: bool,
+    say: &mut dyn FnMut(&str),
+) -> Result<(), RepairFailed> {
+    let data_dir = Path::new(&config.node.data_dir);
+    let clock = Clock::system();
+    let wait_ms = config.storage.lock_wait_ms;
+    let repair = Repair::plan(data_dir, wait_ms, &clock, read_snapshot, say)?;
+    if !is_applied {
+        say(
+            "nothing was changed: --apply makes it so, and gives the rooms that are named a new epoch",
+        );
+        return Ok(());
+    }
+    let generation = Generation::begin(data_dir, clock.unix_ms())?;
+    let aside = repair.apply(generation.first_epoch())?;
+    say(&format!(
+        "repaired: the rooms that are named have a new epoch, and the damaged journal is kept in {}",
+        aside.display()
+    ));
+    Ok(())
+}
+
+/// Why nothing was repaired. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RepairFailed {
+    /// Of the journal.
+    #[error(transparent)]
+    Journal(#[from] RepairError),
+    /// Without the number of the last start nobody knows which epochs are new.
+    #[error(transparent)]
+    Generation(#[from] DataFileError),
+}
+
+/// Whether a room could be made of a snapshot.
+///
+/// # Errors
+/// Not: it is of another form, or none.
+pub fn read_snapshot(content: &[u8]) -> Result<(), String> {
+    let read = crate::room::snapshot::read(content);
+    read.map(drop).map_err(|error| error.to_string())
 }

@@ -1,6 +1,6 @@
 //! Rooms in a file: what an export and a backup are, and how one is read back.
 //!
-//! The file has one JSON object a line, so that other programs can read it, and every line is of one of the kinds of [`Line`].
+//! The file has one JSON object a line, so that other programs can read it, and every line is of one of the kinds of `Line`.
 //! First comes the header, then what belongs to no room, then each room, sorted by tenant and name: its line, its snapshot, its
 //! cursors, its entries, and a line that ends it. The last line ends the file. A room's end has the SHA-256 (FIPS 180-4) of its
 //! lines, and the file's end has that of all lines outside of rooms, so that what was cut off, changed, taken out or put elsewhere

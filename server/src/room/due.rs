@@ -49,6 +49,11 @@ impl Room {
         }
     }
 
+    /// Whether something waits for the next look.
+    pub(super) fn is_due(&self, context: &Context<'_>) -> bool {
+        self.due(context).is_some()
+    }
+
     fn due(&self, context: &Context<'_>) -> Option<Due> {
         if !matches!(self.log.state, LogState::Open) {
             return None;

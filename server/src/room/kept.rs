@@ -195,12 +195,16 @@ impl Room {
     }
 
     /// Whether opening the room again would take long, or would not show every operation that is remembered: a log without a
-    /// snapshot shows its newest entries alone.
+    /// snapshot shows its newest entries alone, and of them what its bounds keep.
     pub(super) fn is_replay_long(&self) -> bool {
         let behind = self.log.committed.0 - self.log.snapshot.0;
         let results = self.operations.results();
         let is_replayed = self.log.snapshot > Offset(0) || self.kept.is_some() || results > 0;
-        is_replayed && behind >= (REPLAY_MAX as u64).max(results as u64)
+        let long = match results {
+            0 => REPLAY_MAX,
+            _ => (self.settings.history.entries_max / 2).clamp(1, REPLAY_MAX.max(results)),
+        };
+        is_replayed && behind >= long as u64
     }
 
     /// Whether a snapshot would say more than the last one and what a replay takes in its stride.
@@ -257,11 +261,23 @@ impl Room {
         context.journal.wake_at(&self.id, wake_ms);
     }
 
-    /// Whether the room must not be forgotten, since it is nowhere else and has something to do.
-    pub(super) fn is_needed(&self) -> bool {
-        let timers = self.kept.as_ref().map(|kept| &kept.committed.timers);
-        self.settings.durability == Durability::Memory
-            && timers.is_some_and(|timers| !timers.is_empty())
+    /// Whether the room must not be forgotten: it has something to do, and is nowhere else, or what is due now waits for the
+    /// disk. The journal tells each time once.
+    pub(super) fn is_needed(&self, context: &Context<'_>) -> bool {
+        match self.settings.durability {
+            Durability::Memory => {
+                let timers = self.kept.as_ref().map(|kept| &kept.committed.timers);
+                timers.is_some_and(|timers| !timers.is_empty())
+            }
+            Durability::Local | Durability::Replicated => self.is_due(context),
+        }
+    }
+
+    /// A room that closes all the same is woken for what is due, a while later.
+    pub(super) fn wake_if_due(&mut self, context: &mut Context<'_>) {
+        if self.is_due(context) {
+            self.set_wake(Some(context.now.unix_ms + REWAKE_MS), context);
+        }
     }
 
     /// Members of before the log was opened, who have something to lose: they are disconnected, and their grace begins.
@@ -366,6 +382,9 @@ impl Room {
 pub(super) fn is_publish(entry: &Entry) -> bool {
     entry.kind == EntryKind::Publish
 }
+
+/// When a room is woken again that had to close with something due: memory may not be short any more.
+const REWAKE_MS: u64 = 60_000;
 
 /// Entries behind a snapshot, of whatever kind, that a replay is let to take; half of what a log without one shows.
 const REPLAY_MAX: usize = RECENT_MAX / 2;

@@ -338,8 +338,8 @@ impl Room {
         self.watch_if_empty(context);
     }
 
-    /// Closes the room if nobody has come for long enough; else looks again. Where memory is short, the time of a session
-    /// is enough: whoever comes later is told by a reset.
+    /// Closes the room if nobody has come for long enough and nothing is left to do in it; else looks again. Where memory is
+    /// short, the time of a session is enough: whoever comes later is told by a reset.
     pub(super) fn close_if_idle(&mut self, context: &mut Context<'_>) -> After {
         let Some(since_ms) = self.empty_since_ms else {
             return After::Open;
@@ -350,9 +350,12 @@ impl Room {
         };
         let left_ms = (since_ms + stays_ms).saturating_sub(context.now.monotonic_ms);
         let settled = matches!(self.log.state, LogState::Open) && self.log.pending.is_empty();
-        if left_ms == 0 && settled && (context.is_short || !self.is_needed()) {
-            if self.settings.durability != Durability::Memory && self.has_unsaved() {
-                self.store_snapshot(context);
+        if left_ms == 0 && settled && (context.is_short || !self.is_needed(context)) {
+            if self.settings.durability != Durability::Memory {
+                self.wake_if_due(context);
+                if self.has_unsaved() {
+                    self.store_snapshot(context);
+                }
             }
             context.journal.close(&self.id);
             return After::Close;

@@ -126,6 +126,17 @@ struct Known {
     outcome: Published,
 }
 
+/// What a log and the window that is stored with it show of operations that took effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shows {
+    /// Everything that ever did.
+    All,
+    /// Everything that was remembered.
+    Remembered,
+    /// Less than that: entries are gone that no window was stored behind.
+    Part,
+}
+
 /// What is known of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seen {
@@ -195,14 +206,13 @@ impl Operations {
         }
     }
 
-    /// A window that is filled from a log; `complete` says whether that shows everything that ever took effect.
-    pub fn begin_again(&mut self, complete: bool, now_ms: u64) {
-        self.is_partial = !complete;
+    /// A window that is filled from a log and what was stored with it.
+    pub fn begin_again(&mut self, shows: Shows, now_ms: u64) {
+        self.is_partial = shows == Shows::Part;
         // Nothing of the log is forgotten before its producer has been absent for the window.
-        self.complete_until_ms = if complete {
-            now_ms + self.bounds.window_ms
-        } else {
-            0
+        self.complete_until_ms = match shows {
+            Shows::All => now_ms + self.bounds.window_ms,
+            Shows::Remembered | Shows::Part => 0,
         };
     }
 
@@ -272,14 +282,13 @@ impl Operations {
         }
     }
 
-    /// Begins with a stored window, to which the log has everything that came after it: nobody publishes with any of its producers
-    /// yet.
+    /// Begins with a stored window: nobody publishes with any of its producers yet.
     pub fn adopt(&mut self, stored: Stored, epoch: Epoch, now_ms: u64) {
-        self.is_partial = false;
         self.digests = stored.digests;
         for known in stored.producers {
             let key = (known.scope, known.producer);
             let mut producer = Producer::new(known.floor);
+            producer.is_partial = self.is_partial;
             producer.absent_since_ms = now_ms;
             for (sequence, digest, offset, time_ms) in known.results {
                 let outcome = Published {
@@ -496,12 +505,13 @@ mod tests {
             sequence: Sequence(3),
         };
         let payload = Payload::text("a");
-        for (has_snapshot, known) in [(false, Seen::Expired), (true, Seen::New)] {
+        for (shows, known) in [
+            (Shows::Part, Seen::Expired),
+            (Shows::Remembered, Seen::New),
+            (Shows::All, Seen::New),
+        ] {
             let mut window = Operations::new(BOUNDS);
-            window.begin_again(false, 0);
-            if has_snapshot {
-                window.adopt(Operations::new(BOUNDS).to_stored(Offset(0)), Epoch(1), 0);
-            }
+            window.begin_again(shows, 0);
             window.restore(&key(1), op, Some(&payload), published(3), 0);
             window.join(&key(1), Sequence(6), 0);
             assert_eq!(seen(&window, 1, 3, "a"), Seen::Accepted(published(3)));

@@ -12,13 +12,15 @@
 )]
 
 mod chance;
+mod clocks;
+mod cursors;
 mod journal;
 mod world;
 
 use roomful_protocol::error::ErrorCode;
 use roomful_protocol::frame::{
-    Cursors, Durability, EntryKind, LockChange, LockReply, LockWhy, Reply, StateChanges,
-    TimerChange, TimerWhat,
+    Durability, EntryKind, LockChange, LockReply, LockWhy, Reply, StateChanges, TimerChange,
+    TimerWhat,
 };
 use roomful_protocol::id::{KeyPrefix, Offset, SessionId};
 use roomful_server::auth::TokenId;
@@ -369,52 +371,6 @@ fn what_was_left_goes_by_the_token_of_now() {
     assert_eq!(world.values(dan), [("ann".to_owned(), "gone".to_owned())]);
 }
 
-/// A timer fires once: on time, at the next look where it was due while nobody looked, and however the clock is set.
-#[test]
-fn a_timer_fires_once_whatever_the_clock_does() {
-    let mut world = World::new(false);
-    let ann = world.join(1);
-    for (name, after_ms) in [("a", 1_000), ("b", 3_000), ("c", 500_000), ("d", 2_000)] {
-        let set = world.set_timer(ann, name, UNIX_MS + after_ms);
-        world.published(set);
-    }
-    let cancelled = world.cancel_timer(ann, "d");
-    world.published(cancelled);
-    let again = world.cancel_timer(ann, "d");
-    assert_eq!(world.refusal(again).code, ErrorCode::Conflict);
-    assert_eq!(world.journal.with(|disk| disk.wake), Some(UNIX_MS + 1_000));
-    world.pass(999);
-    assert_eq!(fired(&world), Vec::<String>::new());
-    world.pass(2);
-    assert_eq!(fired(&world), ["a"]);
-    world.now.unix_ms -= 5_000;
-    world.pass(3_000);
-    assert_eq!(fired(&world), ["a"], "by the clock it is not time yet");
-    world.pass(5_000);
-    assert_eq!(fired(&world), ["a", "b"]);
-    let past = world.set_timer(ann, "e", 1);
-    world.published(past);
-    assert_eq!(fired(&world), ["a", "b", "e"]);
-    world.restart(0, 600_000);
-    world.pass(5);
-    assert_eq!(fired(&world), ["a", "b", "e", "c"]);
-    assert_eq!(world.journal.with(|disk| disk.wake), None);
-    world.restart(0, 600_000);
-    world.pass(5);
-    assert_eq!(fired(&world), ["a", "b", "e", "c"]);
-    world.now.unix_ms += 100_000;
-    let ann = world.join(1);
-    let set = world.set_timer(ann, "f", world.now.unix_ms + 100_000);
-    world.published(set);
-    world.now.unix_ms += 200_000;
-    world.pass(60_001);
-    assert_eq!(
-        fired(&world)[4..],
-        ["f"],
-        "a clock that was set forward is noticed"
-    );
-}
-
 /// While nothing can be stored, everything that would have to be is refused with its code, and what is due waits.
 #[test]
 fn a_full_disk_refuses_and_lets_what_is_due_wait() {
@@ -505,58 +461,6 @@ fn a_damaged_snapshot_closes_the_room() {
     let refused = world.publish(nobody, "x");
     assert_eq!(world.refusal(refused).code, ErrorCode::StorageDamaged);
     assert_eq!(world.journal.with(|disk| disk.entries.len()), 0);
-}
-
-/// A cursor moves forward alone, is there after a restart, and tells what others have published behind it.
-#[test]
-fn cursors_move_forward_and_count_what_others_published() {
-    let mut world = World::new(true);
-    let [ann, bob] = [1, 2].map(|session| world.join(session));
-    for client in [ann, bob, bob, ann, bob] {
-        world.publish(client, "x");
-    }
-    world.write(bob, None, vec![put("a", "1")]);
-    world.settle();
-    let set = |world: &mut World, client: Client, read: Option<u64>, delivered: Option<u64>| {
-        let request = world.ask(client, |to| Request::SetCursor {
-            member: client.member,
-            to,
-            read: read.map(at),
-            delivered: delivered.map(at),
-        });
-        assert!(world.reply(request).is_none(), "not before it is stored");
-        world.settle();
-        cursors(world, request)
-    };
-    let expect = |read: Option<u64>, delivered: Option<u64>, unread| Cursors {
-        read: read.map(at),
-        delivered: delivered.map(at),
-        unread,
-    };
-    assert_eq!(
-        set(&mut world, ann, Some(2), None),
-        expect(Some(2), None, 2)
-    );
-    assert_eq!(
-        set(&mut world, ann, Some(1), Some(4)),
-        expect(Some(2), Some(4), 2)
-    );
-    let get = |world: &mut World, client: Client| {
-        let request = world.ask(client, |to| Request::GetCursors {
-            member: client.member,
-            to,
-        });
-        world.settle();
-        cursors(world, request)
-    };
-    assert_eq!(get(&mut world, bob), expect(None, None, 2));
-    world.restart(0, 0);
-    let ann = world.join(1);
-    assert_eq!(get(&mut world, ann), expect(Some(2), Some(4), 2));
-    assert_eq!(
-        set(&mut world, ann, Some(6), None),
-        expect(Some(6), Some(4), 0)
-    );
 }
 
 /// Who joins with a view gets a page that is exactly the state at its position; who is behind gets no value that a newer one
@@ -661,13 +565,6 @@ fn a_room_that_is_woken_does_what_is_due_and_closes() {
     world.pass(60_000);
     assert!(world.closed);
     assert_eq!(world.journal.with(|disk| disk.wake), None);
-}
-
-fn cursors(world: &mut World, request: u64) -> Cursors {
-    match world.reply(request) {
-        Some(Ok(Reply::Cursors(cursors))) => cursors,
-        other => panic!("{other:?}"),
-    }
 }
 
 /// What the log says of locks: why, who holds it then, and how many wait.

@@ -42,6 +42,8 @@ pub struct World {
     pub revoked_tokens: Vec<TokenId>,
     /// What the token of who joins says.
     pub grant: StateGrant,
+    /// Whether memory is short.
+    pub is_short: bool,
     /// Entries that the hub was sent.
     pub told: Vec<Arc<Entry>>,
     pub closed: bool,
@@ -99,6 +101,7 @@ impl World {
             revoked: Vec::new(),
             revoked_tokens: Vec::new(),
             grant: granted(None),
+            is_short: false,
             told: Vec::new(),
             closed: false,
             timers: Vec::new(),
@@ -129,7 +132,7 @@ impl World {
             tickets: &mut tickets,
             can_send: &|_| true,
             counters: &self.counters,
-            is_short: false,
+            is_short: self.is_short,
             is_revoked: &|_: &TenantId, left: &Departure| is_revoked(left),
         };
         let done = act(&mut self.room, &mut context);

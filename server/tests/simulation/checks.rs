@@ -185,12 +185,13 @@ impl World {
                 );
             }
         }
-        let mut once = BTreeSet::new();
-        for ((room, of, _), op) in &self.truth {
+        let mut once = BTreeMap::new();
+        for ((room, of, offset), op) in &self.truth {
             if *room == client.room && op.producer == client.producer() {
+                let before = once.insert((*of, op.sequence), *offset);
                 assert!(
-                    once.insert((*of, op.sequence)),
-                    "client {}: {:?} took effect twice",
+                    before.is_none(),
+                    "client {}: {:?} took effect twice, at {before:?} and {offset}",
                     client.index,
                     op.sequence
                 );

@@ -354,6 +354,14 @@ impl Disk {
         disk
     }
 
+    /// The same, had there never been a file of a name.
+    pub(crate) fn without(&self, name: &str) -> Self {
+        let mut disk = self.clone();
+        disk.names.retain(|step| step.what.name != Path::new(name));
+        assert!(disk.names.len() < self.names.len(), "nothing is named so");
+        disk
+    }
+
     /// How many changes had not been synced when the power went.
     pub(crate) fn unsynced(&self, cut: usize) -> usize {
         let of = |file: &File| {

@@ -43,9 +43,12 @@ async fn a_power_cut_loses_nothing_that_was_acknowledged_under_strace() {
     let mut random = seeded("a_power_cut_loses_nothing_that_was_acknowledged_under_strace");
     let record = Record::new(if cuts > SHORT_CUTS { 12_000 } else { 5_000 }).await;
     let place = Directory(in_memory());
-    let found = record.cut(cuts, &record.disk, &place.0, &mut random);
+    let found = record.cut(cuts, record.at_work(), &record.disk, &place.0, &mut random);
+    let starting = Directory(place.0.join("starting"));
+    let first = || record.first_start();
+    let start = record.cut(cuts, first(), &record.disk, &starting.0, &mut random);
     let lines = record.trace.times_us.len();
-    for (cut, dir, wrong) in &found.wrong {
+    for (cut, dir, wrong) in found.wrong.iter().chain(&start.wrong) {
         println!("cut before line {cut} of {lines}, {}:", dir.display());
         wrong.iter().take(5).for_each(|wrong| println!("  {wrong}"));
         println!("  {} in all", wrong.len());
@@ -53,10 +56,24 @@ async fn a_power_cut_loses_nothing_that_was_acknowledged_under_strace() {
     // A check that sees nothing there sees nothing anywhere.
     let blind = Directory(place.0.join("without-syncs"));
     let unsynced = record.disk.without_syncs_in("log");
-    let without = record.cut(SHORT_CUTS, &unsynced, &blind.0, &mut random);
+    let without = record.cut(
+        SHORT_CUTS,
+        record.at_work(),
+        &unsynced,
+        &blind.0,
+        &mut random,
+    );
     println!(
         "without syncs: {} of {SHORT_CUTS} cuts lose something",
         without.wrong.len()
+    );
+    let unmarked = record.disk.without("NEW");
+    let unmarked = record.cut(cuts, first(), &unmarked, &starting.0, &mut random);
+    println!(
+        "{cuts} cuts of the first start, {} changes lost or torn: {} findings; without its mark {}",
+        start.unsynced,
+        start.wrong.len(),
+        unmarked.wrong.len()
     );
     let acks: usize = record.told.iter().map(|told| told.acked.len()).sum();
     let Found {
@@ -71,10 +88,15 @@ async fn a_power_cut_loses_nothing_that_was_acknowledged_under_strace() {
     assert!(looked_for > cuts, "hardly anything was looked for");
     assert!(unsynced > 0, "nothing could be lost");
     assert!(!without.wrong.is_empty(), "nobody would have noticed");
-    if !wrong.is_empty() {
+    assert!(!unmarked.wrong.is_empty(), "the mark is for nothing");
+    if !wrong.is_empty() || !start.wrong.is_empty() {
         // It stays for whoever looks into it.
         place.keep();
-        panic!("{} cuts have lost something", wrong.len());
+        starting.keep();
+        panic!(
+            "{} cuts have lost something",
+            wrong.len() + start.wrong.len()
+        );
     }
 }
 
@@ -96,10 +118,16 @@ struct Found {
 }
 
 impl Record {
-    /// Cuts the power at random lines while the server is at work, and looks what is left.
-    fn cut(&self, cuts: usize, disk: &Disk, place: &Path, random: &mut StdRng) -> Found {
+    /// Cuts the power at random lines out of some, and looks what is left.
+    fn cut(
+        &self,
+        cuts: usize,
+        lines: Range<usize>,
+        disk: &Disk,
+        place: &Path,
+        random: &mut StdRng,
+    ) -> Found {
         let mut all = Found::default();
-        let lines = self.lines();
         for number in 0..cuts {
             let cut = random.random_range(lines.clone());
             let seed = random.random();
@@ -120,11 +148,20 @@ impl Record {
     }
 
     /// Those that were written from the first ack on, up to the orderly end and with it.
-    fn lines(&self) -> Range<usize> {
+    fn at_work(&self) -> Range<usize> {
+        self.first_ack()..self.trace.times_us.len()
+    }
+
+    /// Those from before the first ack.
+    fn first_start(&self) -> Range<usize> {
+        0..self.first_ack()
+    }
+
+    fn first_ack(&self) -> usize {
         let acks = self.told.iter().flat_map(|told| &told.acked);
         let first_us = acks.map(reopened::micros).min().unwrap();
         let times_us = &self.trace.times_us;
-        times_us.partition_point(|line_us| *line_us < first_us)..times_us.len()
+        times_us.partition_point(|line_us| *line_us < first_us)
     }
 
     /// Publishers fill rooms of a server whose every change to files is recorded, up to its orderly end.

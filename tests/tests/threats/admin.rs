@@ -31,6 +31,9 @@ async fn without_the_key_nothing_is_done() {
         "GET /v1/rooms/chat:healthy/members",
         "POST /v1/rooms/chat:healthy/publish",
         "DELETE /v1/rooms/chat:healthy",
+        "GET /v1/storage/backup",
+        "POST /v1/storage/export",
+        "POST /v1/storage/inspect",
         "GET /v1/nothing",
     ];
     let body = json!({ "payload": ["text", "forged"] }).to_string();

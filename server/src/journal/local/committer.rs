@@ -17,9 +17,11 @@ use super::counters::Counters;
 use super::disk::Disk;
 use super::freezing::Freeze;
 use super::index::{Index, Segment, Spot};
+use super::ingest;
 use super::marks::Marks;
 use super::record::{Head, Kind, LogId, Record, Term, put_entry, put_register, put_room};
-use super::segment::{Batch, SEGMENT_HEAD_BYTES, SegmentHead};
+use super::segment::{self, Batch, SEGMENT_HEAD_BYTES, SegmentHead};
+use super::store::Store;
 use crate::journal::{
     Completion, CompletionResult, Health, JournalError, Opened, Snapshot, Ticket,
 };
@@ -227,6 +229,7 @@ pub(super) struct CommitterSettings {
 pub(super) struct Committer {
     settings: CommitterSettings,
     disk: Arc<dyn Disk>,
+    store: Arc<dyn Store>,
     index: Arc<Mutex<Index>>,
     health: SharedHealth,
     counters: Arc<Counters>,
@@ -248,6 +251,8 @@ struct Written {
     at: u64,
     bytes: u64,
     next_batch: u64,
+    /// Nothing in it says yet that its last batch was synced.
+    is_unconfirmed: bool,
 }
 
 #[derive(Debug)]
@@ -265,6 +270,7 @@ impl Committer {
     pub(super) fn begin(
         settings: CommitterSettings,
         disk: Arc<dyn Disk>,
+        store: Arc<dyn Store>,
         index: Arc<Mutex<Index>>,
         health: SharedHealth,
         counters: Arc<Counters>,
@@ -278,6 +284,7 @@ impl Committer {
         let mut committer = Self {
             settings,
             disk,
+            store,
             index,
             health,
             counters,
@@ -287,6 +294,7 @@ impl Committer {
                 at: 0,
                 bytes: 0,
                 next_batch,
+                is_unconfirmed: false,
             },
             next_log,
             batch: Batch::new(),
@@ -299,7 +307,6 @@ impl Committer {
 
     /// Takes commands; says what came of them once that survives a power cut.
     pub(super) fn commit(&mut self, commands: &mut Vec<Command>, done: &mut Done) {
-        self.look_at_space();
         for command in commands.drain(..) {
             self.take(command, done);
             if self.batch.len() >= BATCH_BYTES_MAX {
@@ -410,8 +417,9 @@ impl Committer {
             return;
         }
         let number = self.segment.number + 1;
-        match self.begin_segment(number, 0) {
+        match self.begin_next_segment(0) {
             Ok(()) => self.seal(Some(freeze), done),
+            Err(error) if self.health.get() == Health::Failed => self.fail(&error),
             Err(error) => {
                 tracing::error!(%error, segment = number, "the journal has no place for another segment");
                 // Nothing that was stored is concerned; what is left of it would be in the way of the next one.
@@ -451,9 +459,7 @@ impl Committer {
                     true
                 }
                 Err(error) => {
-                    let segment = self.segment.number;
-                    tracing::error!(%error, segment, "the journal can't be written: nothing durable is taken until the next start");
-                    self.health.set(Health::Failed);
+                    self.fail(&error);
                     false
                 }
             };
@@ -468,8 +474,7 @@ impl Committer {
     fn write(&mut self, done: &mut Done) -> io::Result<u64> {
         let bytes_max = (self.batch.len() as u64).next_multiple_of(8);
         if self.segment.at + bytes_max > self.segment.bytes {
-            let number = self.segment.number + 1;
-            self.begin_segment(number, bytes_max)?;
+            self.begin_next_segment(bytes_max)?;
             self.seal(None, done);
         }
         let Written {
@@ -484,6 +489,7 @@ impl Committer {
         self.disk.sync(number)?;
         self.segment.at += bytes.len() as u64;
         self.segment.next_batch += 1;
+        self.segment.is_unconfirmed = true;
         let counters = &self.counters;
         counters.commits.add(1);
         counters.syncs.add(1);
@@ -517,6 +523,14 @@ impl Committer {
         self.counters.segment_bytes.set(bytes);
     }
 
+    /// Makes the one that follows.
+    fn begin_next_segment(&mut self, bytes_min: u64) -> io::Result<()> {
+        // The end of one that another follows is never taken for a write that never finished.
+        let synced = self.disk.sync(self.segment.number);
+        synced.inspect_err(|_| self.health.set(Health::Failed))?;
+        self.begin_segment(self.segment.number + 1, bytes_min)
+    }
+
     /// Makes a segment that has room for so many bytes.
     fn begin_segment(&mut self, number: u64, bytes_min: u64) -> io::Result<()> {
         let head_bytes = SEGMENT_HEAD_BYTES as u64;
@@ -525,10 +539,15 @@ impl Committer {
         let head = SegmentHead {
             salt: self.settings.salt.wrapping_add(number),
             first: next_batch,
+            bytes: u32::try_from(bytes).expect("a segment is smaller than 4 GiB"),
         };
         self.disk.create(number, bytes)?;
         self.disk.write(number, 0, &head.to_bytes())?;
         self.disk.sync(number)?;
+        // From now on it may not be missing.
+        // With an error it may be expected at the next start, so it stays.
+        let begun = ingest::write_begun(&*self.store, number);
+        begun.inspect_err(|_| self.health.set(Health::Failed))?;
         self.counters.syncs.add(1);
         self.segment = Written {
             number,
@@ -536,15 +555,43 @@ impl Committer {
             at: head_bytes,
             bytes,
             next_batch,
+            is_unconfirmed: false,
         };
         Ok(())
     }
 
-    /// Seals the segment that is written, so that all of it can go into the store: nothing comes behind it.
+    /// There is nothing to do: says behind the last batch that it was synced, so that damage to it is not taken for a write that
+    /// never finished. That is not synced itself: without it no more is known than before.
+    pub(super) fn confirm(&mut self) {
+        let Written {
+            number,
+            salt,
+            at,
+            next_batch,
+            ..
+        } = self.segment;
+        let bytes = segment::confirmation(next_batch, salt);
+        let fits = at + bytes.len() as u64 <= self.segment.bytes;
+        if !fits || !self.segment.is_unconfirmed || self.health.get() == Health::Failed {
+            return;
+        }
+        self.segment.is_unconfirmed = false;
+        if let Err(error) = self.disk.write(number, at, &bytes) {
+            self.fail(&error);
+        }
+    }
+
+    fn fail(&self, error: &io::Error) {
+        let segment = self.segment.number;
+        tracing::error!(%error, segment, "the journal can't be written: nothing durable is taken until the next start");
+        self.health.set(Health::Failed);
+    }
+
+    /// Seals the segment that is written, so that all of it can go into the store.
     pub(super) fn close(&self) {
         let next = Segment::new(self.segment.number + 1, self.segment.next_batch);
         let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        index.close(next);
+        index.seal(next);
     }
 
     /// Sealed segments that wait for the store.

@@ -39,8 +39,8 @@ pub(super) struct Process {
 
 impl Process {
     pub(super) fn start(machine: &Machine, starts: u64) -> io::Result<Self> {
-        let recovered = recover(machine, machine).map_err(io::Error::other)?;
-        assert!(!recovered.is_damaged, "a power cut damages nothing");
+        let recovered = recover(machine, machine, machine.is_new()).map_err(io::Error::other)?;
+        assert_eq!(recovered.flaws, [], "a power cut damages nothing");
         Self::on(machine, recovered, starts)
     }
 
@@ -57,6 +57,7 @@ impl Process {
         let disk: Arc<dyn Disk> = Arc::new(machine.clone());
         let store: Arc<dyn Store> = Arc::new(machine.clone());
         let parts = parts_of(settings, starts, &shared, disk, &store, recovered)?;
+        machine.begun();
         let face = LocalJournal::new(SHARD, &Arc::new(shared));
         Ok(Self { face, parts })
     }
@@ -318,6 +319,9 @@ impl Story {
             }
             if self.random.random_range(0..3) == 0 && process.ingest().is_err() {
                 return;
+            }
+            if self.random.random() {
+                process.parts.committer.confirm();
             }
         }
     }

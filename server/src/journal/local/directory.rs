@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `lock` | locked by the process that uses the directory |
 //! | `FORMAT` | `roomful journal` and the version of all the rest |
+//! | `NEW` | here until the journal was opened whole for the first time: nothing was ever stored in it |
 //! | `log/` | segments |
 //! | `store/` | fjall's files |
 //!
@@ -11,7 +12,7 @@
 
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -37,6 +38,17 @@ pub enum OpenError {
     /// Somebody has it.
     #[error("another process uses the journal in {}", .0.display())]
     Locked(PathBuf),
+    /// There is none.
+    #[error("there is no journal in {}", .0.display())]
+    Absent(PathBuf),
+    /// The store can't be opened, so nothing is known of what is in it.
+    #[error("the journal's store in {} can't be opened", path.display())]
+    Store {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// Something in it can't be read, and nobody knows which rooms that concerns.
     #[error("the journal in {} is damaged, and nobody knows whose the damaged part was", .0.display())]
     Damaged(PathBuf),
@@ -67,6 +79,7 @@ pub enum OpenError {
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
+    is_new: bool,
     /// Locked while it is open.
     _lock: File,
 }
@@ -75,6 +88,14 @@ impl Directory {
     /// Whether there is one.
     pub(super) fn is_in(path: &Path) -> bool {
         path.join(FORMAT).exists()
+    }
+
+    /// Takes the directory, if there is one.
+    pub(super) fn find(path: PathBuf, wait_ms: u64, clock: &Clock) -> Result<Self, OpenError> {
+        match Self::is_in(&path) {
+            true => Self::take(path, wait_ms, clock),
+            false => Err(OpenError::Absent(path)),
+        }
     }
 
     /// Takes the directory, or makes one. Waits for another process that has it.
@@ -95,7 +116,7 @@ impl Directory {
         if !path.join(FORMAT).exists() && has_others(&path).map_err(failed)? {
             return Err(OpenError::Foreign(path));
         }
-        for name in [FORMAT, LOCK, LOG, STORE] {
+        for name in [FORMAT, LOCK, NEW, LOG, STORE] {
             let inner = path.join(name);
             if fs::symlink_metadata(&inner).is_ok_and(|found| found.is_symlink()) {
                 return Err(OpenError::Link(inner));
@@ -108,6 +129,13 @@ impl Directory {
         }
         check_format(&path)?;
         fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(failed)?;
+        let is_new = path.join(NEW).exists();
+        if is_new {
+            // What an interrupted first start has left may be half-made, and nobody was told that anything is in it.
+            for name in [LOG, STORE] {
+                remove_directory(&path.join(name)).map_err(failed)?;
+            }
+        }
         for name in [LOG, STORE] {
             let inner = path.join(name);
             if !inner.exists() {
@@ -115,7 +143,27 @@ impl Directory {
             }
         }
         sync_directory(&path).map_err(failed)?;
-        Ok(Self { path, _lock: lock })
+        Ok(Self {
+            path,
+            is_new,
+            _lock: lock,
+        })
+    }
+
+    /// Whether nothing was ever stored in it.
+    pub(super) fn is_new(&self) -> bool {
+        self.is_new
+    }
+
+    /// It was opened whole: from now on what is in it counts.
+    pub(super) fn begun(&self) -> io::Result<()> {
+        match self.is_new {
+            true => {
+                fs::remove_file(self.path.join(NEW))?;
+                sync_directory(&self.path)
+            }
+            false => Ok(()),
+        }
     }
 
     /// Where it is.
@@ -138,14 +186,21 @@ impl Directory {
 fn has_others(path: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(path)? {
         let name = entry?.file_name();
-        if name != LOCK && name != FORMAT_BESIDE {
+        if ![LOCK, FORMAT_BESIDE, NEW].iter().any(|own| name == *own) {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
-fn sync_directory(path: &Path) -> io::Result<()> {
+fn remove_directory(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
@@ -154,18 +209,24 @@ fn lock(path: &Path, wait_ms: u64, clock: &Clock) -> Result<File, OpenError> {
         path: path.to_owned(),
         source,
     };
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(NO_LINKS)
-        .open(path.join(LOCK))
-        .map_err(failed)?;
+    let open = || {
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(NO_LINKS)
+            .open(path.join(LOCK))
+    };
+    let mut file = open().map_err(failed)?;
     let until_ms = clock.monotonic_ms() + wait_ms;
     let mut has_told = false;
     loop {
         match file.try_lock() {
+            // A repair puts another directory in the place of this one: then this lock is that of the old one.
+            Ok(()) if !is_at(&file, &path.join(LOCK)).map_err(failed)? => {
+                file = open().map_err(failed)?;
+            }
             Ok(()) => return Ok(file),
             Err(TryLockError::Error(error)) => return Err(failed(error)),
             Err(TryLockError::WouldBlock) if clock.monotonic_ms() >= until_ms => {
@@ -180,6 +241,12 @@ fn lock(path: &Path, wait_ms: u64, clock: &Clock) -> Result<File, OpenError> {
             }
         }
     }
+}
+
+/// Whether an open file is the one that has a name.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let (open, named) = (file.metadata()?, fs::symlink_metadata(path)?);
+    Ok((open.dev(), open.ino()) == (named.dev(), named.ino()))
 }
 
 fn check_format(path: &Path) -> Result<(), OpenError> {
@@ -217,16 +284,19 @@ fn check_format(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Whole or not at all: it is written beside its place and moved there.
+/// Whole or not at all: it is written beside its place and moved there. That nothing is stored yet is said before.
 fn write_format(path: &Path) -> io::Result<()> {
-    let beside = path.join(FORMAT_BESIDE);
-    let mut file = OpenOptions::new()
+    let mut options = OpenOptions::new();
+    let options = options
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
-        .custom_flags(NO_LINKS)
-        .open(&beside)?;
+        .custom_flags(NO_LINKS);
+    options.open(path.join(NEW))?.sync_all()?;
+    sync_directory(path)?;
+    let beside = path.join(FORMAT_BESIDE);
+    let mut file = options.open(&beside)?;
     file.write_all(format!("{FORMAT_NAME}{VERSION}\n").as_bytes())?;
     file.sync_all()?;
     fs::rename(&beside, path.join(FORMAT))?;
@@ -237,6 +307,7 @@ const FORMAT: &str = "FORMAT";
 const FORMAT_BESIDE: &str = ".FORMAT";
 const FORMAT_NAME: &str = "roomful journal ";
 const VERSION: u64 = 1;
+const NEW: &str = "NEW";
 const LOCK: &str = "lock";
 const LOG: &str = "log";
 const STORE: &str = "store";

@@ -35,7 +35,7 @@ pub(super) trait Disk: fmt::Debug + Send + Sync {
     /// Takes a segment away.
     fn remove(&self, segment: u64) -> io::Result<()>;
 
-    /// Cuts a segment's end off, and lets the cut survive a power cut.
+    /// Makes zeros of a segment from a place on, and lets them survive a power cut.
     fn cut(&self, segment: u64, at: u64) -> io::Result<()>;
 
     /// Puts a segment aside, for somebody to look at.
@@ -146,8 +146,18 @@ impl Disk for Folder {
 
     fn cut(&self, segment: u64, at: u64) -> io::Result<()> {
         let file = self.file(segment)?;
-        file.set_len(at)?;
-        file.sync_all()
+        let zeros = vec![0; 1 << 20];
+        let mut left = file.metadata()?.len().saturating_sub(at);
+        let end = at + left;
+        while left > 0 {
+            let bytes = left.min(zeros.len() as u64);
+            file.write_all_at(
+                &zeros[..usize::try_from(bytes).expect("less than the zeros")],
+                end - left,
+            )?;
+            left -= bytes;
+        }
+        file.sync_data()
     }
 
     fn put_aside(&self, segment: u64) -> io::Result<()> {
@@ -163,6 +173,48 @@ impl Disk for Folder {
             free: space.f_bavail * space.f_frsize,
             total: space.f_blocks * space.f_frsize,
         })
+    }
+}
+
+/// Segments that are looked at and stay as they are.
+#[derive(Debug)]
+pub(super) struct Untouched(pub(super) Folder);
+
+impl Disk for Untouched {
+    fn segments(&self) -> io::Result<Vec<u64>> {
+        self.0.segments()
+    }
+
+    fn create(&self, _: u64, _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn write(&self, _: u64, _: u64, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync(&self, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn read(&self, segment: u64, at: u64, bytes: usize) -> io::Result<Vec<u8>> {
+        self.0.read(segment, at, bytes)
+    }
+
+    fn remove(&self, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn cut(&self, _: u64, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn put_aside(&self, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        self.0.space()
     }
 }
 

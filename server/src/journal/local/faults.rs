@@ -3,6 +3,7 @@
 use roomful_protocol::frame::Direction;
 
 use super::crash::{AGE_MAX_MS, HEADROOM, Process};
+use super::segment::SEGMENT_HEAD_BYTES;
 use super::simulated::{End, Machine};
 use super::*;
 use crate::journal::CompletionResult;
@@ -115,13 +116,24 @@ fn append_unasked(process: &mut Process, id: &RoomId, offset: u64) -> Result<(),
 
 /// Any bit of a segment flips while nobody runs: no room shows what was not stored, a room that shows less says that it is damaged,
 /// and while it is known whose it was, the other room is as it was. Only the end of the last batch can't be told from a write
-/// that never finished.
+/// that never finished, and that only while nothing says that it was synced.
 #[test]
 fn a_flipped_bit_is_told_and_served_to_nobody() {
+    flip_each_bit(false);
+    flip_each_bit(true);
+}
+
+fn flip_each_bit(is_confirmed: bool) {
     let rooms = [room("a"), room("b")];
-    let machine = Machine::new(1);
-    drop(filled(&machine, &rooms, 3));
-    let length = machine
+    let machine = || {
+        let machine = Machine::new(1);
+        let mut process = filled(&machine, &rooms, 3);
+        if is_confirmed {
+            process.parts.committer.confirm();
+        }
+        machine
+    };
+    let length = machine()
         .bytes(1)
         .iter()
         .rposition(|byte| *byte != 0)
@@ -129,14 +141,13 @@ fn a_flipped_bit_is_told_and_served_to_nobody() {
         + 1;
     let mut counts = [0; 4];
     for bit in 0..length * 8 {
-        let machine = Machine::new(1);
-        drop(filled(&machine, &rooms, 3));
+        let machine = machine();
         machine.damage(1, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
-        let recovered = match recover(&machine, &machine) {
+        let recovered = match recover(&machine, &machine, false) {
             Ok(recovered) => recovered,
             Err(error) => panic!("bit {bit}: {error}"),
         };
-        if recovered.is_damaged {
+        if recovered.is_damaged() {
             counts[0] += 1;
             assert!(machine.has(1), "nothing is deleted on doubt");
             continue;
@@ -164,8 +175,10 @@ fn a_flipped_bit_is_told_and_served_to_nobody() {
             [Err(_), Err(_)] => panic!("bit {bit} is not of both rooms"),
         }
     }
-    // All of these cases are there.
-    assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+    // All of these cases are there, but that nothing is told of a loss.
+    let [refused, whole, cut, damaged] = counts;
+    assert!(refused > 0 && whole > 0 && damaged > 0, "{counts:?}");
+    assert_eq!(cut == 0, is_confirmed, "{counts:?}");
 }
 
 /// A segment is missing: nobody knows whose entries were in it, so no room is opened, and the rest stays.
@@ -179,18 +192,40 @@ fn a_missing_segment_refuses_all_rooms() {
         assert!(last >= 3);
         let lost = if missing == 3 { last } else { missing };
         machine.lose(lost);
-        let recovered = recover(&machine, &machine).unwrap();
-        // The last one is missed only where it was the only one: it may not have been made yet.
-        assert_eq!(
-            recovered.is_damaged,
-            lost != last,
-            "segment {lost} of {last}"
-        );
+        let recovered = recover(&machine, &machine, false).unwrap();
+        assert!(recovered.is_damaged(), "segment {lost} of {last}");
+        let missing = recovered.flaws.iter().find(|flaw| flaw.segment == lost);
+        assert_eq!(missing.unwrap().what, "the segment is missing");
     }
     let machine = Machine::new(1);
     drop(filled(&machine, &rooms, 1));
     machine.lose(1);
-    assert!(recover(&machine, &machine).unwrap().is_damaged);
+    assert!(recover(&machine, &machine, false).unwrap().is_damaged());
+}
+
+/// A segment is as long as it was made: one that is shorter has lost what stood there, whatever that was.
+#[test]
+fn a_segment_that_is_too_short_refuses_all_rooms() {
+    let machine = Machine::new(1);
+    drop(filled(&machine, &[room("a")], 3));
+    let length = machine.bytes(1).len();
+    for kept in [length - 1, length / 2, SEGMENT_HEAD_BYTES] {
+        machine.damage(1, |bytes| bytes.truncate(kept));
+        let recovered = recover(&machine, &machine, false).unwrap();
+        let flaws: Vec<_> = recovered.flaws.iter().map(|flaw| flaw.what).collect();
+        assert_eq!(flaws, ["its end is missing"], "{kept} of {length}");
+    }
+}
+
+/// The store has lost everything: that is no new journal.
+#[test]
+fn a_store_that_knows_nothing_refuses_all_rooms() {
+    let machine = Machine::new(1);
+    drop(filled(&machine, &[room("a")], 3));
+    machine.lose(1);
+    machine.lose_store();
+    assert!(recover(&machine, &machine, false).unwrap().is_damaged());
+    assert!(!recover(&machine, &machine, true).unwrap().is_damaged());
 }
 
 /// A room that nobody opens any more loses what is too old all the same, and what no snapshot holds stays.

@@ -1,6 +1,6 @@
 //! All rooms as they were at one moment, for those who copy or list them while writes go on.
 //!
-//! Whoever wants that sends a [`Freeze`] behind everything that was handed over so far. The committer seals the segment there, the
+//! Whoever wants that sends a `Freeze` behind everything that was handed over so far. The committer seals the segment there, the
 //! store takes it, and before it takes the next one it is shown as it is. So a [`Frozen`] has all that was reported stored before
 //! it was asked for, each room without a gap, and reading it is in nobody's way: no index, no segment, no thread of the journal.
 //! The store gives back no space of what it shows for as long as that is held.
@@ -142,7 +142,7 @@ impl StoredRoom {
             snapshot: Offset(meta.snapshot),
             wake_ms: meta.wake_ms,
             age_max_ms: meta.age_max_ms,
-            damage: meta.is_damaged.then_some("records of it could not be read"),
+            damage: meta.damaged_to.map(|_| "records of it could not be read"),
             log,
         }
     }

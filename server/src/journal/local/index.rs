@@ -21,8 +21,6 @@ pub(super) struct Index {
     active: Segment,
     /// How many segments have gone into the store. Whoever looks at both reads this before and after.
     taken: u64,
-    /// Nothing is written any more.
-    is_closed: bool,
 }
 
 /// One segment's records.
@@ -69,6 +67,8 @@ pub(super) struct Rest {
     pub(super) registers: BTreeMap<Box<[u8]>, Spot>,
     /// Something of it can't be read.
     pub(super) is_damaged: bool,
+    /// The last entry that is known to have been there, where some can't be read.
+    pub(super) seen: Offset,
 }
 
 /// When somebody has to look at a room; none: not.
@@ -177,7 +177,7 @@ impl Segment {
         }
     }
 
-    /// Notes an entry. One that doesn't follow the one before it shows that something is missing.
+    /// Notes an entry. One that doesn't follow the one before it shows that something is missing: that has a place of no bytes.
     pub(super) fn add_entry(&mut self, head: &Head, spot: Spot) {
         let base_ms = *self.base_ms.get_or_insert(head.time_ms);
         let run = self.runs.entry(head.log).or_insert_with(|| Run {
@@ -190,20 +190,34 @@ impl Segment {
             run.first = head.offset;
         } else if head.offset != run.next() {
             run.rest.get_or_insert_default().is_damaged = true;
+        }
+        if head.offset < run.next() {
             return;
         }
         let after_ms = head.time_ms.saturating_sub(base_ms);
-        run.places.push(Place {
+        let place = Place {
             spot,
             after_ms: u32::try_from(after_ms).unwrap_or(u32::MAX),
             is_pinned: head.is_pinned,
-        });
+        };
+        let missing = Place {
+            spot: Spot { bytes: 0, ..spot },
+            ..place
+        };
+        while run.next() < head.offset {
+            run.places.push(missing);
+        }
+        run.places.push(place);
     }
 
     /// Notes that something of a log can't be read.
     pub(super) fn damage(&mut self, head: &Head) {
         self.is_damaged = true;
-        self.rest(head).is_damaged = true;
+        let rest = self.rest(head);
+        rest.is_damaged = true;
+        if head.kind == Kind::Entry {
+            rest.seen = rest.seen.max(head.offset);
+        }
     }
 
     fn rest(&mut self, head: &Head) -> &mut Rest {
@@ -214,6 +228,11 @@ impl Segment {
             rest: None,
         });
         run.rest.get_or_insert_default()
+    }
+
+    /// The rooms whose logs begin here.
+    pub(super) fn rooms(&self) -> impl Iterator<Item = (&RoomId, LogId)> {
+        self.rooms.iter().map(|(room, log)| (room, *log))
     }
 
     pub(super) fn wakes(&self) -> impl Iterator<Item = (LogId, &Wake)> {
@@ -255,6 +274,17 @@ impl Run {
         (!self.places.is_empty()).then(|| Offset(self.next().0 - 1))
     }
 
+    /// Whether everything of another run, which was read again, stands where this one says.
+    pub(super) fn agrees_with(&self, other: &Self) -> bool {
+        let spots = |run: &Self| {
+            run.places
+                .iter()
+                .map(|place| place.spot)
+                .collect::<Vec<_>>()
+        };
+        self.first == other.first && spots(self).starts_with(&spots(other))
+    }
+
     /// The entries with their offsets.
     pub(super) fn entries(&self) -> impl Iterator<Item = (Offset, Spot)> {
         let offsets = (self.first.0..).map(Offset);
@@ -273,7 +303,6 @@ impl Index {
             sealed,
             active,
             taken: 0,
-            is_closed: false,
         }
     }
 
@@ -291,17 +320,6 @@ impl Index {
     pub(super) fn seal(&mut self, next: Segment) {
         let sealed = std::mem::replace(&mut self.active, next);
         self.sealed.push_back(Arc::new(sealed));
-    }
-
-    /// As [`Index::seal`], and nothing will be written any more.
-    pub(super) fn close(&mut self, next: Segment) {
-        self.seal(next);
-        self.is_closed = true;
-    }
-
-    /// Whether the oldest sealed segment is the last one that there is.
-    pub(super) fn is_last(&self) -> bool {
-        self.is_closed && self.sealed.len() == 1
     }
 
     /// The oldest sealed segment.
@@ -328,6 +346,11 @@ impl Index {
     /// How many segments have gone into the store.
     pub(super) fn taken(&self) -> u64 {
         self.taken
+    }
+
+    /// A segment that the store has not taken.
+    pub(super) fn segment(&self, number: u64) -> Option<&Segment> {
+        self.segments().find(|segment| segment.number == number)
     }
 
     /// Ascending.

@@ -16,7 +16,7 @@ use roomful_protocol::id::Offset;
 use super::counters::Counters;
 use super::disk::Disk;
 use super::index::{Index, Rest, Run, Segment, Spot};
-use super::meta::{self, EntryKey, LogMeta, STATE_KEY, State};
+use super::meta::{self, BEGUN_KEY, EntryKey, LogMeta, STATE_KEY, State};
 use super::record::LogId;
 use super::store::{Change, Space, Store};
 use crate::journal::HistoryBounds;
@@ -94,7 +94,10 @@ impl Ingester {
         let mut entries = logs.iter().flat_map(|(log, run)| {
             let rest = run.rest.as_ref();
             let first = rest.map_or(Offset(0), |rest| rest.trimmed);
-            let kept = run.entries().filter(move |(offset, _)| *offset >= first);
+            let kept = run.entries().filter(move |(offset, spot)| {
+                let is_missing = spot.bytes == 0;
+                *offset >= first && !is_missing
+            });
             kept.map(|(offset, spot)| (EntryKey::new(*log, offset), slice(bytes, spot)))
         });
         self.store.ingest_entries(&mut entries)
@@ -121,7 +124,9 @@ impl Ingester {
         }
         meta.segment = segment.number;
         if let Some(head) = run.head() {
-            meta.is_damaged |= run.first.0 > meta.head + 1;
+            if run.first.0 > meta.head + 1 {
+                meta.damage(head);
+            }
             segment.count(run, Offset(meta.head), &mut meta.marks);
             meta.head = meta.head.max(head.0);
         }
@@ -170,7 +175,9 @@ impl Ingester {
         }
         meta.age_max_ms = rest.age_max_ms.or(meta.age_max_ms);
         self.trim(meta, rest.trimmed);
-        meta.is_damaged |= rest.is_damaged;
+        if rest.is_damaged {
+            meta.damage(rest.seen);
+        }
     }
 
     fn trim(&self, meta: &mut LogMeta, first: Offset) {
@@ -238,8 +245,6 @@ impl Ingester {
                 taken: segment.number,
                 next_batch: segment.next_batch,
                 next_log: state.next_log.max(next_log),
-                // In the same write as that it was taken: at no moment a segment seems to be missing.
-                is_written: !self.index().is_last(),
             },
         )
     }
@@ -260,6 +265,26 @@ pub(super) fn write_state(store: &dyn Store, state: State) -> io::Result<()> {
         space: Space::State,
         key: STATE_KEY.to_vec(),
         value: Some(state.to_value()),
+    }])?;
+    store.sync()
+}
+
+/// The newest segment that may have been written to, if there was one.
+pub(super) fn read_begun(store: &dyn Store) -> io::Result<Option<u64>> {
+    let Some(value) = store.get(Space::State, BEGUN_KEY)? else {
+        return Ok(None);
+    };
+    let number = meta::read_log(&value).map(|number| number.0);
+    let damaged = || io::Error::other("what the store knows of the journal's segments is damaged");
+    number.map(Some).ok_or_else(damaged)
+}
+
+/// Keeps the number of a segment before anything is written to it.
+pub(super) fn write_begun(store: &dyn Store, segment: u64) -> io::Result<()> {
+    store.write(vec![Change {
+        space: Space::State,
+        key: BEGUN_KEY.to_vec(),
+        value: Some(meta::log_value(LogId(segment))),
     }])?;
     store.sync()
 }

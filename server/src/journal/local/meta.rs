@@ -29,8 +29,8 @@ pub(super) struct LogMeta {
     pub(super) wake_ms: Option<u64>,
     /// How long its entries are kept while nobody has it open, in milliseconds; none: for ever.
     pub(super) age_max_ms: Option<u64>,
-    /// Something of it could not be read.
-    pub(super) is_damaged: bool,
+    /// Something of it could not be read; of its entries all up to this one were there.
+    pub(super) damaged_to: Option<u64>,
     /// The last segment that it was taken from.
     pub(super) segment: u64,
     pub(super) marks: Marks,
@@ -45,8 +45,6 @@ pub(super) struct State {
     pub(super) next_batch: u64,
     /// No log has this number or a higher one.
     pub(super) next_log: u64,
-    /// There are segments that were written to: they may not be missing.
-    pub(super) is_written: bool,
 }
 
 impl EntryKey {
@@ -77,10 +75,16 @@ impl LogMeta {
             snapshot: 0,
             wake_ms: None,
             age_max_ms: None,
-            is_damaged: false,
+            damaged_to: None,
             segment: 0,
             marks: Marks::default(),
         }
+    }
+
+    /// Something of it can't be read, and its entries went on to this one at least.
+    pub(super) fn damage(&mut self, seen: Offset) {
+        let seen = seen.0.max(self.head);
+        self.damaged_to = self.damaged_to.max(Some(seen));
     }
 
     pub(super) fn to_value(&self) -> Bytes {
@@ -110,7 +114,6 @@ impl State {
         taken: 0,
         next_batch: 1,
         next_log: 1,
-        is_written: false,
     };
 
     pub(super) fn to_value(self) -> Bytes {
@@ -126,6 +129,9 @@ impl State {
 
 /// The key of the journal's state.
 pub(super) const STATE_KEY: &[u8] = b"state";
+
+/// The key of the newest segment that may have been written to: none up to that may be missing that the store has not taken.
+pub(super) const BEGUN_KEY: &[u8] = b"begun";
 
 /// The key of a log.
 pub(super) fn log_key(log: LogId) -> Vec<u8> {

@@ -14,6 +14,8 @@ mod committer;
 pub mod counters;
 #[cfg(test)]
 mod crash;
+#[cfg(test)]
+mod damaged;
 mod directory;
 mod disk;
 #[cfg(test)]
@@ -27,15 +29,19 @@ mod meta;
 mod reading;
 mod record;
 mod recovery;
+mod repair;
 mod segment;
 #[cfg(feature = "simulated")]
 pub mod simulated;
 #[cfg(feature = "simulated")]
 pub mod stepped;
+mod still;
 mod store;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod verify;
 mod wakes;
 
 use std::collections::HashMap;
@@ -50,7 +56,11 @@ use roomful_protocol::id::{Epoch, Offset, RoomId};
 
 pub use self::committer::Headroom;
 pub use self::directory::OpenError;
+pub use self::repair::{Repair, RepairError};
+pub use self::still::verify;
+pub use self::survey::ReadSnapshot;
 pub use self::threads::Notify;
+pub use self::verify::{Finding, Verified};
 
 use self::committer::{
     Command, Committer, CommitterSettings, Log, OpenLog, OpenRequest, SharedHealth, Slot,
@@ -59,13 +69,12 @@ use self::counters::Counters;
 use self::directory::Directory;
 use self::disk::{Disk, Folder};
 use self::freezing::{Freeze, Frozen};
-use self::ingest::{Ingester, write_state};
+use self::ingest::Ingester;
 use self::loading::Loader;
 use self::marks::{Counted, Marks};
-use self::meta::State;
 use self::reading::{PageRequest, Reader};
 use self::record::Term;
-use self::recovery::{Recovered, RecoveryError, recover};
+use self::recovery::{Flaw, Recovered, RecoveryError, recover};
 use self::store::{Fjall, Store};
 use self::threads::{Job, Parts, Shared, Threads};
 use self::wakes::Wakes;
@@ -128,7 +137,9 @@ pub struct Local {
     shared: Arc<Shared>,
     /// None: it is damaged, and nothing works on it.
     work: Mutex<Option<Work>>,
-    store: Arc<dyn Store>,
+    reader: Reader,
+    /// What was found damaged at the start.
+    flaws: Vec<Flaw>,
     directory: Directory,
 }
 
@@ -151,32 +162,39 @@ impl Local {
             source,
         };
         let disk: Arc<dyn Disk> = Arc::new(Folder::new(directory.log()));
-        let store = Fjall::open(&directory.store(), settings.cache_bytes).map_err(failed)?;
-        let store: Arc<dyn Store> = Arc::new(store);
-        let recovered = recover(&*disk, &*store).map_err(|error| match error {
-            RecoveryError::Io(source) => failed(source),
-            error @ RecoveryError::Version(..) => OpenError::NewerRecords {
-                path: directory.path().to_owned(),
-                what: error.to_string(),
-            },
-        })?;
+        let store = open_store(&directory, settings.cache_bytes)?;
+        let recovered = recover(&*disk, &*store, directory.is_new())
+            .map_err(|error| unrecovered(&directory, error))?;
+        let flaws = recovered.flaws.clone();
         let health = SharedHealth::default();
         let counters = Arc::new(Counters::default());
-        let shared = Shared::new(health, counters, recovered.is_damaged);
-        let work = match recovered.is_damaged {
-            true => None,
+        let is_damaged = recovered.is_damaged();
+        let shared = Shared::new(health, counters, is_damaged);
+        let (work, reader) = match is_damaged {
+            true => (None, Reader::new(disk, store, recovered.index)),
             false => {
                 let salt = getrandom::u64().map_err(|error| failed(error.into()))?;
                 let parts = parts_of(settings, salt, &shared, disk, &store, recovered);
-                Some(Work::Waiting(Box::new(parts.map_err(failed)?)))
+                let parts = parts.map_err(failed)?;
+                directory.begun().map_err(failed)?;
+                let reader = parts.reader.clone();
+                (Some(Work::Waiting(Box::new(parts))), reader)
             }
         };
         Ok(Self {
             shared: Arc::new(shared),
             work: Mutex::new(work),
-            store,
+            reader,
+            flaws,
             directory,
         })
+    }
+
+    /// Looks at everything that is stored, and tells what is wrong. It blocks for as long as it takes to read all of it, and holds up
+    /// nobody else.
+    #[must_use]
+    pub fn verify(&self, read_snapshot: ReadSnapshot, found: &mut dyn FnMut(Finding)) -> Verified {
+        verify::verify(&self.reader, &self.flaws, read_snapshot, found)
     }
 
     /// Starts the threads. `notify` is called by them.
@@ -248,7 +266,7 @@ impl Local {
         if self.shared.is_damaged {
             return Err(OpenError::Damaged(path));
         }
-        Loader::new(self.store, self.directory, first_epoch)
+        Loader::new(self.reader.store, self.directory, first_epoch)
             .map_err(|source| OpenError::Io { path, source })
     }
 
@@ -275,6 +293,25 @@ impl Local {
     }
 }
 
+fn open_store(directory: &Directory, cache_bytes: u64) -> Result<Arc<dyn Store>, OpenError> {
+    let path = directory.store();
+    match Fjall::open(&path, cache_bytes) {
+        Ok(store) => Ok(Arc::new(store)),
+        Err(source) => Err(OpenError::Store { path, source }),
+    }
+}
+
+fn unrecovered(directory: &Directory, error: RecoveryError) -> OpenError {
+    let path = directory.path().to_owned();
+    match error {
+        RecoveryError::Io(source) => OpenError::Io { path, source },
+        error @ RecoveryError::Version(..) => OpenError::NewerRecords {
+            path,
+            what: error.to_string(),
+        },
+    }
+}
+
 fn parts_of(
     settings: Settings,
     salt: u64,
@@ -294,19 +331,11 @@ fn parts_of(
     let committer = Committer::begin(
         committing,
         Arc::clone(&disk),
+        Arc::clone(store),
         Arc::clone(&index),
         shared.health.clone(),
         Arc::clone(&shared.counters),
         recovered.next_log,
-    )?;
-    // From now on there is a segment, and one that is missing at the next start was there.
-    let is_written = true;
-    write_state(
-        &**store,
-        State {
-            is_written,
-            ..recovered.state
-        },
     )?;
     committer.look_at_space();
     shared.counters.store_bytes.set(store.entry_bytes());

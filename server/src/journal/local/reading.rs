@@ -4,6 +4,7 @@
 //! into the store in between, it looks again. Nothing is given that doesn't follow what is before it and whose checksums
 //! don't hold: then the room is refused as damaged, and nobody else is.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -48,7 +49,7 @@ pub(super) struct PageRequest {
 
 /// Why something could not be read.
 #[derive(Debug)]
-enum Trouble {
+pub(super) enum Trouble {
     /// A segment went into the store a moment ago.
     Moved,
     Damaged(&'static str),
@@ -65,18 +66,32 @@ impl From<io::Error> for Trouble {
 }
 
 /// A log as the store and the index know it together.
-struct Known {
-    epoch: Epoch,
-    head: Offset,
-    first: Offset,
+pub(super) struct Known {
+    pub(super) epoch: Epoch,
+    pub(super) head: Offset,
+    pub(super) first: Offset,
     marks: Marks,
-    age_max_ms: Option<u64>,
-    snapshot: Option<(Offset, Option<(u64, Spot)>)>,
+    pub(super) age_max_ms: Option<u64>,
+    pub(super) wake_ms: Option<u64>,
+    /// The newest last; where they stand, if not in the store.
+    pub(super) snapshots: Vec<(Offset, Option<(u64, Spot)>)>,
     /// Those in segments, the newest of each key last.
     registers: Vec<(Bytes, (u64, Spot))>,
+    /// Why it is refused.
+    pub(super) damage: Option<&'static str>,
+    /// The last segment with an entry of it.
+    pub(super) segment: u64,
 }
 
+/// Registers by their keys.
+pub(super) type Registers = BTreeMap<Bytes, Bytes>;
+
 impl Reader {
+    pub(super) fn new(disk: Arc<dyn Disk>, store: Arc<dyn Store>, index: Index) -> Self {
+        let index = Arc::new(Mutex::new(index));
+        Self { disk, store, index }
+    }
+
     /// Looks a room up, and puts its log where the request says.
     pub(super) fn open(&self, request: &OpenRequest) -> Result<Looked, JournalError> {
         self.settle(&request.room, || self.try_open(request))
@@ -132,7 +147,7 @@ impl Reader {
         Err(JournalError::Storage)
     }
 
-    fn index(&self) -> MutexGuard<'_, Index> {
+    pub(super) fn index(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -151,9 +166,19 @@ impl Reader {
             },
         };
         let known = self.known(log, taken)?;
-        let snapshot = self.snapshot(log, &known)?;
-        let registers = self.registers(log, &known)?;
-        let held = known.snapshot.map_or(Offset(0), |(at, _)| at);
+        if let Some(damage) = known.damage {
+            return Err(Trouble::Damaged(damage));
+        }
+        let newest = known.snapshots.last();
+        let snapshot = match newest {
+            None => None,
+            Some((at, place)) => Some(self.snapshot(log, *at, *place)?),
+        };
+        let (registers, is_whole) = self.registers(log, &known)?;
+        if !is_whole {
+            return Err(Trouble::Damaged("a register"));
+        }
+        let held = newest.map_or(Offset(0), |(at, _)| *at);
         let recent = self.recent(log, &known, held)?;
         let open = Log::new(log, known.epoch, request.shard, known.head, held);
         let open = OpenLog {
@@ -169,12 +194,12 @@ impl Reader {
             head: known.head,
             snapshot,
             recent,
-            registers,
+            registers: registers.into_iter().collect(),
         }))
     }
 
     /// What store and index know of a log. `taken` is from before the first look at either.
-    fn known(&self, log: LogId, taken: u64) -> Result<Known, Trouble> {
+    pub(super) fn known(&self, log: LogId, taken: u64) -> Result<Known, Trouble> {
         let meta = match self.store.get(Space::Logs, &meta::log_key(log))? {
             None => None,
             Some(value) => {
@@ -192,38 +217,45 @@ impl Reader {
             .map(|meta| Epoch(meta.epoch))
             .or(epoch)
             .ok_or(Trouble::Damaged("the log is missing from the store"))?;
-        let is_damaged = meta.as_ref().is_some_and(|meta| meta.is_damaged);
-        if is_damaged {
-            return Err(Trouble::Damaged("records of it could not be read"));
-        }
         let meta = meta.unwrap_or_else(|| LogMeta::new(epoch));
         let mut known = Known {
             epoch,
-            head: Offset(meta.head),
+            head: Offset(meta.head.max(meta.damaged_to.unwrap_or_default())),
             first: Offset(meta.first),
             marks: meta.marks,
             age_max_ms: meta.age_max_ms,
-            snapshot: (meta.snapshot > 0).then_some((Offset(meta.snapshot), None)),
+            wake_ms: meta.wake_ms,
+            snapshots: Vec::new(),
             registers: Vec::new(),
+            damage: meta.damaged_to.map(|_| "records of it could not be read"),
+            segment: meta.segment,
         };
+        if meta.snapshot > 0 {
+            known.snapshots.push((Offset(meta.snapshot), None));
+        }
         for (segment, run) in index.runs(log) {
             if let Some(head) = run.head() {
                 if run.first > known.head.next() {
-                    return Err(Trouble::Damaged("entries are missing"));
+                    known.damage = Some("entries are missing");
                 }
                 segment.count(run, known.head, &mut known.marks);
                 known.head = known.head.max(head);
+                known.segment = segment.number;
+            }
+            if let Some(wake) = segment.wake(log) {
+                known.wake_ms = wake.at_ms;
             }
             let Some(rest) = &run.rest else {
                 continue;
             };
             if rest.is_damaged {
-                return Err(Trouble::Damaged("records of it can't be read"));
+                known.damage = Some("records of it can't be read");
+                known.head = known.head.max(rest.seen);
             }
             known.first = known.first.max(rest.trimmed);
             known.age_max_ms = rest.age_max_ms.or(known.age_max_ms);
             if let Some((at, spot)) = rest.snapshot {
-                known.snapshot = Some((at, Some((segment.number, spot))));
+                known.snapshots.push((at, Some((segment.number, spot))));
             }
             for (key, spot) in &rest.registers {
                 let key = Bytes::copy_from_slice(key);
@@ -235,16 +267,18 @@ impl Reader {
         Ok(known)
     }
 
-    fn snapshot(&self, log: LogId, known: &Known) -> Result<Option<Snapshot>, Trouble> {
-        let (at, bytes) = match known.snapshot {
-            None => return Ok(None),
-            Some((at, Some((segment, spot)))) => (at, self.segment_bytes(segment, spot)?),
-            Some((at, None)) => {
+    /// The snapshot of an offset, which stands in a segment or in the store.
+    pub(super) fn snapshot(
+        &self,
+        log: LogId,
+        at: Offset,
+        place: Option<(u64, Spot)>,
+    ) -> Result<Snapshot, Trouble> {
+        let bytes = match place {
+            Some((segment, spot)) => self.segment_bytes(segment, spot)?,
+            None => {
                 let value = self.store.get(Space::Snapshots, &meta::log_key(log))?;
-                (
-                    at,
-                    value.ok_or(Trouble::Damaged("its snapshot is missing"))?,
-                )
+                value.ok_or(Trouble::Damaged("its snapshot is missing"))?
             }
         };
         let content = read_record(&bytes, |record| {
@@ -258,12 +292,17 @@ impl Reader {
             return Err(Trouble::Moved);
         }
         let content = bytes.slice(super::record::HEAD_BYTES..length);
-        Ok(Some(Snapshot { at, content }))
+        Ok(Snapshot { at, content })
     }
 
-    fn registers(&self, log: LogId, known: &Known) -> Result<Vec<(Bytes, Bytes)>, Trouble> {
-        let mut registers = std::collections::BTreeMap::new();
-        let mut is_damaged = false;
+    /// The registers that can be read, and whether those are all.
+    pub(super) fn registers(
+        &self,
+        log: LogId,
+        known: &Known,
+    ) -> Result<(Registers, bool), Trouble> {
+        let mut registers = Registers::new();
+        let mut is_whole = true;
         let (from, until) = meta::registers_of(log);
         self.store.range(
             Space::Registers,
@@ -273,27 +312,24 @@ impl Reader {
             &mut |_, value| {
                 match register_of(log, &value) {
                     Some((key, value)) => drop(registers.insert(key, value)),
-                    None => is_damaged = true,
+                    None => is_whole = false,
                 }
-                !is_damaged
+                true
             },
         )?;
         for (_, (segment, spot)) in &known.registers {
             match register_of(log, &self.segment_bytes(*segment, *spot)?) {
                 Some((key, value)) => drop(registers.insert(key, value)),
-                None => is_damaged = true,
+                None => is_whole = false,
             }
         }
-        match is_damaged {
-            true => Err(Trouble::Damaged("a register")),
-            false => Ok(registers.into_iter().collect()),
-        }
+        Ok((registers, is_whole))
     }
 
     /// The newest entries, and all that a replay behind the snapshot needs.
     fn recent(&self, log: LogId, known: &Known, held: Offset) -> Result<Vec<Arc<Entry>>, Trouble> {
         let newest = Offset((known.head.0 + 1).saturating_sub(RECENT_MAX as u64));
-        let replayed = match known.snapshot {
+        let replayed = match known.snapshots.last() {
             Some(_) => Some(held.next()),
             None => known.marks.pinned_from(Offset(0)),
         };
@@ -449,7 +485,7 @@ impl Reader {
         Ok(())
     }
 
-    fn segment_bytes(&self, segment: u64, spot: Spot) -> Result<Bytes, Trouble> {
+    pub(super) fn segment_bytes(&self, segment: u64, spot: Spot) -> Result<Bytes, Trouble> {
         let (at, wanted) = (u64::from(spot.at), spot.bytes as usize);
         let bytes = self.disk.read(segment, at, wanted)?;
         match bytes.len() == wanted {
@@ -489,7 +525,10 @@ impl Page {
     }
 }
 
-fn read_record<T>(bytes: &[u8], read: impl FnOnce(Record<'_>) -> Option<T>) -> Option<T> {
+pub(super) fn read_record<T>(
+    bytes: &[u8],
+    read: impl FnOnce(Record<'_>) -> Option<T>,
+) -> Option<T> {
     read(Record::read(bytes).ok()?.0)
 }
 

@@ -212,6 +212,11 @@ impl<'a> Record<'a> {
         rmp_serde::from_slice(self.content).map_err(|_| self.unreadable())
     }
 
+    /// What follows the head.
+    pub(super) fn content(&self) -> &'a [u8] {
+        self.content
+    }
+
     /// Bytes of all of it.
     pub(super) fn len(&self) -> usize {
         HEAD_BYTES + self.content.len()

@@ -13,8 +13,8 @@
 //! | 0 | 8 | `roomful1` |
 //! | 8 | 8 | a random number |
 //! | 16 | 8 | the number of its first batch |
-//! | 24 | 4 | CRC-32 (IEEE 802.3) of the above |
-//! | 28 | 4 | zero |
+//! | 24 | 4 | bytes of the file, which was reserved whole |
+//! | 28 | 4 | CRC-32 (IEEE 802.3) of the above |
 //!
 //! and each batch with this:
 //!
@@ -24,6 +24,8 @@
 //! | 8 | 4 | length of its records in bytes |
 //! | 12 | 4 | CRC-32 of the segment's random number and the above |
 //! | 16 | | records, and zeros up to a multiple of 8 |
+//!
+//! A batch of no records only says that what stands before it was synced. The next batch takes its number and its place.
 
 use bytes::{Buf as _, BufMut as _};
 
@@ -47,6 +49,8 @@ pub(super) struct SegmentHead {
     pub(super) salt: u64,
     /// The number of its first batch.
     pub(super) first: u64,
+    /// Bytes of the file. One that is shorter has lost its end.
+    pub(super) bytes: u32,
 }
 
 impl SegmentHead {
@@ -56,17 +60,22 @@ impl SegmentHead {
         out.put_slice(MAGIC);
         out.put_u64_le(self.salt);
         out.put_u64_le(self.first);
-        let sum = crc32fast::hash(&bytes[..24]);
-        bytes[24..28].copy_from_slice(&sum.to_le_bytes());
+        out.put_u32_le(self.bytes);
+        let sum = crc32fast::hash(&bytes[..28]);
+        bytes[28..].copy_from_slice(&sum.to_le_bytes());
         bytes
     }
 
     fn read(bytes: &[u8]) -> Option<Self> {
         let mut head = bytes.get(..SEGMENT_HEAD_BYTES)?;
-        let sum = crc32fast::hash(&head[..24]);
+        let sum = crc32fast::hash(&head[..28]);
         let magic = head.copy_to_bytes(8);
-        let (salt, first) = (head.get_u64_le(), head.get_u64_le());
-        (magic == MAGIC[..] && head.get_u32_le() == sum).then_some(Self { salt, first })
+        let read = Self {
+            salt: head.get_u64_le(),
+            first: head.get_u64_le(),
+            bytes: head.get_u32_le(),
+        };
+        (magic == MAGIC[..] && head.get_u32_le() == sum).then_some(read)
     }
 }
 
@@ -121,6 +130,11 @@ impl Batch {
 /// What an empty batch may hold for the next one.
 const KEPT_BYTES_MAX: usize = 1 << 20;
 
+/// What says that everything before it was synced, in the place of the batch of that number.
+pub(super) fn confirmation(number: u64, salt: u64) -> Vec<u8> {
+    Batch::new().finish(number, salt).to_vec()
+}
+
 fn batch_sum(salt: u64, number: u64, length: u32) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&salt.to_le_bytes());
@@ -134,6 +148,8 @@ fn batch_sum(salt: u64, number: u64, length: u32) -> u32 {
 pub(super) struct Scanned {
     /// The number of its first batch.
     pub(super) first: u64,
+    /// Bytes of the file, as it was made.
+    pub(super) bytes: u32,
     /// Behind the last whole batch.
     pub(super) end: usize,
     /// The number of the batch that comes next.
@@ -174,9 +190,11 @@ pub(super) fn scan(
     is_last: bool,
     mut found: impl FnMut(usize, Record<'_>),
 ) -> Result<Scanned, ScanError> {
-    let SegmentHead { salt, first } = SegmentHead::read(bytes).ok_or(ScanError::Head)?;
+    let head = SegmentHead::read(bytes).ok_or(ScanError::Head)?;
+    let SegmentHead { salt, first, .. } = head;
     let mut scanned = Scanned {
         first,
+        bytes: head.bytes,
         end: SEGMENT_HEAD_BYTES,
         next: first,
         is_torn: false,
@@ -187,9 +205,15 @@ pub(super) fn scan(
         let after = |number| later_batch(bytes, at + ALIGNMENT, salt, number);
         let found_here =
             BatchHead::read(bytes, at, salt).filter(|batch| batch.number == scanned.next);
-        let Some(batch) = found_here else {
+        let is_confirmed = found_here.as_ref().is_some_and(BatchHead::is_empty);
+        let Some(batch) = found_here.filter(|batch| !batch.is_empty()) else {
+            let behind = if is_confirmed {
+                at + BATCH_HEAD_BYTES
+            } else {
+                at
+            };
             match after(scanned.next) {
-                _ if bytes[at..].iter().all(|byte| *byte == 0) => return Ok(scanned),
+                _ if bytes[behind..].iter().all(|byte| *byte == 0) => return Ok(scanned),
                 Some((place, number)) => {
                     scanned.lost.push(Lost::Unknown(at));
                     (scanned.end, scanned.next) = (place, number);
@@ -237,6 +261,10 @@ impl BatchHead {
         let end = start + length as usize;
         let is_whole = head.get_u32_le() == batch_sum(salt, number, length) && end <= bytes.len();
         is_whole.then_some(Self { number, start, end })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.start == self.end
     }
 
     /// Gives each whole record to `found`, and what is damaged back.
@@ -300,6 +328,7 @@ mod tests {
         let head = SegmentHead {
             salt: SALT,
             first: 5,
+            bytes: 1_000,
         };
         let mut bytes = head.to_bytes().to_vec();
         let mut ends = vec![bytes.len()];
@@ -332,6 +361,7 @@ mod tests {
         assert_eq!(offsets, [1, 2, 3, 4, 5, 6]);
         let expected = Scanned {
             first: 5,
+            bytes: 1_000,
             end: ends[3],
             next: 8,
             is_torn: false,
@@ -389,6 +419,35 @@ mod tests {
     }
 
     #[test]
+    fn what_is_confirmed_is_not_cut_off() {
+        let (bytes, ends) = segment();
+        let mut confirmed = bytes.clone();
+        confirmed[ends[3]..][..BATCH_HEAD_BYTES].copy_from_slice(&confirmation(8, SALT));
+        let (offsets, scanned) = read(&confirmed, true);
+        let scanned = scanned.unwrap();
+        assert_eq!(offsets.len(), 6);
+        assert_eq!((scanned.end, scanned.next), (ends[3], 8));
+        assert!(!scanned.is_torn && scanned.lost.is_empty());
+        for bit in ends[2] * 8..ends[3] * 8 {
+            let mut flipped = confirmed.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let (offsets, scanned) = read(&flipped, true);
+            let scanned = scanned.unwrap();
+            assert!(!scanned.is_torn, "bit {bit}");
+            assert_eq!(scanned.lost.is_empty(), offsets.len() == 6, "bit {bit}");
+        }
+        // A batch in its place that never finished leaves the confirmation, or nothing.
+        for torn in [confirmed.clone(), bytes] {
+            let mut torn = torn;
+            torn[ends[3] + BATCH_HEAD_BYTES..].fill(7);
+            let (offsets, scanned) = read(&torn, true);
+            let scanned = scanned.unwrap();
+            assert_eq!((offsets.len(), scanned.end), (6, ends[3]));
+            assert!(scanned.is_torn && scanned.lost.is_empty());
+        }
+    }
+
+    #[test]
     fn in_a_segment_that_was_followed_by_another_nothing_is_cut_off() {
         let (mut bytes, ends) = segment();
         bytes[ends[3] - 20] ^= 1;
@@ -413,6 +472,7 @@ mod tests {
         let mut bytes = SegmentHead {
             salt: SALT + 1,
             first: 1,
+            bytes: 1_000,
         }
         .to_bytes()
         .to_vec();
@@ -426,7 +486,7 @@ mod tests {
     #[test]
     fn a_foreign_file_is_refused() {
         let (bytes, _) = segment();
-        for bit in 0..28 * 8 {
+        for bit in 0..SEGMENT_HEAD_BYTES * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(read(&flipped, true).1, Err(ScanError::Head));

@@ -36,6 +36,8 @@ struct Inner {
     files: BTreeMap<u64, SimulatedFile>,
     /// What is left for more.
     free: u64,
+    /// Something may have been stored.
+    is_begun: bool,
     synced: Spaces,
     unsynced: Vec<Vec<Change>>,
     current: Spaces,
@@ -74,6 +76,7 @@ impl Machine {
             store_fails: false,
             files: BTreeMap::new(),
             free: 1 << 30,
+            is_begun: false,
             synced: Spaces::new(),
             unsynced: Vec::new(),
             current: Spaces::new(),
@@ -93,6 +96,16 @@ impl Machine {
     #[must_use]
     pub fn is_off(&self) -> bool {
         self.inner().is_off
+    }
+
+    /// Whether nothing was ever stored, as the directory says it.
+    pub(super) fn is_new(&self) -> bool {
+        !self.inner().is_begun
+    }
+
+    /// A process has opened the journal whole.
+    pub(super) fn begun(&self) {
+        self.inner().is_begun = true;
     }
 
     /// The next sync of a segment fails.
@@ -174,6 +187,13 @@ impl Machine {
     /// Whether a segment is there.
     pub(super) fn has(&self, segment: u64) -> bool {
         self.inner().files.contains_key(&segment)
+    }
+
+    /// Takes everything out of the store behind everybody's back.
+    pub(super) fn lose_store(&self) {
+        let mut inner = self.inner();
+        inner.current.clear();
+        inner.synced.clear();
     }
 
     /// Takes a segment away behind everybody's back.
@@ -345,7 +365,7 @@ impl Disk for Machine {
         inner.file(segment)?;
         inner.act(|inner| {
             let file = inner.file_that_is_there(segment);
-            file.current.truncate(to_usize(at));
+            file.current[to_usize(at)..].fill(0);
             file.synced = file.current.clone();
             file.unsynced.clear();
         })

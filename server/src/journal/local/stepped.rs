@@ -51,8 +51,8 @@ impl Stepped {
     /// # Errors
     /// The machine's disk fails, or what is on it can't be used.
     pub fn open(machine: &Machine, settings: Settings) -> io::Result<Self> {
-        let recovered = recover(machine, machine).map_err(io::Error::other)?;
-        if recovered.is_damaged {
+        let recovered = recover(machine, machine, machine.is_new()).map_err(io::Error::other)?;
+        if recovered.is_damaged() {
             return Err(io::Error::other("it is damaged"));
         }
         let shared = Arc::new(Shared::new(SharedHealth::default(), Arc::default(), false));
@@ -67,6 +67,7 @@ impl Stepped {
             clean_bytes_min,
             clock,
         } = parts_of(settings, salt, &shared, disk, &store, recovered)?;
+        machine.begun();
         let mailbox = Arc::<Mailbox>::default();
         for room in wakes.due(clock.unix_ms())? {
             mailbox.wake(room);
@@ -102,15 +103,16 @@ impl Stepped {
         self.shared.health.get()
     }
 
-    /// Commits what was handed over; without that it looks at the disk's space.
+    /// Looks at the disk's space and commits what was handed over; without that it confirms what was.
     pub fn commit(&mut self) {
         let is_behind = self.committer.segments_waiting() >= SEALED_MAX;
         if is_behind && self.health() != Health::Failed {
             return;
         }
         let mut commands = self.shared.commands.drain();
+        self.committer.look_at_space();
         if commands.is_empty() {
-            return self.committer.look_at_space();
+            return self.committer.confirm();
         }
         let (shared, notify) = (&self.shared, &*self.mailbox);
         commit_taken(

@@ -89,7 +89,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 const SHARD: ShardId = ShardId(0);
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings {
         segment_bytes: 1 << 20,
         headroom: Headroom {
@@ -102,20 +102,20 @@ fn settings() -> Settings {
 }
 
 /// A journal that runs, and the rooms of its one shard.
-struct Running {
-    local: Option<Local>,
+pub(super) struct Running {
+    pub(super) local: Option<Local>,
     journal: LocalJournal,
     heard: Arc<Heard>,
     // Last: it goes when nothing uses it any more.
-    directory: Option<TestDirectory>,
+    pub(super) directory: Option<TestDirectory>,
 }
 
 impl Running {
-    fn new(settings: Settings) -> Self {
+    pub(super) fn new(settings: Settings) -> Self {
         Self::on(TestDirectory::new(), settings)
     }
 
-    fn on(directory: TestDirectory, settings: Settings) -> Self {
+    pub(super) fn on(directory: TestDirectory, settings: Settings) -> Self {
         let heard = Arc::new(Heard::default());
         let local = Local::open(directory.path(), settings).unwrap();
         let notify = Arc::clone(&heard) as Arc<dyn Notify>;
@@ -129,13 +129,13 @@ impl Running {
     }
 
     /// Ends it as a kill does: nothing is taken into the store, and nothing says that it is over.
-    fn crash(mut self) -> TestDirectory {
+    pub(super) fn crash(mut self) -> TestDirectory {
         self.local.take().unwrap().crash();
         self.directory.take().unwrap()
     }
 
     /// Ends it in order.
-    fn close(mut self) -> TestDirectory {
+    pub(super) fn close(mut self) -> TestDirectory {
         self.local.take().unwrap().close().unwrap();
         self.directory.take().unwrap()
     }
@@ -178,7 +178,7 @@ mod as_every_journal_with_small_segments {
 }
 
 /// A running journal as calls that end before they return.
-fn calls(running: &mut Running) -> Calls<'_> {
+pub(super) fn calls(running: &mut Running) -> Calls<'_> {
     Calls(running)
 }
 
@@ -340,7 +340,7 @@ fn what_is_frozen_stays_as_it_was() {
     after.open(&room("b"), LOOSE);
     let local = running.local.as_ref().unwrap();
     let later = local.freeze().unwrap();
-    local.store.clean().unwrap();
+    local.reader.store.clean().unwrap();
 
     let read = |frozen: &Frozen| {
         let found = frozen.room(&id).unwrap().unwrap();
@@ -484,6 +484,29 @@ mod directories {
         fs::remove_file(directory.path().join("journal/FORMAT")).unwrap();
         let error = refused(&directory);
         assert!(error.contains("nothing was changed"), "{error}");
+    }
+
+    /// A first start that was cut off leaves a store that can't be opened: nobody was told that anything is in it.
+    #[test]
+    fn what_a_first_start_leaves_is_begun_anew() {
+        for is_marked in [true, false] {
+            let directory = opened_and_closed();
+            let path = directory.path().join("journal");
+            assert!(!path.join("NEW").exists());
+            let names = fs::read_dir(path.join("store")).unwrap();
+            for entry in names.map(|entry| entry.unwrap().path()) {
+                if entry.is_file() {
+                    fs::write(&entry, "half of it").unwrap();
+                }
+            }
+            if is_marked {
+                fs::write(path.join("NEW"), "").unwrap();
+                let local = Local::open(directory.path(), settings()).unwrap();
+                assert!(!local.is_damaged() && !path.join("NEW").exists());
+            } else {
+                refused(&directory);
+            }
+        }
     }
 
     #[test]

@@ -305,13 +305,19 @@ fn join<T>(thread: JoinHandle<T>) -> T {
 
 fn commit(mut committer: Committer, shared: &Shared, notify: &dyn Notify, clock: &Clock) {
     let mut commands = Vec::new();
+    let mut next_look_us = 0;
     while shared.commands.take_all(&mut commands) {
         if commands.is_empty() {
             committer.look_at_space();
+            committer.confirm();
             continue;
         }
         while committer.segments_waiting() >= SEALED_MAX && shared.health.get() != Health::Failed {
             shared.moved.wait();
+        }
+        if clock.monotonic_us() >= next_look_us {
+            committer.look_at_space();
+            next_look_us = clock.monotonic_us() + LOOK_INTERVAL_US;
         }
         commit_taken(&mut committer, &mut commands, shared, notify, clock);
     }
@@ -463,6 +469,9 @@ const READERS: usize = 2;
 
 /// Sealed segments that may wait for the store. Beyond that appends wait too: memory and the time of a start are bounded by them.
 pub(super) const SEALED_MAX: usize = 4;
+
+/// How often a committer that has no rest looks at the disk's space. No disk loses a headroom in that time.
+const LOOK_INTERVAL_US: u64 = 100_000;
 
 /// How often logs that nobody has open lose what is too old.
 const SWEEP_INTERVAL_MS: u64 = 3_600_000;

@@ -1,0 +1,86 @@
+//! What happens by itself: when, whatever the clock does, and that nobody forgets it.
+
+use roomful_server::journal::Health;
+
+use crate::fired;
+use crate::world::{UNIX_MS, World, put};
+use roomful_protocol::error::ErrorCode;
+
+/// A timer fires once: on time, at the next look where it was due while nobody looked, and however the clock is set.
+#[test]
+fn a_timer_fires_once_whatever_the_clock_does() {
+    let mut world = World::new(false);
+    let ann = world.join(1);
+    for (name, after_ms) in [("a", 1_000), ("b", 3_000), ("c", 500_000), ("d", 2_000)] {
+        let set = world.set_timer(ann, name, UNIX_MS + after_ms);
+        world.published(set);
+    }
+    let cancelled = world.cancel_timer(ann, "d");
+    world.published(cancelled);
+    let again = world.cancel_timer(ann, "d");
+    assert_eq!(world.refusal(again).code, ErrorCode::Conflict);
+    assert_eq!(world.journal.with(|disk| disk.wake), Some(UNIX_MS + 1_000));
+    world.pass(999);
+    assert_eq!(fired(&world), Vec::<String>::new());
+    world.pass(2);
+    assert_eq!(fired(&world), ["a"]);
+    world.now.unix_ms -= 5_000;
+    world.pass(3_000);
+    assert_eq!(fired(&world), ["a"], "by the clock it is not time yet");
+    world.pass(5_000);
+    assert_eq!(fired(&world), ["a", "b"]);
+    let past = world.set_timer(ann, "e", 1);
+    world.published(past);
+    assert_eq!(fired(&world), ["a", "b", "e"]);
+    world.restart(0, 600_000);
+    world.pass(5);
+    assert_eq!(fired(&world), ["a", "b", "e", "c"]);
+    assert_eq!(world.journal.with(|disk| disk.wake), None);
+    world.restart(0, 600_000);
+    world.pass(5);
+    assert_eq!(fired(&world), ["a", "b", "e", "c"]);
+    world.now.unix_ms += 100_000;
+    let ann = world.join(1);
+    let set = world.set_timer(ann, "f", world.now.unix_ms + 100_000);
+    world.published(set);
+    world.now.unix_ms += 200_000;
+    world.pass(60_001);
+    assert_eq!(
+        fired(&world)[4..],
+        ["f"],
+        "a clock that was set forward is noticed"
+    );
+}
+
+/// A room doesn't close before what is due is stored; where memory is short it does, and is woken for it.
+#[test]
+fn a_room_with_something_due_stays_or_is_woken() {
+    for is_short in [false, true] {
+        let mut world = World::new(false);
+        let ann = world.join(1);
+        let left = world.on_disconnect(ann, vec![put("ann", "gone")]);
+        world.done(left);
+        let set = world.set_timer(ann, "t", UNIX_MS + 20_000);
+        world.published(set);
+        world.journal.with(|disk| disk.health = Health::Full);
+        world.is_short = is_short;
+        world.leave(ann);
+        world.pass(120_000);
+        assert_eq!(world.closed, is_short);
+        world.journal.with(|disk| disk.health = Health::Good);
+        if is_short {
+            let wake_ms = world.journal.with(|disk| disk.wake).unwrap();
+            assert!(wake_ms > UNIX_MS, "not in the next process alone");
+            world.restart(0, 0);
+        }
+        world.pass(2_000);
+        assert_eq!(fired(&world), ["t"]);
+        let bob = world.join(2);
+        let gone = ("ann".to_owned(), "gone".to_owned());
+        assert_eq!(world.values(bob), [gone]);
+        world.leave(bob);
+        world.pass(60_000);
+        assert!(world.closed, "nothing is due any more");
+        assert_eq!(world.journal.with(|disk| disk.wake), None);
+    }
+}
