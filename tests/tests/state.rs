@@ -364,7 +364,7 @@ async fn a_recovery_leaves_out_what_has_a_newer_version() {
     );
 }
 
-/// A write with an op id takes effect once; its own producer is not told of it with `echo` false, and others see whose it was.
+/// A write with an op id takes effect once; whoever watches is told of it, its own producer too, with `echo` false as well.
 #[tokio::test]
 async fn a_write_with_an_op_id_takes_effect_once() {
     let server = Server::start().await;
@@ -409,7 +409,8 @@ async fn a_write_with_an_op_id_takes_effect_once() {
     assert_eq!(told[0].op, op(PRODUCER.0, 1));
     let mut own = Replica::default();
     let told = own.follow(&mut ann, others.offset).await;
-    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].op, op(PRODUCER.0, 1));
+    assert_eq!(told.len(), 2);
     assert_eq!(own.text("a"), Some("3"));
 }
 

@@ -236,6 +236,10 @@ async fn a_damaged_room_is_named_and_left_out() {
         ],
     );
     assert!(named.output.contains("default/chat:good"));
+    let read = run(server.dir(), &["inspect", "--verify"]).await;
+    assert_failed(&read, &["DAMAGED: ", "default/chat:bad: entry 3"]);
+    let read = run(server.dir(), &["inspect", "--verify", "--json"]).await;
+    assert_failed(&read, &["{\"finding\":\"", "\"room\":\"chat:good\""]);
     let file = server.dir().join("all.jsonl");
     let file = file.to_str().unwrap();
     let made = run(server.dir(), &["backup", file]).await;
@@ -252,6 +256,29 @@ async fn a_damaged_room_is_named_and_left_out() {
     server.start_again().await;
     assert_eq!(history(&server, "chat:good").await, good);
     assert_eq!(history(&server, "chat:bad").await, []);
+}
+
+/// What is damaged may be anybody's: no copy is made of it, by whoever is asked, and an inspection says where it is.
+#[tokio::test]
+async fn a_damaged_journal_is_not_copied() {
+    let mut server = Server::with_config(SMALL).await;
+    fill(&server, "chat:one", 5).await;
+    server.kill().await;
+    let log = segments(&server.dir().join("roomful-data")).pop().unwrap();
+    let mut bytes = fs::read(&log).unwrap();
+    bytes[3] ^= 1;
+    fs::write(&log, &bytes).unwrap();
+    let damaged = "is damaged, and nobody knows whose the damaged part was: `roomful repair`";
+    let named = run(server.dir(), &["inspect", "--verify"]).await;
+    let file = log.file_name().unwrap().to_str().unwrap();
+    assert_failed(&named, &["DAMAGED: ", file, damaged]);
+    for command in [&["inspect"][..], &["backup", "b"], &["import", "b"]] {
+        assert_failed(&run(server.dir(), command).await, &[damaged]);
+    }
+    server.start_again().await;
+    let refused = run_beside(&server, &["backup", "b", "--running"]).await;
+    assert_failed(&refused, &["refuses it: what was stored is damaged"]);
+    assert!(!server.dir().join("b").exists());
 }
 
 /// An import refuses rooms that are there, all of the file; told to replace them it does, and what they were is gone.

@@ -17,3 +17,6 @@ export interface RoomAccess {
 export function unexpected(what: string): RoomfulError {
   return RoomfulError.local(904, `the server answered with ${what}, which is no answer to this request`);
 }
+
+/** When to ask again what the server had no time for, where it doesn't say. */
+export const RETRY_MS = 1_000;

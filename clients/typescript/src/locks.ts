@@ -2,13 +2,17 @@
 //
 // A lock counts as held until its lease ends by this side's own clock, counted from when the request that got it was sent, so that this client never
 // believes longer than the server. What a lock guards is made safe by its fence alone.
+//
+// An answer counts for the claim that asked, which has one request on its way at a time. What the room shows of a lock that is waited for gives no
+// fence, since it may be older than the claim or come instead of what it hides; it makes the claim ask again.
 
 import { Emitter } from "./emitter.js";
 import { errorCode, RoomfulError } from "./errors.js";
 import type { LocksPageFrame, ServerFrameOf } from "./frames.js";
-import { unexpected, type RoomAccess } from "./keyed.js";
+import { RETRY_MS, unexpected, type RoomAccess } from "./keyed.js";
 import { comparePositions, type Position } from "./position.js";
 import { Replica } from "./replica.js";
+import { Watched } from "./watched.js";
 
 /** A lock as it stands. */
 export interface Lock {
@@ -35,18 +39,16 @@ export type LocksEvents = {
   granted: { readonly lock: string; readonly fence: Position };
   /** This client holds a lock no longer, without having released it. */
   lost: { readonly lock: string; readonly fence: Position };
-  /** A page of locks was refused for good. */
+  /** A page of locks, or watching them, was refused for good. */
   error: RoomfulError;
 };
 
 /** A lock that is asked for. */
 interface Wanted {
   readonly ttlMs: number;
-  readonly wait: boolean;
-  /** When it was asked for last. */
-  sentMs: number;
-  /** Whether the server said that it waits. */
-  queued: boolean;
+  wait: boolean;
+  /** The request on its way, or soon to be sent again; `again` where the room has shown something since that the answer may not know. */
+  asked: { again: boolean } | undefined;
   readonly granted: Promise<Position>;
   readonly resolve: (fence: Position) => void;
   readonly reject: (error: RoomfulError) => void;
@@ -68,7 +70,7 @@ export class Locks extends Emitter<LocksEvents> {
   readonly #held = new Map<string, Held>();
   /** Given up while there was no way to say so. */
   readonly #givenUp = new Set<string>();
-  #watching: boolean;
+  readonly #watched: Watched<boolean>;
   #begun = false;
   #after: string | null = null;
   #reading: object | undefined;
@@ -78,12 +80,25 @@ export class Locks extends Emitter<LocksEvents> {
   constructor(room: RoomAccess, watching: boolean) {
     super();
     this.#room = room;
-    this.#watching = watching;
+    this.#watched = new Watched(watching, {
+      ask: (locks) => room.askNow((room) => ({ type: "lock", room, what: { kind: "watch", locks } })),
+      renew: (isJoined) => this.#renewCopy(isJoined),
+      again: () => {
+        this.#insist();
+        // What was granted meanwhile was not told.
+        for (const [lock, wanted] of this.#waiting()) this.#request(lock, wanted);
+      },
+    });
+  }
+
+  /** @internal What a join says of it. */
+  joining(): boolean {
+    return this.#watched.joining();
   }
 
   /** Whether locks are watched: asked for with the join or {@link watch}, or because this client waits for one. */
   get watching(): boolean {
-    return this.#watching;
+    return this.#watched.value;
   }
 
   /** Who holds a lock and who waits for it; undefined where nobody does. For those who watch locks. */
@@ -111,12 +126,14 @@ export class Locks extends Emitter<LocksEvents> {
     if (held) return held.fence;
     const { ttlMs = 30_000, wait = true } = options;
     const before = this.#wanted.get(lock);
-    if (before && (before.wait || !wait)) return before.granted;
+    if (before) {
+      // Where the answer on its way is that somebody else has it, it is asked for again, to wait.
+      before.wait ||= wait;
+      return before.granted;
+    }
     this.#givenUp.delete(lock);
-    const wanted: Wanted = { ttlMs, wait, sentMs: performance.now(), queued: false, ...withResolvers<Position>() };
+    const wanted: Wanted = { ttlMs, wait, asked: undefined, ...withResolvers<Position>() };
     this.#wanted.set(lock, wanted);
-    if (before) wanted.granted.then(before.resolve, before.reject);
-    if (wait && !this.#watching) this.watch(true).catch((error: RoomfulError) => this.emit("error", error));
     this.#request(lock, wanted);
     return wanted.granted;
   }
@@ -144,40 +161,32 @@ export class Locks extends Emitter<LocksEvents> {
    * @throws RoomfulError
    */
   async watch(locks: boolean): Promise<void> {
-    const before = this.#watching;
-    this.#watching = locks;
-    this.#begin(null);
-    const asked = this.#room.askNow((room) => ({ type: "lock", room, what: { kind: "watch", locks } }));
-    // Without a membership, the next join says it.
-    if (!asked) {
-      this.#begun = false;
-      return;
-    }
-    if (locks) void this.#read();
-    await asked.catch((error: unknown) => {
-      if (error instanceof RoomfulError && error.code === 902) return;
-      // The server goes on as before; the next join must not ask for what it refuses.
-      this.#watching = before;
-      throw error;
-    });
+    await this.#say(locks, () => locks && this.#waiting().length > 0);
   }
 
   /** @internal The room was joined: everything is asked for again, and what the server still knows of, it confirms. */
   joined(page: LocksPageFrame | null, member: number): void {
     this.#member = member;
-    if (this.#watching) {
+    // Changed while the join was on its way, whose page is of what it said.
+    if (this.#watched.isLate) this.#insist();
+    else if (this.watching) {
       if (page || !this.#begun) this.#begin(page);
       void this.#read();
     }
     for (const lock of this.#givenUp) this.#giveUp(lock);
     this.#givenUp.clear();
     for (const [lock, held] of this.#held) this.#renew(lock, held);
-    for (const [lock, wanted] of this.#wanted) this.#request(lock, wanted);
+    for (const [lock, wanted] of this.#wanted) {
+      // What the last membership asked gets no answer that counts.
+      wanted.asked = undefined;
+      this.#request(lock, wanted);
+    }
   }
 
   /** @internal The membership is over. */
   interrupted(): void {
     this.#reading = undefined;
+    this.#watched.interrupted();
   }
 
   /** @internal The room is over. */
@@ -190,35 +199,65 @@ export class Locks extends Emitter<LocksEvents> {
   /** @internal An entry of the log. */
   changed(position: Position, frame: ServerFrameOf<"lock">): void {
     const { lock, why, held, queue, timeMs } = frame;
-    if (this.#watching && this.#replica.take(lock, position, held || queue.length > 0 ? { lock, held, queue } : undefined)) {
+    if (this.watching && this.#replica.take(lock, position, held || queue.length > 0 ? { lock, held, queue } : undefined)) {
       this.emit("change", { position, timeMs, lock, why, held, queue });
     }
     const own = held?.member === this.#member ? held?.fence : undefined;
     const mine = this.#held.get(lock);
+    const wanted = this.#wanted.get(lock);
     if (mine) {
       if (comparePositions(mine.fence, position) < 0 && own !== mine.fence.offset) this.#lose(lock);
-    } else if (own !== undefined) {
-      const { queued = false, sentMs = 0 } = this.#wanted.get(lock) ?? {};
-      this.#grant(lock, { epoch: position.epoch, offset: own }, queued ? performance.now() : sentMs);
-      const granted = this.#held.get(lock);
-      // How long after its turn came it was told, this side does not know.
-      if (granted && queued) this.#renew(lock, granted);
+    } else if (wanted?.wait && !queue.some(({ member }) => member === this.#member)) {
+      // Its turn has come; or it came and went while this client lagged, and nobody will tell of it.
+      this.#request(lock, wanted);
     }
   }
 
+  /** Asks for a lock: once more after the answer, if one is on its way. */
   #request(lock: string, wanted: Wanted): void {
+    if (wanted.asked) {
+      wanted.asked.again = true;
+      return;
+    }
     const { ttlMs, wait: queue } = wanted;
-    const sentMs = (wanted.sentMs = performance.now());
-    const asked = this.#room.askNow((room) => ({ type: "lock", room, what: { kind: "acquire", lock, ttlMs, queue } }));
-    asked?.then(
+    // Whoever waits has to hear of its grant.
+    if (queue && !this.watching) this.#insist(true);
+    const sentMs = performance.now();
+    const request = { again: false };
+    const answer = this.#room.askNow((room) => ({ type: "lock", room, what: { kind: "acquire", lock, ttlMs, queue } }));
+    if (!answer) return;
+    wanted.asked = request;
+    const counts = () => this.#wanted.get(lock) === wanted && wanted.asked === request;
+    const askAgain = () => {
+      wanted.asked = undefined;
+      this.#request(lock, wanted);
+    };
+    answer.then(
       (reply) => {
-        if (reply.kind !== "lock") this.#take(lock)?.reject(unexpected(reply.kind));
-        else if (reply.lock.kind === "granted") this.#grant(lock, reply.lock.fence, sentMs);
-        else wanted.queued = true;
+        const outcome = reply.kind === "lock" ? reply.lock : undefined;
+        // A grant that nobody wants any more is given back.
+        if (!counts()) return outcome?.kind === "granted" && !this.#wanted.has(lock) && !this.#held.has(lock) && this.#giveUp(lock);
+        if (!outcome) return this.#fail(lock, unexpected(reply.kind));
+        if (outcome.kind === "granted") return this.#grant(lock, outcome.fence, sentMs);
+        if (request.again) askAgain();
+        else wanted.asked = undefined;
       },
-      // After a loss the next membership asks again.
-      (error: RoomfulError) => error.code !== 902 && this.#wanted.get(lock) === wanted && this.#take(lock)?.reject(error),
+      (error: RoomfulError) => {
+        // After a loss the next membership asks again.
+        if (error.code === 902 || !counts()) return;
+        const taken = error.code === errorCode.lock_taken;
+        // Somebody has come to wait for it since it was asked for.
+        if (taken && wanted.wait) askAgain();
+        else if (taken || error.code === 901 || error.retry === "never") this.#fail(lock, error);
+        else setTimeout(() => counts() && askAgain(), error.afterMs ?? RETRY_MS);
+      },
     );
+  }
+
+  /** Nobody will get this lock: whoever waits is told, and so is the server, which may keep a place for it. */
+  #fail(lock: string, error: RoomfulError): void {
+    this.#take(lock)?.reject(error);
+    if (error.code !== errorCode.lock_taken) this.#giveUp(lock);
   }
 
   #grant(lock: string, fence: Position, sinceMs: number): void {
@@ -286,6 +325,33 @@ export class Locks extends Emitter<LocksEvents> {
     return wanted;
   }
 
+  /** Says whether locks are watched. Whoever would never be told of a grant waits no longer. */
+  async #say(locks: boolean, isReliedOn: () => boolean): Promise<void> {
+    try {
+      await this.#watched.say(locks, isReliedOn);
+    } catch (error) {
+      if (error instanceof RoomfulError && error.retry === "never" && !this.watching) {
+        for (const [lock] of this.#waiting()) this.#fail(lock, error);
+      }
+      throw error;
+    }
+  }
+
+  /** As {@link watch}, for those who wait or were told that it will be said. */
+  #insist(locks = this.watching): void {
+    this.#say(locks, () => true).catch((error: RoomfulError) => error.retry === "never" && this.emit("error", error));
+  }
+
+  #waiting(): [string, Wanted][] {
+    return [...this.#wanted].filter(([, { wait }]) => wait);
+  }
+
+  #renewCopy(isJoined: boolean): void {
+    this.#begin(null);
+    if (!isJoined) this.#begun = false;
+    else if (this.watching) void this.#read();
+  }
+
   #begin(first: LocksPageFrame | null): void {
     this.#reading = undefined;
     this.#replica.clear();
@@ -317,7 +383,7 @@ export class Locks extends Emitter<LocksEvents> {
       } catch (error) {
         if (reading !== this.#reading || !(error instanceof RoomfulError) || error.code === 902) return;
         if (error.retry === "never") return this.emit("error", error);
-        await new Promise((resolve) => setTimeout(resolve, error.afterMs ?? PAGE_RETRY_MS));
+        await new Promise((resolve) => setTimeout(resolve, error.afterMs ?? RETRY_MS));
         if (reading !== this.#reading) return;
       }
     }
@@ -330,6 +396,3 @@ function withResolvers<T>(): { granted: Promise<T>; resolve: (value: T) => void;
   const granted = new Promise<T>((...functions) => ([resolve, reject] = functions));
   return { granted, resolve, reject };
 }
-
-/** When to ask again for a page that the server had no time for. */
-const PAGE_RETRY_MS = 1_000;

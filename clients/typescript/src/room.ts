@@ -50,6 +50,7 @@ export class Room extends Emitter<RoomEvents> {
   #connection: Connection | undefined;
   /** Exists from `joined` to the end of that membership. */
   #membership: Membership | undefined;
+  #member: number | undefined;
   #position: Position | undefined;
   /** The recovery that is going on, and what it has brought so far. */
   #recovery: { from: Position; events: number; skipped: number } | undefined;
@@ -94,9 +95,9 @@ export class Room extends Emitter<RoomEvents> {
     return this.#position;
   }
 
-  /** The own member number; it survives a resume. */
+  /** The own member number, from the first `joined` on; it survives a resume. */
   get member(): number | undefined {
-    return this.#membership?.info.member;
+    return this.#member;
   }
 
   /** How many publishes have no answer yet. */
@@ -290,8 +291,8 @@ export class Room extends Emitter<RoomEvents> {
       echo: this.#echo,
       watch: this.#watch,
       presence: this.#presence,
-      state: this.values.prefixes,
-      locks: this.locks.watching,
+      state: this.values.joining(),
+      locks: this.locks.joining(),
     };
     connection.request(frame, {
       resolve: (reply) => this.#joined(connection, reply),
@@ -369,6 +370,7 @@ export class Room extends Emitter<RoomEvents> {
       return this.#broken(`joined at ${formatPosition(info.position)} instead of ${formatPosition(previous)}`);
     }
     this.#membership = { alias, info, sinceMs: performance.now() };
+    this.#member = info.member;
     this.#context.routes.set(alias, this);
     this.#position = info.position;
     this.#recovery = info.recovery === "recovering" ? { from: info.position, events: 0, skipped: 0 } : undefined;

@@ -34,7 +34,7 @@ export class Roster extends Emitter<RosterEvents> {
       room.on("joined", () => void this.#read()),
       room.on("presence", (changes) => this.#changed(changes)),
     ];
-    if (room.member !== undefined) void this.#read();
+    if (room.alias !== undefined) void this.#read();
   }
 
   /** The members by number, in the order in which they joined. After a reconnect these are the last ones known, until all have been read again. */

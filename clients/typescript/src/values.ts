@@ -4,10 +4,11 @@ import { Emitter } from "./emitter.js";
 import { RoomfulError } from "./errors.js";
 import type { Change as ChangeFrame, Published, ServerFrameOf, StatePageFrame } from "./frames.js";
 import type { RoomAccess } from "./keyed.js";
-import { unexpected } from "./keyed.js";
+import { RETRY_MS, unexpected } from "./keyed.js";
 import { Payload, type PayloadLike } from "./payload.js";
 import type { Position } from "./position.js";
 import { Replica } from "./replica.js";
+import { Watched } from "./watched.js";
 
 /** A key with its version and its value, decoded by its format. */
 export interface Value {
@@ -55,7 +56,7 @@ export type SharedValuesEvents = {
   ready: readonly Value[];
   /** What was known is void, after a reset or when other keys are watched; `ready` follows. */
   reset: undefined;
-  /** A page of the copy was refused for good; it stays without it. */
+  /** A page of the copy, or a watch that was to follow a join, was refused for good; it stays without it. */
   error: RoomfulError;
 };
 
@@ -63,23 +64,33 @@ export type SharedValuesEvents = {
 export class SharedValues extends Emitter<SharedValuesEvents> {
   readonly #room: RoomAccess;
   readonly #replica = new Replica<Value>();
-  #prefixes: readonly string[] | null;
+  readonly #watched: Watched<readonly string[] | null>;
   #begun = false;
   /** Pages still to be read: how their keys begin, and after which. */
   #pages: { prefix: string; after: string | null }[] = [];
   #reading: object | undefined;
-  #onDisconnect: ChangeFrame[] = [];
+  /** Undefined until there was one: taking it back has to be said too. */
+  #onDisconnect: ChangeFrame[] | undefined;
 
   /** @internal It comes with its room. */
   constructor(room: RoomAccess, prefixes: readonly string[] | undefined) {
     super();
     this.#room = room;
-    this.#prefixes = prefixes ?? null;
+    this.#watched = new Watched(prefixes ?? null, {
+      ask: (prefixes) => room.askNow((room) => ({ type: "state", room, what: { kind: "watch", prefixes: prefixes && [...prefixes] } })),
+      renew: (isJoined) => {
+        this.#begin(null);
+        if (isJoined) void this.#read();
+        else this.#begun = false;
+      },
+      again: () => this.#insist(),
+    });
   }
 
-  /** @internal What the join says of it. */
-  get prefixes(): string[] | null {
-    return this.#prefixes && [...this.#prefixes];
+  /** @internal What a join says of it. */
+  joining(): string[] | null {
+    const prefixes = this.#watched.joining();
+    return prefixes && [...prefixes];
   }
 
   /** Whether every watched key is known. */
@@ -127,7 +138,7 @@ export class SharedValues extends Emitter<SharedValuesEvents> {
    */
   async onDisconnect(changes: readonly Change[]): Promise<void> {
     this.#onDisconnect = changes.map(changeFrame);
-    await this.#leaveWrite();
+    await this.#leaveWrite(this.#onDisconnect);
   }
 
   /**
@@ -135,27 +146,7 @@ export class SharedValues extends Emitter<SharedValuesEvents> {
    * @throws RoomfulError
    */
   async watch(prefixes: readonly string[] | null): Promise<void> {
-    const before = this.#prefixes;
-    this.#prefixes = prefixes;
-    this.#begin(null);
-    const asked = this.#room.askNow((room) => ({ type: "state", room, what: { kind: "watch", prefixes: this.prefixes } }));
-    // Without a membership, the next join says it.
-    if (!asked) {
-      this.#begun = false;
-      return;
-    }
-    void this.#read();
-    try {
-      await asked.catch(unlessLost);
-    } catch (error) {
-      // The server goes on as before, and so does the copy; the next join must not ask for what it refuses.
-      if (this.#prefixes === prefixes) {
-        this.#prefixes = before;
-        this.#begin(null);
-        void this.#read();
-      }
-      throw error;
-    }
+    await this.#watched.say(prefixes, () => false);
   }
 
   /**
@@ -171,8 +162,10 @@ export class SharedValues extends Emitter<SharedValuesEvents> {
 
   /** @internal The room was joined; a page begins the copy, and without one it goes on. */
   joined(page: StatePageFrame | null): void {
-    if (this.#onDisconnect.length > 0) void this.#leaveWrite().catch((error: RoomfulError) => this.emit("error", error));
-    if (!this.#prefixes) return;
+    if (this.#onDisconnect) void this.#leaveWrite(this.#onDisconnect).catch((error: RoomfulError) => this.emit("error", error));
+    // Changed while the join was on its way, whose page is of what it said.
+    if (this.#watched.isLate) return this.#insist();
+    if (!this.#watched.value) return;
     if (page || !this.#begun) this.#begin(page);
     void this.#read();
   }
@@ -180,19 +173,25 @@ export class SharedValues extends Emitter<SharedValuesEvents> {
   /** @internal The membership is over. */
   interrupted(): void {
     this.#reading = undefined;
+    this.#watched.interrupted();
   }
 
   /** @internal An entry of the log. */
   changed(position: Position, frame: ServerFrameOf<"state">, own: boolean): void {
-    const prefixes = this.#prefixes ?? [];
+    const prefixes = this.#watched.value ?? [];
     const watched = frame.changes.filter(({ key }) => prefixes.some((prefix) => key.startsWith(prefix)));
     const changes = watched.map(({ key, value }) => item(key, position, value));
     const taken = changes.filter((change) => this.#replica.take(change.key, position, change.raw ? change : undefined));
     if (taken.length > 0) this.emit("change", { position, timeMs: frame.timeMs, user: frame.user, own, changes: taken });
   }
 
-  async #leaveWrite(): Promise<void> {
-    const what = { kind: "on_disconnect", changes: this.#onDisconnect } as const;
+  /** As {@link watch}, for those who were told that it will be said. */
+  #insist(): void {
+    this.#watched.say(this.#watched.value, () => true).catch((error: RoomfulError) => error.retry === "never" && this.emit("error", error));
+  }
+
+  async #leaveWrite(changes: ChangeFrame[]): Promise<void> {
+    const what = { kind: "on_disconnect", changes } as const;
     await this.#room.askNow((room) => ({ type: "state", room, what }))?.catch(unlessLost);
   }
 
@@ -202,7 +201,7 @@ export class SharedValues extends Emitter<SharedValuesEvents> {
     this.#reading = undefined;
     this.#replica.clear();
     this.#begun = true;
-    this.#pages = first?.next === null ? [] : (this.#prefixes ?? []).map((prefix) => ({ prefix, after: first?.next ?? null }));
+    this.#pages = first?.next === null ? [] : (this.#watched.value ?? []).map((prefix) => ({ prefix, after: first?.next ?? null }));
     for (const { key, version, value } of first?.items ?? []) this.#replica.take(key, version, item(key, version, value));
     if (again) this.emit("reset", undefined);
   }
@@ -224,7 +223,7 @@ export class SharedValues extends Emitter<SharedValuesEvents> {
           this.#pages.shift();
           this.emit("error", error);
         } else {
-          await new Promise((resolve) => setTimeout(resolve, error.afterMs ?? PAGE_RETRY_MS));
+          await new Promise((resolve) => setTimeout(resolve, error.afterMs ?? RETRY_MS));
           if (reading !== this.#reading) return;
         }
       }
@@ -255,6 +254,3 @@ function changeFrame(change: Change): ChangeFrame {
 function unlessLost(error: unknown): void {
   if (!(error instanceof RoomfulError) || error.code !== 902) throw error;
 }
-
-/** When to ask again for a page that the server had no time for. */
-const PAGE_RETRY_MS = 1_000;

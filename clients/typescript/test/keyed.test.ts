@@ -40,8 +40,8 @@ function ok(peer: Peer, { request }: { request: number | null }, reply: Reply): 
   peer.send({ type: "ok", request: request!, reply });
 }
 
-function refused(peer: Peer, { request }: { request: number | null }, code: number, current: ServerFrameOf<"error">["current"] = []): void {
-  peer.send({ type: "error", request, code, text: "no", retry: "never", afterMs: null, current });
+function refused(peer: Peer, { request }: { request: number | null }, code: number, current: ServerFrameOf<"error">["current"] = [], afterMs: number | null = null): void {
+  peer.send({ type: "error", request, code, text: "no", retry: afterMs === null ? "never" : "after_ms", afterMs, current });
 }
 
 function granted(peer: Peer, frame: { request: number }, offset: number): void {
@@ -223,11 +223,162 @@ test("who waits watches locks, and is told by the room", withServer(async (serve
   ok(peer, await asked(peer, "watch"), { kind: "done" });
   const acquire = await asked(peer, "acquire");
   ok(peer, acquire, { kind: "lock", lock: { kind: "queued", place: 0 } });
-  peer.send(lock(1, "released"), lock(2, "granted", { member: 11, fence: 2 }));
+  peer.send({ ...lock(1, "queued", { member: 9, fence: 0 }), queue: [{ member: 11, user: "ada" }] });
+  peer.send(lock(2, "granted", { member: 11, fence: 2 }));
+  granted(peer, await asked(peer, "acquire"), 2);
   assert.deepEqual(await acquired, position(2));
   const lost = collect(room.locks, "lost");
   peer.send(lock(3, "expired"));
   assert.deepEqual(await lost.take("lost"), { lock: "card", fence: position(2) });
+}));
+
+for (const isLate of [false, true]) {
+  test(`a place in the queue that is gone is asked for again, ${isLate ? "after" : "before"} the answer`, withServer(async (server) => {
+    const { room, peer } = await joined(server, { locks: true }, { locks: { position: position(0), locks: [], next: null } });
+    const changes = collect(room.locks, "change");
+    const acquired = room.locks.acquire("card");
+    const acquire = await asked(peer, "acquire");
+    if (!isLate) {
+      peer.send(lock(1, "expired"));
+      await changes.take("change");
+    }
+    ok(peer, acquire, { kind: "lock", lock: { kind: "queued", place: 0 } });
+    if (isLate) peer.send(lock(1, "expired"));
+    granted(peer, await asked(peer, "acquire"), 3);
+    assert.deepEqual(await acquired, position(3));
+  }));
+}
+
+/** Goal: an answer counts for the claim that asked. Method: a lock is taken, given back and taken within one round trip; the room shows the first grant as well. */
+test("an earlier grant is not taken for a later one", withServer(async (server) => {
+  const { room, peer } = await joined(server, { locks: true }, { locks: { position: position(0), locks: [], next: null } });
+  const changes = collect(room.locks, "change");
+  const first = room.locks.acquire("card");
+  const released = room.locks.release("card");
+  const second = room.locks.acquire("card");
+  await assert.rejects(first, { name: "closed" });
+  const requests = [await asked(peer, "acquire"), await asked(peer, "release"), await asked(peer, "acquire")] as const;
+  granted(peer, requests[0], 5);
+  ok(peer, requests[1], { kind: "done" });
+  peer.send({ type: "advance", room: 1, offset: 4 }, lock(5, "granted", { member: 11, fence: 5 }));
+  await changes.take("change");
+  await released;
+  assert.equal(room.locks.fence("card"), undefined);
+  granted(peer, requests[2], 7);
+  assert.deepEqual(await second, position(7));
+  peer.send(lock(6, "released"));
+  await changes.take("change");
+  assert.deepEqual(room.locks.fence("card"), position(7));
+}));
+
+test("a grant that nobody wants any more is given back", withServer(async (server) => {
+  const { room, peer } = await joined(server, {});
+  const acquired = room.locks.acquire("card", { wait: false });
+  const released = room.locks.release("card");
+  await assert.rejects(acquired, { name: "closed" });
+  const acquire = await asked(peer, "acquire");
+  ok(peer, await asked(peer, "release"), { kind: "done" });
+  await released;
+  granted(peer, acquire, 5);
+  await asked(peer, "release");
+}));
+
+test("a lock without an answer is given up, and one refused for a while is asked for again", withServer(async (server) => {
+  const client = server.client({ requestTimeoutMs: 200 });
+  const room = client.join("board:plan");
+  const peer = await server.peer();
+  await peer.welcome();
+  await peer.joined();
+  await room.whenJoined();
+  const acquired = room.locks.acquire("card", { wait: false });
+  refused(peer, await asked(peer, "acquire"), 500, [], 10);
+  await asked(peer, "acquire");
+  await assert.rejects(acquired, { name: "request_timeout" });
+  await asked(peer, "release");
+}));
+
+test("who comes to wait asks after the one that would not", withServer(async (server) => {
+  const { room, peer } = await joined(server, {});
+  const tried = room.locks.acquire("card", { wait: false });
+  const waited = room.locks.acquire("card");
+  refused(peer, await asked(peer, "acquire"), 406, [], 1_000);
+  await asked(peer, "watch");
+  const acquire = await asked(peer, "acquire");
+  assert.deepEqual(acquire.what, { kind: "acquire", lock: "card", ttlMs: 30_000, queue: true });
+  granted(peer, acquire, 5);
+  assert.deepEqual(await Promise.all([tried, waited]), [position(5), position(5)]);
+}));
+
+/**
+ * Goal: who waits is told, though the watch it needs was not taken at once. Method: it waits between `join` and `joined`, which said nothing of locks; the
+ * watch that follows is refused for a while.
+ */
+test("who waits before the join is answered watches after it", withServer(async (server) => {
+  const { client, peer } = await joined(server, {});
+  const room = client.join("board:later");
+  const acquired = room.locks.acquire("card");
+  assert.equal((await peer.joined({ room: 2 })).locks, false);
+  const watch = await asked(peer, "watch");
+  assert.deepEqual(watch.what, { kind: "watch", locks: true });
+  ok(peer, await asked(peer, "acquire"), { kind: "lock", lock: { kind: "queued", place: 0 } });
+  refused(peer, watch, 500, [], 10);
+  assert.deepEqual((await asked(peer, "watch")).what, watch.what);
+  granted(peer, await asked(peer, "acquire"), 5);
+  assert.deepEqual(await acquired, position(5));
+}));
+
+/** As above, for keys: the page that the join brings is of what it said. */
+test("keys watched before the join is answered are watched after it", withServer(async (server) => {
+  const { client, peer } = await joined(server, {});
+  const room = client.join("board:later", { values: ["a"] });
+  await room.values.watch(["b"]);
+  const ready = collect(room.values, "ready");
+  assert.deepEqual((await peer.joined({ room: 2, state: page(0, [["a1", 0, "one"]]) })).state, ["a"]);
+  const watch = await peer.expect("state");
+  assert.deepEqual(watch.what, { kind: "watch", prefixes: ["b"] });
+  await peer.expect("state");
+  refused(peer, watch, 500, [], 10);
+  ok(peer, await peer.expect("state"), { kind: "done" });
+  const get = await peer.expect("state");
+  assert.deepEqual(get.what, { kind: "get", prefix: "b", after: null, limit: 1_000 });
+  ok(peer, get, { kind: "state", page: page(0, [["b1", 0, "two"]]) });
+  assert.deepEqual(shown(await ready.take("ready")), [["b1", 0, "two"]]);
+}));
+
+test("who would never be told of a grant waits no longer", withServer(async (server) => {
+  const { room, peer } = await joined(server, {});
+  const acquired = room.locks.acquire("card");
+  refused(peer, await asked(peer, "watch"), 203);
+  await assert.rejects(acquired, { name: "forbidden" });
+  await asked(peer, "release");
+}));
+
+test("locks that may not be left unwatched are copied on", withServer(async (server) => {
+  const held = { lock: "card", held: { fence: 0, member: 9, user: "bob", untilMs: 0 }, queue: [] };
+  const first = { position: position(0), locks: [held], next: null };
+  const { room, peer } = await joined(server, { locks: true }, { locks: first });
+  const ready = collect(room.locks, "ready");
+  const watched = room.locks.watch(false);
+  refused(peer, await asked(peer, "watch"), 500, [], 10);
+  await assert.rejects(watched, { name: "rate_limited" });
+  ok(peer, await asked(peer, "get"), { kind: "locks", page: first });
+  assert.deepEqual(await ready.take("ready"), [held]);
+  assert.ok(room.locks.watching);
+}));
+
+test("a write taken back while away is taken back by the next membership", withServer(async (server) => {
+  const { client, room, peer } = await joined(server, {});
+  const left = room.values.onDisconnect([{ key: "a", delete: true }]);
+  ok(peer, await peer.expect("state"), { kind: "done" });
+  await left;
+  client.offline();
+  assert.equal(room.member, 11);
+  await room.values.onDisconnect([]);
+  client.online();
+  const second = await server.peer();
+  await second.welcome();
+  await second.joined();
+  assert.deepEqual((await second.expect("state")).what, { kind: "on_disconnect", changes: [] });
 }));
 
 test("claims are made again by the next membership", withServer(async (server) => {

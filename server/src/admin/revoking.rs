@@ -70,8 +70,10 @@ pub(super) async fn revoke(
         let whom: Whom = admin.body(request).await?;
         let (tenant, subject) = whom.read(target)?;
         let until_ms = admin.note(&tenant, &subject, whom.until_ms)?;
-        // Noted first: whoever says hello meanwhile is refused, or is there to be found.
+        let kept = admin.keep(&(tenant.clone(), subject.clone()));
+        // Noted first: whoever says hello meanwhile is refused, or is there to be found. They go also where the disk fails.
         let connections = admin.end(tenant, subject).await?;
+        kept?;
         json(&Ended {
             connections,
             until_ms: Some(until_ms),
@@ -214,7 +216,6 @@ impl Admin {
                 .revoke(whom, until_ms, now_ms, parts.settings.revocations_max);
         noted.map_err(|full| Refusal::new(ErrorCode::Overloaded, full.to_string()))?;
         parts.metrics.revoked(parts.revocations.count());
-        self.keep(&(tenant.clone(), subject.clone()))?;
         Ok(until_ms)
     }
 

@@ -28,7 +28,7 @@ use tokio::time::timeout;
 use super::failure::Failure;
 use super::rooms::room_id;
 use super::{Admin, COPIES_MAX, Line, Target};
-use crate::archive::listing::{Depth, list, list_some};
+use crate::archive::listing::{Depth, list, list_findings, list_some};
 use crate::archive::{self, Content, Header};
 use crate::http::{LongAnswer, PeerContext};
 use crate::journal::JournalError;
@@ -63,6 +63,7 @@ pub(super) async fn inspect(
     Extension(peer): Extension<Arc<PeerContext>>,
     request: Request,
 ) -> Response {
+    let local = admin.parts().local.clone();
     let work = async |target: &mut Target| {
         let which: Which = admin.body(request).await?;
         let rooms = which.ids(target)?;
@@ -72,9 +73,14 @@ pub(super) async fn inspect(
         };
         Ok(move |frozen: &Frozen| -> Result<Work, FindError> {
             let some = frozen.find(&rooms)?;
-            Ok(Box::new(move |frozen, out| match rooms.is_empty() {
-                true => list(frozen, depth, out),
-                false => list_some(frozen, some, depth, out),
+            Ok(Box::new(move |frozen, out| {
+                if !rooms.is_empty() {
+                    return list_some(frozen, some, depth, out);
+                }
+                if let Some(local) = local.filter(|_| depth == Depth::Read) {
+                    list_findings(&local, &mut *out)?;
+                }
+                list(frozen, depth, out)
             }))
         })
     };

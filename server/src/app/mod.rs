@@ -187,6 +187,9 @@ impl App {
         let resume_key = ResumeKey::open(&config.auth, data_dir)?;
         let admin_key = AdminKey::open(&config.admin, data_dir)?;
         let generation = Generation::begin(data_dir, clock.unix_ms())?;
+        // Whoever has the journal has the directory: an earlier process still writes its files until it has ended.
+        let first_epoch = generation.first_epoch();
+        let local = open_journal(config, data_dir, first_epoch, &clock)?.map(Arc::new);
         let memory = Memory::new(marks(config), config.shard_count().get());
         metrics.show_budget(memory.clone());
         let shared = shared(config, resume_key.clone(), &clock, memory.clone());
@@ -205,8 +208,6 @@ impl App {
             clock: clock.clone(),
             settings: transport_settings(config),
         };
-        let first_epoch = generation.first_epoch();
-        let local = open_journal(config, data_dir, first_epoch, &clock)?.map(Arc::new);
         let disk = local.clone();
         let core = move |id: ShardId, now| {
             let memory = Box::new(MemoryJournal::new(first_epoch));

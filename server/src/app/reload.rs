@@ -181,6 +181,8 @@ impl Hangups {
 mod tests {
     use std::num::NonZeroUsize;
 
+    use roomful_protocol::frame::Durability;
+
     use super::*;
     use crate::config::{Algorithm, KeyConfig, KeySource, Secret, SecretKey, changed_keys};
 
@@ -197,6 +199,40 @@ mod tests {
         for config in [Config::default(), keyed] {
             check(&config);
         }
+    }
+
+    /// Rooms of a namespace without a section may be open, and a server without rooms on disk has no journal for them.
+    #[test]
+    fn a_namespace_that_comes_with_a_reload_is_stored_as_its_rooms_were() {
+        let stored = |config: &Config, newer: &Config| {
+            let (renewed, kept) = config.renewed(newer).unwrap();
+            (renewed.namespaces["orders"].durability, kept.join(" "))
+        };
+        let with_orders = |config: &Config| {
+            let mut newer = config.clone();
+            let mut orders = newer.namespaces["default"].clone();
+            orders.durability = Durability::Local;
+            newer.namespaces.insert("orders".to_owned(), orders);
+            newer
+        };
+        let anonymous = Config::default();
+        let mut keyed = anonymous.clone();
+        keyed.auth.keys.push(KeyConfig {
+            id: None,
+            algorithm: Algorithm::Hs256,
+            source: KeySource::Secret(Secret::new("a secret of more than 32 bytes, for a test")),
+            place: Place::Default,
+        });
+        let mut diskless = keyed.clone();
+        for namespace in diskless.namespaces.values_mut() {
+            namespace.durability = Durability::Memory;
+        }
+        let kept = "namespaces.orders.durability".to_owned();
+        let as_before = (Durability::Memory, kept);
+        assert_eq!(stored(&anonymous, &with_orders(&anonymous)), as_before);
+        assert_eq!(stored(&diskless, &with_orders(&diskless)), as_before);
+        let free = (Durability::Local, String::new());
+        assert_eq!(stored(&keyed, &with_orders(&keyed)), free);
     }
 
     fn check(config: &Config) {

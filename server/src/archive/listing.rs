@@ -1,11 +1,27 @@
 //! What rooms are, without what is in them: one JSON object a line, sorted by tenant and name.
 
+use std::fmt::Display;
 use std::io::{self, Write};
 
 use roomful_protocol::id::{Epoch, Offset, RoomId, RoomName, TenantId};
 use serde::{Deserialize, Serialize};
 
 use crate::journal::local::freezing::{Frozen, ReadError, StoredRoom};
+use crate::journal::local::{Finding, Local, Verified};
+use crate::room::snapshot;
+
+/// A line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Told {
+    /// Something that is wrong with what is stored, whosever it is.
+    Found {
+        /// Where, whose and what.
+        finding: String,
+    },
+    /// What a room is.
+    Room(Listed),
+}
 
 /// What is said of one room.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +55,14 @@ pub enum Depth {
     Known,
     /// Everything that is stored of them is read, and each checksum compared.
     Read,
+}
+
+impl Told {
+    /// What was found.
+    pub fn of(finding: &impl Display) -> Self {
+        let finding = finding.to_string();
+        Self::Found { finding }
+    }
 }
 
 impl Listed {
@@ -79,12 +103,38 @@ impl Listed {
     }
 }
 
+/// Reads everything that is stored in all rooms, in the log and in the store, and tells what is wrong.
+pub fn verify(local: &Local, tell: &mut dyn FnMut(&Finding)) -> Verified {
+    let read_snapshot = |content: &[u8]| {
+        let read = snapshot::read(content);
+        read.map(drop).map_err(|error| error.to_string())
+    };
+    local.verify(read_snapshot, &mut |finding| tell(&finding))
+}
+
+/// Lists what is wrong with all that is stored.
+///
+/// # Errors
+/// The lines can't be written.
+pub fn list_findings(local: &Local, mut out: impl Write) -> io::Result<()> {
+    let mut written = Ok(());
+    verify(local, &mut |finding| {
+        if written.is_ok() {
+            written = put(&Told::of(finding), &mut out);
+        }
+    });
+    written
+}
+
 /// Lists all rooms.
 ///
 /// # Errors
 /// The store can't be read, or the lines can't be written.
 pub fn list(frozen: &Frozen, depth: Depth, mut out: impl Write) -> io::Result<()> {
-    frozen.rooms(&mut |room| put(&Listed::of(frozen, room, depth)?, &mut out))?;
+    frozen.rooms(&mut |room| {
+        let listed = Listed::of(frozen, room, depth)?;
+        put(&Told::Room(listed), &mut out)
+    })?;
     out.flush()
 }
 
@@ -99,12 +149,13 @@ pub fn list_some(
     mut out: impl Write,
 ) -> io::Result<()> {
     for room in rooms {
-        put(&Listed::of(frozen, room, depth)?, &mut out)?;
+        let listed = Listed::of(frozen, room, depth)?;
+        put(&Told::Room(listed), &mut out)?;
     }
     out.flush()
 }
 
-fn put(listed: &Listed, out: &mut impl Write) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, listed)?;
+fn put(told: &Told, out: &mut impl Write) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, told)?;
     out.write_all(b"\n")
 }

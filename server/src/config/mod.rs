@@ -155,7 +155,7 @@ impl Config {
             .shutdown
             .renew(&newer.shutdown, "shutdown.", &mut kept);
         config.log.renew(&newer.log, "log.", &mut kept);
-        config.renew_namespaces(newer, &mut kept);
+        config.renew_namespaces(self, newer, &mut kept);
         if config.is_anonymous() != self.is_anonymous() {
             // Whoever is connected was let in under the other rule, and who may come would change in one moment.
             config.auth = self.auth.clone();
@@ -174,14 +174,29 @@ impl Config {
         Ok((config, kept))
     }
 
-    fn renew_namespaces(&mut self, newer: &Self, kept: &mut Vec<String>) {
+    /// Rooms keep what they are stored as, those of a namespace too that had no section before.
+    fn renew_namespaces(&mut self, before: &Self, newer: &Self, kept: &mut Vec<String>) {
+        let is_on_disk = |namespace: &NamespaceConfig| namespace.durability != Durability::Memory;
+        let has_disk = before.namespaces.values().any(is_on_disk);
+        let others = before.namespaces.get(DEFAULT_NAMESPACE);
+        let others = others.filter(|_| before.is_anonymous());
+        let others = others.map(|namespace| namespace.durability);
         self.namespaces
             .retain(|name, _| newer.namespaces.contains_key(name));
         for (name, newer) in &newer.namespaces {
             match self.namespaces.get_mut(name) {
                 Some(namespace) => namespace.renew(newer, &format!("namespaces.{name}."), kept),
                 None => {
-                    self.namespaces.insert(name.clone(), newer.clone());
+                    let mut namespace = newer.clone();
+                    namespace.durability = match others {
+                        Some(durability) => durability,
+                        None if has_disk => newer.durability,
+                        None => Durability::Memory,
+                    };
+                    if namespace.durability != newer.durability {
+                        kept.push(format!("namespaces.{name}.durability"));
+                    }
+                    self.namespaces.insert(name.clone(), namespace);
                 }
             }
         }

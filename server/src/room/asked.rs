@@ -1,7 +1,7 @@
 //! What is asked of a room: to which of its parts each request goes, what it waits for, and the answer where its room has none.
 
 use roomful_protocol::error::ErrorCode;
-use roomful_protocol::frame::Reply;
+use roomful_protocol::frame::{Published, Reply};
 use roomful_protocol::id::RoomAlias;
 
 use super::{Context, Delta, LogState, Room, Wire};
@@ -46,6 +46,7 @@ impl Asked {
             | Request::Members { .. }
             | Request::History { .. }
             | Request::OnDisconnect { .. }
+            | Request::SetGrant { .. }
             | Request::GetState { .. }
             | Request::AcquireLock { .. }
             | Request::RenewLock { .. }
@@ -128,6 +129,9 @@ impl Room {
                 changes,
                 token_id,
             } => self.on_disconnect(member, to, changes, token_id, context),
+            Request::SetGrant { member, to, grant } => {
+                self.set_grant(member, to, &grant, context);
+            }
             Request::AcquireLock {
                 member,
                 to,
@@ -241,4 +245,29 @@ pub(super) fn refuse(
 pub(super) fn storage_full() -> Refusal {
     let text = "the disk is full, so nothing can be stored now";
     Refusal::later(ErrorCode::StorageFull, text, 1000)
+}
+
+/// What a request came to. Where its entry stands is said in place, since nearly every request is a publish.
+#[derive(Debug)]
+pub(super) enum Settled {
+    Published(Published),
+    Other(Box<Result<Reply, Refusal>>),
+}
+
+impl From<Result<Reply, Refusal>> for Settled {
+    fn from(outcome: Result<Reply, Refusal>) -> Self {
+        match outcome {
+            Ok(Reply::Published(published)) => Self::Published(published),
+            outcome => Self::Other(Box::new(outcome)),
+        }
+    }
+}
+
+impl From<Settled> for Result<Reply, Refusal> {
+    fn from(settled: Settled) -> Self {
+        match settled {
+            Settled::Published(published) => Ok(Reply::Published(published)),
+            Settled::Other(outcome) => *outcome,
+        }
+    }
 }

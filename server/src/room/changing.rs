@@ -25,7 +25,7 @@ use super::{Context, Room, not_a_member};
 use crate::auth::TokenId;
 use crate::clock::Now;
 use crate::metrics::Quota;
-use crate::shard::message::{Author, Origin, Refusal};
+use crate::shard::message::{Author, Origin, Refusal, StateGrant};
 
 /// Whose change it is, and who waits for it.
 #[derive(Debug)]
@@ -152,6 +152,33 @@ impl Room {
             }
             Err(refusal) => self.refuse_judged(refusal, to, context),
         }
+    }
+
+    /// What the member has left goes by the token that it has now.
+    pub(super) fn set_grant(
+        &mut self,
+        member: MemberId,
+        to: Origin,
+        grant: &StateGrant,
+        context: &mut Context<'_>,
+    ) {
+        let Some(asker) = self.asker(member, to) else {
+            return;
+        };
+        let left = self
+            .kept
+            .as_ref()
+            .and_then(|kept| kept.ahead().departures.of(asker.session));
+        let departure = match left {
+            Some(left) if !grant.is_allowed => left.emptied(),
+            Some(left) if left.token_id != grant.token_id => Departure {
+                token_id: grant.token_id.clone(),
+                ..left.clone()
+            },
+            _ => return,
+        };
+        let by = By::user(asker.user, to, Answer::Done);
+        self.record(Change::Departure(departure), by, context);
     }
 
     /// Gives a lock to a member, or a place in its queue.

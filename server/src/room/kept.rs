@@ -196,12 +196,16 @@ impl Room {
     }
 
     /// Whether opening the room again would take long, or would not show every operation that is remembered: a log without a
-    /// snapshot shows its newest entries alone.
+    /// snapshot shows its newest entries alone, and of them what its bounds keep.
     pub(super) fn is_replay_long(&self) -> bool {
         let behind = self.log.committed.0 - self.log.snapshot.0;
         let results = self.operations.results();
         let is_replayed = self.log.snapshot > Offset(0) || self.kept.is_some() || results > 0;
-        is_replayed && behind >= (REPLAY_MAX as u64).max(results as u64)
+        let long = match results {
+            0 => REPLAY_MAX,
+            _ => (self.settings.history.entries_max / 2).clamp(1, REPLAY_MAX.max(results)),
+        };
+        is_replayed && behind >= long as u64
     }
 
     /// Whether a snapshot would say more than the last one and what a replay takes in its stride.

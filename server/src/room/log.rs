@@ -17,7 +17,7 @@ use super::asked::refuse;
 use super::due::UNHEALTHY_MS;
 use super::kept::{Answer, Kept};
 use super::kind::Proposal;
-use super::operations::{self, BACK_END_SEQUENCE, ProducerKey, Scope, Seen};
+use super::operations::{self, BACK_END_SEQUENCE, ProducerKey, Scope, Seen, Shows};
 use super::snapshot;
 use super::tables::{Change, Tables};
 use super::{
@@ -428,6 +428,8 @@ impl Room {
             self.look_in(look_ms, context);
             self.tell_wake(context);
         }
+        // Entries get too old also where nobody writes any more.
+        self.arm_maintenance(context);
     }
 
     /// The log knows which of the operations in doubt took effect.
@@ -453,8 +455,16 @@ impl Room {
         Restores { anonymous }: Restores,
         now: Now,
     ) {
-        let shows_all = opened.recent.len() as u64 == opened.head.0;
-        self.operations.begin_again(shows_all, now.unix_ms);
+        let shown = opened.recent.len() as u64;
+        let stored_until = opened.snapshot.as_ref().map_or(0, |snapshot| snapshot.at.0);
+        let shows = if shown >= opened.head.0 {
+            Shows::All
+        } else if shown + stored_until >= opened.head.0 {
+            Shows::Remembered
+        } else {
+            Shows::Part
+        };
+        self.operations.begin_again(shows, now.unix_ms);
         if let Some(stored) = stored {
             self.operations.adopt(stored, opened.epoch, now.unix_ms);
         }

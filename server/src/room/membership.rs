@@ -42,7 +42,15 @@ impl Room {
             return;
         }
         let number = match known {
-            Some(number) => self.come_back(number, &join, context),
+            Some(number) => {
+                let number = self.come_back(number, &join, context);
+                let to = Origin {
+                    request: None,
+                    ..join.to
+                };
+                self.set_grant(number, to, &join.grant, context);
+                number
+            }
             None => {
                 let location = (join.to.shard, join.to.connection);
                 let value = join.value.clone();

@@ -33,7 +33,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use roomful_protocol::error::ErrorCode;
-use roomful_protocol::frame::{Direction, Durability, Entry, OpId, Published, Reply, Signalled};
+use roomful_protocol::frame::{Direction, Durability, Entry, OpId, Reply, Signalled};
 use roomful_protocol::id::{Epoch, MemberId, Offset, RoomAlias, RoomId, TenantId};
 use roomful_protocol::position::Position;
 
@@ -45,8 +45,8 @@ use crate::metrics::ShardCounters;
 use crate::shard::message::{
     Attachment, Batch, Delta, Message, Origin, Refusal, Request, ShardId, Signals, Turn, Wire,
 };
-use asked::storage_full;
 pub use asked::{Asked, Awaited};
+use asked::{Settled, storage_full};
 use departures::Departure;
 use kept::{Answer, Kept};
 use kind::RoomKind;
@@ -277,13 +277,6 @@ struct Downstream {
     skipped: bool,
 }
 
-/// What a request came to. Where its entry stands is said in place, since nearly every request is a publish.
-#[derive(Debug)]
-enum Settled {
-    Published(Published),
-    Other(Box<Result<Reply, Refusal>>),
-}
-
 /// What leaves with the next flush.
 #[derive(Debug, Default)]
 struct PendingTurn {
@@ -494,6 +487,10 @@ impl Room {
         if Arc::ptr_eq(&self.settings, &settings) {
             return;
         }
+        if settings.durability != self.settings.durability {
+            // It is not in the other journal. Its namespace went and came again; it has what it began with until it closes.
+            return;
+        }
         self.operations.set_bounds(settings.operations);
         journal.set_bounds(&self.id, settings.history);
         self.settings = settings;
@@ -524,7 +521,10 @@ impl Room {
             RoomTimer::Chunks => self.log.chunks.clear(),
             RoomTimer::Retry => self.turn.retry = true,
             RoomTimer::Look => self.looked(context),
-            RoomTimer::Reopen if self.is_given_up() => return After::Close,
+            RoomTimer::Reopen if self.is_given_up() => {
+                context.journal.close(&self.id);
+                return After::Close;
+            }
             RoomTimer::Reopen => {
                 self.log = Log::closed();
                 self.ask_for_log(context);
@@ -619,24 +619,6 @@ impl Log {
             entry_bytes: 0,
             chunks: VecDeque::new(),
             reads: HashMap::new(),
-        }
-    }
-}
-
-impl From<Result<Reply, Refusal>> for Settled {
-    fn from(outcome: Result<Reply, Refusal>) -> Self {
-        match outcome {
-            Ok(Reply::Published(published)) => Self::Published(published),
-            outcome => Self::Other(Box::new(outcome)),
-        }
-    }
-}
-
-impl From<Settled> for Result<Reply, Refusal> {
-    fn from(settled: Settled) -> Self {
-        match settled {
-            Settled::Published(published) => Ok(Reply::Published(published)),
-            Settled::Other(outcome) => *outcome,
         }
     }
 }

@@ -54,6 +54,8 @@ pub struct Operations {
     /// Until then everything that ever took effect is known, so that what a join declares needs no trust; in
     /// milliseconds since 1970.
     complete_until_ms: u64,
+    /// What is restored comes from a log that has lost entries whose results would still be remembered.
+    is_partial: bool,
     /// Results of all producers.
     results: usize,
     digests: DigestKey,
@@ -96,6 +98,8 @@ struct Producer {
     /// At and below this sequence nothing is known.
     floor: Sequence,
     results: BTreeMap<Sequence, Known>,
+    /// There may be more above the floor: the log that they were taken from doesn't show everything.
+    is_partial: bool,
     /// How many members publish with it.
     members: usize,
     /// When the last of them left, in milliseconds since 1970.
@@ -107,6 +111,7 @@ impl Producer {
         Self {
             floor,
             results: BTreeMap::new(),
+            is_partial: false,
             members: 0,
             absent_since_ms: 0,
         }
@@ -119,6 +124,17 @@ struct Known {
     /// None where the log alone tells of it and doesn't show what was asked for.
     digest: Option<u64>,
     outcome: Published,
+}
+
+/// What a log and the window that is stored with it show of operations that took effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shows {
+    /// Everything that ever did.
+    All,
+    /// Everything that was remembered.
+    Remembered,
+    /// Less than that: entries are gone that no window was stored behind.
+    Part,
 }
 
 /// What is known of an operation.
@@ -144,6 +160,7 @@ impl Operations {
             absent: BTreeSet::new(),
             results: 0,
             complete_until_ms: 0,
+            is_partial: false,
             digests: DigestKey::random(),
         }
     }
@@ -154,7 +171,7 @@ impl Operations {
     }
 
     /// A member comes with a producer and says which sequence it has never sent. Only a producer that is not
-    /// known takes the floor from it.
+    /// known, or not wholly, takes the floor from it.
     pub fn join(&mut self, key: &ProducerKey, next: Sequence, now_ms: u64) {
         let floor = if now_ms < self.complete_until_ms {
             Sequence(0)
@@ -165,6 +182,9 @@ impl Operations {
             .producers
             .entry(key.clone())
             .or_insert_with(|| Producer::new(floor));
+        if std::mem::take(&mut producer.is_partial) {
+            producer.floor = producer.floor.max(floor);
+        }
         if producer.members == 0 {
             self.absent.remove(&(producer.absent_since_ms, key.clone()));
         }
@@ -186,13 +206,13 @@ impl Operations {
         }
     }
 
-    /// A window that is filled from a log; `complete` says whether that shows everything that ever took effect.
-    pub fn begin_again(&mut self, complete: bool, now_ms: u64) {
+    /// A window that is filled from a log and what was stored with it.
+    pub fn begin_again(&mut self, shows: Shows, now_ms: u64) {
+        self.is_partial = shows == Shows::Part;
         // Nothing of the log is forgotten before its producer has been absent for the window.
-        self.complete_until_ms = if complete {
-            now_ms + self.bounds.window_ms
-        } else {
-            0
+        self.complete_until_ms = match shows {
+            Shows::All => now_ms + self.bounds.window_ms,
+            Shows::Remembered | Shows::Part => 0,
         };
     }
 
@@ -214,6 +234,7 @@ impl Operations {
         };
         if !self.producers.contains_key(key) {
             let mut producer = Producer::new(Sequence(floor));
+            producer.is_partial = self.is_partial;
             producer.absent_since_ms = now_ms;
             self.producers.insert(key.clone(), producer);
             self.absent.insert((now_ms, key.clone()));
@@ -267,6 +288,7 @@ impl Operations {
         for known in stored.producers {
             let key = (known.scope, known.producer);
             let mut producer = Producer::new(known.floor);
+            producer.is_partial = self.is_partial;
             producer.absent_since_ms = now_ms;
             for (sequence, digest, offset, time_ms) in known.results {
                 let outcome = Published {
@@ -472,6 +494,30 @@ mod tests {
         assert_eq!(seen(&again, 1, 5, "a"), Seen::New);
         again.expire(BOUNDS.window_ms);
         assert_eq!((again.results(), again.held_bytes()), (0, 0));
+    }
+
+    /// A log that has lost its first entries shows a late operation and not an earlier one with a higher number: that may have taken
+    /// effect, so it is not taken again.
+    #[test]
+    fn what_a_log_may_have_lost_is_refused() {
+        let op = OpId {
+            producer: ProducerId(1),
+            sequence: Sequence(3),
+        };
+        let payload = Payload::text("a");
+        for (shows, known) in [
+            (Shows::Part, Seen::Expired),
+            (Shows::Remembered, Seen::New),
+            (Shows::All, Seen::New),
+        ] {
+            let mut window = Operations::new(BOUNDS);
+            window.begin_again(shows, 0);
+            window.restore(&key(1), op, Some(&payload), published(3), 0);
+            window.join(&key(1), Sequence(6), 0);
+            assert_eq!(seen(&window, 1, 3, "a"), Seen::Accepted(published(3)));
+            assert_eq!(seen(&window, 1, 5, "a"), known);
+            assert_eq!(seen(&window, 1, 6, "a"), Seen::New);
+        }
     }
 
     #[test]

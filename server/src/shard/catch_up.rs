@@ -25,7 +25,7 @@ use crate::wire;
 /// Members who stand at one place, and what follows it: they are served a few in a turn.
 #[derive(Debug)]
 pub(super) struct Catching {
-    room: RoomAlias,
+    pub(super) room: RoomAlias,
     lacking: Lacking,
     /// Indexes in the hub; the next one is the last.
     left: Vec<u32>,

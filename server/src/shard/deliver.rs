@@ -10,7 +10,7 @@ use std::num::NonZeroU64;
 
 use bytes::Bytes;
 use roomful_protocol::codec::Encoding;
-use roomful_protocol::frame::{Entry, Signalled, Watch};
+use roomful_protocol::frame::{Entry, EntryKind, Signalled, Watch};
 use roomful_protocol::id::{Offset, ProducerId, RoomAlias, UserId};
 
 use super::hub::{Hub, Place, Subscriber};
@@ -326,8 +326,11 @@ impl<'a> Own<'a> {
         has_own.then(|| wire::batch_of(batch, encoding, view, |entry| self.is(entry)))
     }
 
+    /// Of the state everybody who watches it is told everything: nobody can tell from an `ok` what became of a value.
     fn is(&self, entry: &Entry) -> bool {
-        entry.op.is_some_and(|op| op.producer == self.producer) && entry.user == *self.user
+        entry.kind == EntryKind::Publish
+            && entry.op.is_some_and(|op| op.producer == self.producer)
+            && entry.user == *self.user
     }
 }
 

@@ -14,7 +14,7 @@ use super::ask::check_payload;
 use super::edge::{Outcome, allowed, not_joined};
 use super::hub::{Hub, Place, Subscriber};
 use super::message::{
-    Admitted, ConnectionId, Join, Message, Origin, Preferences, Refusal, Request, View,
+    Admitted, ConnectionId, Join, Message, Origin, Preferences, Refusal, Request, StateGrant, View,
 };
 use super::write::track;
 use super::{Host, Shard};
@@ -123,6 +123,7 @@ impl Shard {
                 producer,
             },
             view: View::new(join.state, join.locks),
+            grant: StateGrant::of(&open.identity, &room.name),
             room,
         };
         self.sent(id);
@@ -350,10 +351,9 @@ impl Shard {
 
     /// The owner has ended all memberships, and holds none of them any more: thousands in one step, so it is told nothing.
     fn all_ended(&mut self, room: RoomAlias, code: ErrorCode) {
-        let Some(hub) = self.hubs.remove(&room) else {
+        let Some(hub) = self.remove_hub(room) else {
             return;
         };
-        self.dirty_hubs.remove(&room);
         for subscriber in hub.iter() {
             self.counters.subscribers.sub(1);
             let id = subscriber.connection;

@@ -103,10 +103,9 @@ impl Shard {
 
     /// Ends all memberships of a hub that can't be trusted.
     fn abandon_hub(&mut self, room: RoomAlias, now: Now, host: &mut dyn Host) {
-        let Some(hub) = self.hubs.remove(&room) else {
+        let Some(hub) = self.remove_hub(room) else {
             return;
         };
-        self.dirty_hubs.remove(&room);
         self.counters.subscribers.sub(hub.iter().count() as u64);
         let members: Vec<_> = self
             .outlets

@@ -338,7 +338,7 @@ impl Shard {
         };
         self.stage(id, &frame::Ok { request, reply }.into());
         self.end_forbidden(id, host);
-        self.end_forbidden_writes(id, &before.grants, host);
+        self.tell_grants(id, &before, host);
     }
 
     /// Whether somebody is not to be let in, which is then counted.

@@ -15,10 +15,9 @@ use roomful_protocol::id::{RequestId, RoomAlias};
 
 use super::ask::{check_payload, page_limit};
 use super::edge::Outcome;
-use super::hub::Hub;
-use super::message::{Author, ConnectionId, Refusal, Request, View};
+use super::message::{Author, ConnectionId, Refusal, Request, StateGrant, View};
 use super::{Host, Shard};
-use crate::auth::{Grants, Verb};
+use crate::auth::{Identity, Verb};
 use crate::clock::Now;
 use crate::connection::{Connection, Membership};
 
@@ -212,30 +211,25 @@ impl Shard {
         Ok(())
     }
 
-    /// What members have left to be written when they are gone is taken away where the connection's new grants don't allow it.
-    pub(super) fn end_forbidden_writes(
-        &mut self,
-        id: ConnectionId,
-        before: &Grants,
-        host: &mut dyn Host,
-    ) {
+    /// The connection has another token: rooms go by that one where it says something else of the state.
+    pub(super) fn tell_grants(&mut self, id: ConnectionId, before: &Identity, host: &mut dyn Host) {
         let to = self.origin(id, None);
         let Some(open) = self.connection(id).and_then(Connection::open) else {
             return;
         };
-        let forbidden = open.memberships.iter().filter(|membership| {
-            let may = |grants: &Grants, hub: &Hub| grants.allows(&hub.room.name, Verb::State);
-            let hub = self.hubs.get(&membership.room);
-            hub.is_some_and(|hub| may(before, hub) && !may(&open.identity.grants, hub))
+        let changed = open.memberships.iter().filter_map(|membership| {
+            let name = &self.hubs.get(&membership.room)?.room.name;
+            let grant = StateGrant::of(&open.identity, name);
+            (grant != StateGrant::of(before, name)).then_some((*membership, grant))
         });
-        for membership in forbidden.copied().collect::<Vec<_>>() {
-            let request = Request::OnDisconnect {
-                member: membership.member,
-                to,
-                changes: Vec::new(),
-                token_id: None,
-            };
-            self.ask(id, membership.room, request, host);
+        for (membership, grant) in changed.collect::<Vec<_>>() {
+            let member = membership.member;
+            self.ask(
+                id,
+                membership.room,
+                Request::SetGrant { member, to, grant },
+                host,
+            );
         }
     }
 

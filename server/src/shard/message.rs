@@ -15,13 +15,14 @@ use roomful_protocol::frame::{
     Signalled, StateItem, StatePage, Watch,
 };
 use roomful_protocol::id::{
-    Epoch, Key, KeyPrefix, MemberId, Offset, ProducerId, RequestId, RoomAlias, RoomId, SessionId,
-    TenantId, UserId,
+    Epoch, Key, KeyPrefix, MemberId, Offset, ProducerId, RequestId, RoomAlias, RoomId, RoomName,
+    SessionId, TenantId, UserId,
 };
 use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
 
 pub use super::request::{Author, Request};
+use crate::auth::{Identity, TokenId, Verb};
 use crate::session::revocations::Subject;
 
 /// A shard of this node, from 0.
@@ -327,6 +328,28 @@ pub struct Join {
     pub preferences: Preferences,
     /// Of which state and whether of the locks a first page is wanted. Carried through for the edge too.
     pub view: View,
+    /// For what an earlier connection of the session has left to be written.
+    pub grant: StateGrant,
+}
+
+/// Whether a member may change the state now, and by which token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateGrant {
+    /// The token's id, if it has one.
+    pub token_id: Option<TokenId>,
+    /// Whether it allows that.
+    pub is_allowed: bool,
+}
+
+impl StateGrant {
+    /// What an identity may do with the state of a room.
+    #[must_use]
+    pub fn of(identity: &Identity, room: &RoomName) -> Self {
+        Self {
+            token_id: identity.token_id.clone(),
+            is_allowed: identity.grants.allows(room, Verb::State),
+        }
+    }
 }
 
 /// What of the log a member is sent beside publishes and timers.

@@ -8,7 +8,7 @@ use roomful_protocol::id::{Key, KeyPrefix, MemberId, SignalKey, UserId};
 use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
 
-use super::message::{Attachment, Join, Origin, ShardId};
+use super::message::{Attachment, Join, Origin, ShardId, StateGrant};
 use crate::auth::TokenId;
 
 /// Who publishes.
@@ -122,6 +122,15 @@ pub enum Request {
         changes: Vec<Change>,
         /// The token under which it is allowed: it is not made if that has been revoked.
         token_id: Option<TokenId>,
+    },
+    /// The member has another token. What it has left to be written is kept under that one, or taken away.
+    SetGrant {
+        /// Who.
+        member: MemberId,
+        /// Where it is; there is no reply.
+        to: Origin,
+        /// What the token says.
+        grant: StateGrant,
     },
     /// A page of the keyed state.
     GetState {
@@ -272,6 +281,7 @@ impl Request {
             | Self::History { to, .. }
             | Self::WriteState { to, .. }
             | Self::OnDisconnect { to, .. }
+            | Self::SetGrant { to, .. }
             | Self::GetState { to, .. }
             | Self::AcquireLock { to, .. }
             | Self::RenewLock { to, .. }

@@ -13,6 +13,7 @@ use roomful_protocol::error::CloseCode;
 use roomful_protocol::frame::ServerFrame;
 use roomful_protocol::id::RoomAlias;
 
+use super::hub::Hub;
 use super::message::{ConnectionId, Message, Request};
 use super::{ConnectionTimer, Host, Shard, ShardSettings, Timer};
 use crate::clock::Now;
@@ -334,10 +335,16 @@ impl Shard {
             self.counters.subscribers.sub(1);
         }
         if hub.is_empty() {
-            self.hubs.remove(&room);
-            self.dirty_hubs.remove(&room);
+            self.remove_hub(room);
         }
         self.send(home, Message::Request { room, request }, host);
+    }
+
+    /// Takes a hub away, with the work that is left for it: places and views of a later one are others.
+    pub(super) fn remove_hub(&mut self, room: RoomAlias) -> Option<Hub> {
+        self.dirty_hubs.remove(&room);
+        self.catching.retain(|catching| catching.room != room);
+        self.hubs.remove(&room)
     }
 }
 

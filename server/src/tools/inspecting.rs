@@ -8,7 +8,7 @@ use serde_json::json;
 use super::running::Running;
 use super::{Offline, ToolError, Whence};
 use crate::archive::DamagedRoom;
-use crate::archive::listing::{Depth, Listed};
+use crate::archive::listing::{Depth, Listed, Told, verify};
 use crate::clock::Clock;
 use crate::config::Config;
 
@@ -48,12 +48,21 @@ fn from_directory(
     clock: &Clock,
 ) -> Result<(), ToolError> {
     let offline = Offline::open(config, clock)?;
+    if rooms.is_empty() && depth == Depth::Read {
+        let mut written = Ok(());
+        verify(&offline.local, &mut |finding| {
+            if written.is_ok() {
+                written = report.put(&Told::of(finding));
+            }
+        });
+        written.map_err(output_failed)?;
+    }
     let frozen = offline.freeze()?;
     let told = if rooms.is_empty() {
-        frozen.rooms(&mut |room| report.put(&Listed::of(&frozen, room, depth)?))
+        frozen.rooms(&mut |room| report.put(&Told::Room(Listed::of(&frozen, room, depth)?)))
     } else {
         let mut rooms = offline.find(&frozen, rooms)?.into_iter();
-        rooms.try_for_each(|room| report.put(&Listed::of(&frozen, room, depth)?))
+        rooms.try_for_each(|room| report.put(&Told::Room(Listed::of(&frozen, room, depth)?)))
     };
     told.map_err(|error| match report.failure.take() {
         Some(failure) => output_failed(failure),
@@ -74,9 +83,9 @@ fn from_server(
     let body = json!({ "tenant": tenant, "rooms": names, "verify": depth == Depth::Read });
     let answer = Running::new(config)?.ask("/v1/storage/inspect", Some(&body))?;
     for line in BufReader::new(answer).lines() {
-        let listed = line.and_then(|line| Ok(serde_json::from_str(&line)?));
-        let listed: Listed = listed.map_err(super::running::RunningError::Broken)?;
-        report.put(&listed).map_err(output_failed)?;
+        let told = line.and_then(|line| Ok(serde_json::from_str(&line)?));
+        let told: Told = told.map_err(super::running::RunningError::Broken)?;
+        report.put(&told).map_err(output_failed)?;
     }
     Ok(())
 }
@@ -95,6 +104,8 @@ pub struct Report<W> {
     entries: u64,
     bytes: u64,
     damaged: Vec<DamagedRoom>,
+    /// What is wrong with all that is stored.
+    findings: u64,
     /// Why the output doesn't take more.
     failure: Option<io::Error>,
 }
@@ -109,12 +120,20 @@ impl<W: Write> Report<W> {
             entries: 0,
             bytes: 0,
             damaged: Vec::new(),
+            findings: 0,
             failure: None,
         }
     }
 
-    fn put(&mut self, listed: &Listed) -> io::Result<()> {
-        let written = self.write(listed);
+    fn put(&mut self, told: &Told) -> io::Result<()> {
+        let written = match (self.form, told) {
+            (Form::Json, told) => serde_json::to_writer(&mut self.out, told)
+                .map_err(io::Error::from)
+                .and_then(|()| self.out.write_all(b"\n")),
+            (Form::Table, Told::Found { finding }) => writeln!(self.out, "DAMAGED: {finding}"),
+            (Form::Table, Told::Room(listed)) => self.write_row(listed),
+        };
+        let written = written.and_then(|()| self.count(told));
         written.map_err(|error| {
             let again = io::Error::new(error.kind(), error.to_string());
             self.failure = Some(error);
@@ -122,43 +141,42 @@ impl<W: Write> Report<W> {
         })
     }
 
-    fn write(&mut self, listed: &Listed) -> io::Result<()> {
-        match self.form {
-            Form::Json => {
-                serde_json::to_writer(&mut self.out, listed)?;
-                self.out.write_all(b"\n")?;
-            }
-            Form::Table => {
-                if self.rooms == 0 {
-                    let titles = "entries        bytes      first       head   snapshot             epoch           wake  room";
-                    writeln!(self.out, "{titles:>99}")?;
-                }
-                let wake = match listed.wake_ms {
-                    None => "-".to_owned(),
-                    Some(0) => "start".to_owned(),
-                    Some(at_ms) => at_ms.to_string(),
-                };
-                let Listed {
-                    tenant,
-                    room,
-                    entries,
-                    bytes,
-                    first,
-                    head,
-                    snapshot,
-                    epoch,
-                    ..
-                } = listed;
-                write!(
-                    self.out,
-                    "{entries:>11}  {bytes:>11}  {first:>9}  {head:>9}  {snapshot:>9}  {epoch:>16}  {wake:>13}  {tenant}/{room}"
-                )?;
-                match &listed.damaged {
-                    None => writeln!(self.out)?,
-                    Some(damage) => writeln!(self.out, "  DAMAGED: {damage}")?,
-                }
-            }
+    fn write_row(&mut self, listed: &Listed) -> io::Result<()> {
+        if self.rooms == 0 {
+            let titles = "entries        bytes      first       head   snapshot             epoch           wake  room";
+            writeln!(self.out, "{titles:>99}")?;
         }
+        let wake = match listed.wake_ms {
+            None => "-".to_owned(),
+            Some(0) => "start".to_owned(),
+            Some(at_ms) => at_ms.to_string(),
+        };
+        let Listed {
+            tenant,
+            room,
+            entries,
+            bytes,
+            first,
+            head,
+            snapshot,
+            epoch,
+            ..
+        } = listed;
+        write!(
+            self.out,
+            "{entries:>11}  {bytes:>11}  {first:>9}  {head:>9}  {snapshot:>9}  {epoch:>16}  {wake:>13}  {tenant}/{room}"
+        )?;
+        match &listed.damaged {
+            None => writeln!(self.out),
+            Some(damage) => writeln!(self.out, "  DAMAGED: {damage}"),
+        }
+    }
+
+    fn count(&mut self, told: &Told) -> io::Result<()> {
+        let Told::Room(listed) = told else {
+            self.findings += 1;
+            return Ok(());
+        };
         self.rooms += 1;
         self.entries += listed.entries;
         self.bytes += listed.bytes;
@@ -185,9 +203,10 @@ impl<W: Write> Report<W> {
             Form::Json => Ok(()),
         };
         sum.and_then(|()| self.out.flush()).map_err(output_failed)?;
-        match self.damaged.is_empty() {
-            true => Ok(()),
-            false => Err(ToolError::DamagedRooms(self.damaged)),
+        match (self.damaged.is_empty(), self.findings) {
+            (true, 0) => Ok(()),
+            (true, findings) => Err(ToolError::Findings(findings)),
+            (false, _) => Err(ToolError::DamagedRooms(self.damaged)),
         }
     }
 }

@@ -100,6 +100,9 @@ pub enum ToolError {
     /// The file is whole but for some rooms.
     #[error("the rest is there, but no room that is damaged:{}", damaged_rooms(.0))]
     WithoutDamaged(Vec<DamagedRoom>),
+    /// What is stored is not whole, but no room is known to be concerned.
+    #[error("{0} findings in what is stored: `roomful repair` says what of it is lost")]
+    Findings(u64),
     /// Some rooms are damaged.
     #[error("damaged, and refused to everybody:{}", damaged_rooms(.0))]
     DamagedRooms(Vec<DamagedRoom>),

@@ -23,11 +23,12 @@ use roomful_protocol::frame::{
     TimerWhat,
 };
 use roomful_protocol::id::{KeyPrefix, Offset, SessionId};
+use roomful_server::auth::TokenId;
 use roomful_server::journal::{Health, Snapshot};
 use roomful_server::room::Room;
 use roomful_server::shard::message::{Request, ShardId, View};
 
-use world::{Client, GRACE_MS, UNIX_MS, World, at, fenced, put};
+use world::{Client, GRACE_MS, UNIX_MS, World, at, fenced, granted, put};
 
 /// Nobody reads what is not stored, and nobody is told before it is; what is decided goes by it all the same.
 #[test]
@@ -336,6 +337,31 @@ fn what_was_left_is_written_when_presence_ends() {
     world.pass(10 * GRACE_MS);
     assert_eq!(world.journal.with(|disk| disk.entries.len()), before);
     assert_eq!(world.counters.departures.get(), 1);
+}
+
+/// Whether a member may still write is asked of the token that it has now, not of the one that it came with.
+#[test]
+fn what_was_left_goes_by_the_token_of_now() {
+    let mut world = World::new(false);
+    let [ann, bob, cid, dan] = [1, 2, 3, 4].map(|session| world.join(session));
+    for (client, name) in [(ann, "ann"), (bob, "bob"), (cid, "cid")] {
+        let left = world.on_disconnect(client, vec![put(name, "gone")]);
+        world.done(left);
+    }
+    world.set_grant(ann, granted(Some("old")));
+    world.set_grant(ann, granted(Some("good")));
+    world.set_grant(bob, granted(Some("bad")));
+    world.revoked_tokens = ["old", "bad"]
+        .map(|token| TokenId::parse(token).unwrap())
+        .into();
+    for client in [ann, bob, cid] {
+        world.detach(client);
+    }
+    world.grant.is_allowed = false;
+    let cid = world.join(3);
+    world.detach(cid);
+    world.pass(2 * GRACE_MS);
+    assert_eq!(world.values(dan), [("ann".to_owned(), "gone".to_owned())]);
 }
 
 /// While nothing can be stored, everything that would have to be is refused with its code, and what is due waits.

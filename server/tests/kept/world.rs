@@ -13,6 +13,7 @@ use roomful_protocol::id::{
 };
 use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
+use roomful_server::auth::TokenId;
 use roomful_server::clock::Now;
 use roomful_server::journal::HistoryBounds;
 use roomful_server::metrics::ShardCounters;
@@ -22,7 +23,7 @@ use roomful_server::room::tables::TableBounds;
 use roomful_server::room::{After, Context, Room, RoomSettings, RoomTimer, kind};
 use roomful_server::shard::message::{
     Admitted, Attachment, Author, ConnectionId, Join, Message, Origin, Preferences, Refusal,
-    Request, ShardId, View,
+    Request, ShardId, StateGrant, View,
 };
 
 use crate::journal::TestJournal;
@@ -37,6 +38,10 @@ pub struct World {
     pub counters: ShardCounters,
     /// Sessions that are revoked.
     pub revoked: Vec<SessionId>,
+    /// Tokens that are revoked.
+    pub revoked_tokens: Vec<TokenId>,
+    /// What the token of who joins says.
+    pub grant: StateGrant,
     /// Whether memory is short.
     pub is_short: bool,
     /// Entries that the hub was sent.
@@ -94,6 +99,8 @@ impl World {
             },
             counters: ShardCounters::default(),
             revoked: Vec::new(),
+            revoked_tokens: Vec::new(),
+            grant: granted(None),
             is_short: false,
             told: Vec::new(),
             closed: false,
@@ -111,7 +118,11 @@ impl World {
     /// Runs the room once, and ends the turn.
     pub fn run<T>(&mut self, act: impl FnOnce(&mut Room, &mut Context<'_>) -> T) -> T {
         let (mut out, mut timers, mut tickets) = (Vec::new(), Vec::new(), Vec::new());
-        let revoked = &self.revoked;
+        let (revoked, tokens) = (&self.revoked, &self.revoked_tokens);
+        let is_revoked = |left: &Departure| {
+            let token = left.token_id.as_ref();
+            revoked.contains(&left.session) || token.is_some_and(|token| tokens.contains(token))
+        };
         let mut context = Context {
             journal: &mut self.journal,
             now: self.now,
@@ -122,7 +133,7 @@ impl World {
             can_send: &|_| true,
             counters: &self.counters,
             is_short: self.is_short,
-            is_revoked: &|_: &TenantId, left: &Departure| revoked.contains(&left.session),
+            is_revoked: &|_: &TenantId, left: &Departure| is_revoked(left),
         };
         let done = act(&mut self.room, &mut context);
         if self.room.is_dirty() {
@@ -237,6 +248,7 @@ impl World {
                 producer: None,
             },
             view,
+            grant: self.grant.clone(),
         };
         self.run(|room, context| room.handle(Request::Join(Box::new(join)), context));
         let admitted = self.admitted.pop().expect("the member is let in");
@@ -322,6 +334,17 @@ impl World {
             changes,
             token_id: None,
         })
+    }
+
+    pub fn set_grant(&mut self, client: Client, grant: StateGrant) {
+        self.ask(client, |to| Request::SetGrant {
+            member: client.member,
+            to: Origin {
+                request: None,
+                ..to
+            },
+            grant,
+        });
     }
 
     pub fn acquire(&mut self, client: Client, name: &str, ttl_ms: u64, queue: bool) -> u64 {
@@ -463,3 +486,11 @@ pub fn at(offset: u64) -> Position {
 }
 
 pub const UNIX_MS: u64 = 1_800_000_000_000;
+
+/// A token that allows to change the state.
+pub fn granted(token: Option<&str>) -> StateGrant {
+    StateGrant {
+        token_id: token.map(|token| TokenId::parse(token).unwrap()),
+        is_allowed: true,
+    }
+}

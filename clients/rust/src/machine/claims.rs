@@ -2,19 +2,24 @@
 //!
 //! The membership owns one [`Claims`]. A lock counts as held until its lease ends by this client's own clock, counted from when the request that
 //! got it was sent, so that this client never believes longer than the server. What a lock guards is made safe by its fence alone.
+//!
+//! A claim is numbered, and has one request on its way at a time: an answer counts for the claim that asked. What the room shows of a lock that is
+//! waited for gives no fence, since it may be older than the claim or come instead of what it hides; it makes the claim ask again.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use roomful_protocol::error::ErrorCode;
-use roomful_protocol::frame::{Lock, LockChanged, LockReply, LockRequest, Reply};
+use roomful_protocol::frame::{Lock, LockChanged, LockReply, LockRequest, Reply, Waiter};
 use roomful_protocol::id::{Key, RoomAlias};
 use roomful_protocol::position::Position;
 
-use super::requests::Request;
+use super::membership::Membership;
+use super::requests::{LockAsked, Request, again_after};
 use super::step::{Answer, CallId, Output, RoomEvent, RoomKey};
 use super::{Machine, Turn};
-use crate::error::{Error, Refusal};
+use crate::error::Error;
 
 /// What the application wants of locks.
 #[derive(Debug, Default)]
@@ -23,17 +28,32 @@ pub(super) struct Claims {
     held: BTreeMap<Key, Held>,
     /// Given up while there was no way to say so.
     given_up: BTreeSet<Key>,
+    /// The number of the last one.
+    last: u64,
 }
 
 #[derive(Debug)]
 struct Wanted {
+    claim: u64,
     calls: Vec<CallId>,
     ttl: Duration,
     queue: bool,
+    stage: Stage,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Stage {
+    /// To be asked for then.
+    Due(Duration),
+    /// On its way; `again` where the room has shown something since that the answer may not know.
+    Asked { again: bool },
+    /// The server said that it waits.
+    Queued,
 }
 
 #[derive(Debug)]
 struct Held {
+    claim: u64,
     fence: Position,
     ttl: Duration,
     renew_at: Duration,
@@ -45,7 +65,19 @@ impl Claims {
     pub(super) fn deadline(&self, joined: bool) -> Option<Duration> {
         let ends = self.held.values().map(|held| held.ends_at);
         let renewals = self.held.values().map(|held| held.renew_at);
-        ends.chain(renewals.filter(|_| joined)).min()
+        let requests = self.wanted.values().filter_map(Wanted::due);
+        let asked = renewals.chain(requests).filter(|_| joined);
+        ends.chain(asked).min()
+    }
+
+    /// Whether somebody waits in a queue, or means to.
+    pub(super) fn waits(&self) -> bool {
+        self.wanted.values().any(|wanted| wanted.queue)
+    }
+
+    fn waiting(&self) -> Vec<Key> {
+        let waiting = self.wanted.iter().filter(|(_, wanted)| wanted.queue);
+        waiting.map(|(lock, _)| lock.clone()).collect()
     }
 
     /// Everybody who waits.
@@ -56,6 +88,15 @@ impl Claims {
     fn ended(&mut self, now: Duration) -> Vec<(Key, Held)> {
         let ended = |_: &Key, held: &mut Held| held.ends_at <= now;
         self.held.extract_if(.., ended).collect()
+    }
+}
+
+impl Wanted {
+    fn due(&self) -> Option<Duration> {
+        match self.stage {
+            Stage::Due(at) => Some(at),
+            Stage::Asked { .. } | Stage::Queued => None,
+        }
     }
 }
 
@@ -73,36 +114,71 @@ impl Machine {
         if let Some(held) = room.claims.held.get(&lock) {
             return turn.reply(call, Ok(Answer::Locked(held.fence)));
         }
-        room.claims.given_up.remove(&lock);
-        let wanted = room.claims.wanted.entry(lock.clone());
-        let wanted = wanted.or_insert_with(|| Wanted {
-            calls: Vec::new(),
+        let claims = &mut room.claims;
+        claims.given_up.remove(&lock);
+        if let Some(wanted) = claims.wanted.get_mut(&lock) {
+            // Where the answer on its way is that somebody else has it, it is asked for again, to wait.
+            wanted.queue |= queue;
+            return wanted.calls.push(call);
+        }
+        claims.last += 1;
+        let wanted = Wanted {
+            claim: claims.last,
+            calls: vec![call],
             ttl,
             queue,
-        });
-        wanted.calls.push(call);
-        wanted.ttl = ttl;
-        wanted.queue |= queue;
-        // Whoever waits has to hear of its grant.
-        if queue && !room.options.locks {
-            self.watch_locks(None, key, true, turn);
-        }
+            stage: Stage::Due(turn.at.now),
+        };
+        claims.wanted.insert(lock.clone(), wanted);
         self.send_acquire(key, &lock, turn);
     }
 
+    /// Asks for a lock: once more after the answer, if one is on its way.
     fn send_acquire(&mut self, key: RoomKey, lock: &Key, turn: &mut Turn<'_>) {
-        let Some(room) = self.rooms.get(&key) else {
+        let Some(room) = self.rooms.get_mut(&key) else {
             return;
         };
-        let (Some(alias), Some(wanted)) = (room.alias(), room.claims.wanted.get(lock)) else {
+        let watching = room.options.locks;
+        let alias = room.alias();
+        let Some(wanted) = room.claims.wanted.get_mut(lock) else {
             return;
         };
+        if let Stage::Asked { again } = &mut wanted.stage {
+            *again = true;
+            return;
+        }
+        let (claim, queue) = (wanted.claim, wanted.queue);
         let what = LockRequest::Acquire {
             lock: lock.clone(),
             ttl_ms: millis(wanted.ttl),
-            queue: wanted.queue,
+            queue,
         };
-        self.ask_lock(key, lock, alias, what, turn);
+        if alias.is_some() {
+            wanted.stage = Stage::Asked { again: false };
+        }
+        // Whoever waits has to hear of its grant.
+        if queue && !watching {
+            self.watch_locks(None, key, true, turn);
+        }
+        if let Some(alias) = alias {
+            self.ask_lock((key, alias), lock, claim, what, turn);
+        }
+    }
+
+    /// Asks again for what is waited for.
+    pub(super) fn ask_waiting(&mut self, key: RoomKey, turn: &mut Turn<'_>) {
+        let room = self.rooms.get(&key);
+        for lock in room.map(|room| room.claims.waiting()).unwrap_or_default() {
+            self.send_acquire(key, &lock, turn);
+        }
+    }
+
+    /// Nobody would be told of a grant: whoever waits for one waits no longer.
+    pub(super) fn waiting_failed(&mut self, key: RoomKey, error: &Error, turn: &mut Turn<'_>) {
+        let room = self.rooms.get(&key);
+        for lock in room.map(|room| room.claims.waiting()).unwrap_or_default() {
+            self.claim_failed(key, lock, error, turn);
+        }
     }
 
     fn send_renewal(&mut self, key: RoomKey, lock: &Key, turn: &mut Turn<'_>) {
@@ -120,24 +196,26 @@ impl Machine {
             fence: held.fence,
             ttl_ms: millis(held.ttl),
         };
-        self.ask_lock(key, lock, alias, what, turn);
+        let claim = held.claim;
+        self.ask_lock((key, alias), lock, claim, what, turn);
     }
 
     fn ask_lock(
         &mut self,
-        key: RoomKey,
+        (key, alias): (RoomKey, RoomAlias),
         lock: &Key,
-        alias: RoomAlias,
+        claim: u64,
         what: LockRequest,
         turn: &mut Turn<'_>,
     ) {
-        let pending = Request::Lock {
+        let asked = LockAsked {
             key,
             alias,
             lock: lock.clone(),
+            claim,
             sent: turn.at.now,
         };
-        self.request(pending, turn, |request| {
+        self.request(Request::Lock(asked), turn, |request| {
             Lock {
                 request,
                 room: alias,
@@ -201,6 +279,10 @@ impl Machine {
         let given_up = std::mem::take(&mut room.claims.given_up);
         let held: Vec<Key> = room.claims.held.keys().cloned().collect();
         let wanted: Vec<Key> = room.claims.wanted.keys().cloned().collect();
+        // What the last membership asked gets no answer that counts.
+        for wanted in room.claims.wanted.values_mut() {
+            wanted.stage = Stage::Due(turn.at.now);
+        }
         for lock in given_up {
             self.give_up(alias, lock, turn);
         }
@@ -224,97 +306,119 @@ impl Machine {
     }
 
     /// The answer to `acquire` or `renew`.
-    pub(super) fn lock_answered(
-        &mut self,
-        key: RoomKey,
-        lock: Key,
-        sent: Duration,
-        reply: &Reply,
-        turn: &mut Turn<'_>,
-    ) {
+    pub(super) fn lock_answered(&mut self, asked: LockAsked, reply: &Reply, turn: &mut Turn<'_>) {
+        if !self.is_of_this_membership(&asked) {
+            return;
+        }
         match reply {
-            Reply::Lock(LockReply::Granted { fence, .. }) => {
-                self.granted(key, lock, *fence, sent, turn);
-            }
-            // It waits, and its grant is told.
-            Reply::Lock(LockReply::Queued { .. }) => {}
-            _ => self.lock_failed(key, &lock, &Error::UnexpectedAnswer, turn),
+            Reply::Lock(LockReply::Granted { fence, .. }) => self.granted(asked, *fence, turn),
+            Reply::Lock(LockReply::Queued { .. }) => self.queued(&asked, turn),
+            _ => self.lock_failed(&asked, &Error::UnexpectedAnswer, turn),
         }
     }
 
-    fn granted(
-        &mut self,
-        key: RoomKey,
-        lock: Key,
-        fence: Position,
-        since: Duration,
-        turn: &mut Turn<'_>,
-    ) {
+    /// What was asked in an earlier membership has been asked again.
+    fn is_of_this_membership(&self, asked: &LockAsked) -> bool {
+        let room = self.rooms.get(&asked.key);
+        room.and_then(Membership::alias) == Some(asked.alias)
+    }
+
+    fn granted(&mut self, asked: LockAsked, fence: Position, turn: &mut Turn<'_>) {
+        let LockAsked {
+            key,
+            alias,
+            lock,
+            claim,
+            sent: since,
+        } = asked;
         let Some(room) = self.rooms.get_mut(&key) else {
             return;
         };
         let renew_at = |ttl: Duration| since + ttl / 3;
         if let Some(held) = room.claims.held.get_mut(&lock) {
-            if held.fence == fence {
+            if held.claim == claim {
                 held.ends_at = held.ends_at.max(since + held.ttl);
                 held.renew_at = held.renew_at.max(renew_at(held.ttl));
             }
             return;
         }
-        let Some(Wanted { calls, ttl, .. }) = room.claims.wanted.remove(&lock) else {
-            return;
+        let wanted = match room.claims.wanted.entry(lock.clone()) {
+            Entry::Vacant(_) => return self.give_up(alias, lock, turn),
+            // It was given back before it was asked for anew.
+            Entry::Occupied(wanted) if wanted.get().claim != claim => return,
+            Entry::Occupied(wanted) => wanted.remove(),
         };
         let held = Held {
+            claim,
             fence,
-            ttl,
-            renew_at: renew_at(ttl),
-            ends_at: since + ttl,
+            ttl: wanted.ttl,
+            renew_at: renew_at(wanted.ttl),
+            ends_at: since + wanted.ttl,
         };
         room.claims.held.insert(lock.clone(), held);
-        for call in calls {
-            turn.reply(call, Ok(Answer::Locked(fence)));
-        }
+        turn.reply_all(wanted.calls, &Ok(Answer::Locked(fence)));
         turn.out
             .push(Output::Event(key, RoomEvent::LockGranted { lock, fence }));
     }
 
-    /// The server refused a lock, or its renewal.
-    pub(super) fn lock_refused(
-        &mut self,
-        key: RoomKey,
-        alias: RoomAlias,
-        lock: &Key,
-        refusal: Refusal,
-        turn: &mut Turn<'_>,
-    ) {
-        let Some(room) = self.rooms.get_mut(&key) else {
-            return;
-        };
-        // What was asked in an earlier membership has been asked again.
-        if room.alias() != Some(alias) {
-            return;
-        }
-        if !room.claims.held.contains_key(lock) {
-            return self.lock_failed(key, lock, &Error::Refused(refusal), turn);
-        }
-        let lost = [ErrorCode::LockNotHeld, ErrorCode::StaleFence];
-        if lost.map(Into::into).contains(&refusal.code) {
-            self.lose(key, lock, turn);
+    /// It waits, and the room shows when it does no longer.
+    fn queued(&mut self, asked: &LockAsked, turn: &mut Turn<'_>) {
+        let room = self.rooms.get_mut(&asked.key);
+        let wanted = room.and_then(|room| room.claims.wanted.get_mut(&asked.lock));
+        if let Some(wanted) = wanted.filter(|wanted| wanted.claim == asked.claim)
+            && let Stage::Asked { again } = wanted.stage
+        {
+            wanted.stage = Stage::Queued;
+            if again {
+                self.send_acquire(asked.key, &asked.lock, turn);
+            }
         }
     }
 
-    /// Nobody will get this lock: whoever waits is told.
-    pub(super) fn lock_failed(
-        &mut self,
-        key: RoomKey,
-        lock: &Key,
-        error: &Error,
-        turn: &mut Turn<'_>,
-    ) {
-        let room = self.rooms.get_mut(&key);
-        let wanted = room.and_then(|room| room.claims.wanted.remove(lock));
-        for call in wanted.into_iter().flat_map(|wanted| wanted.calls) {
-            turn.reply(call, Err(error.clone()));
+    /// The server refused a lock or its renewal, or didn't answer.
+    pub(super) fn lock_failed(&mut self, asked: &LockAsked, error: &Error, turn: &mut Turn<'_>) {
+        if !self.is_of_this_membership(asked) {
+            return;
+        }
+        let (key, lock) = (asked.key, &asked.lock);
+        let Some(room) = self.rooms.get_mut(&key) else {
+            return;
+        };
+        let is = |code: ErrorCode| error.code() == Some(code.into());
+        let held = room.claims.held.get(lock);
+        if held.is_some_and(|held| held.claim == asked.claim) {
+            if is(ErrorCode::LockNotHeld) || is(ErrorCode::StaleFence) {
+                self.lose(key, lock, turn);
+            }
+            return;
+        }
+        let wanted = room.claims.wanted.get_mut(lock);
+        let Some(wanted) = wanted.filter(|wanted| wanted.claim == asked.claim) else {
+            return;
+        };
+        let taken = is(ErrorCode::LockTaken);
+        if taken && wanted.queue {
+            // Somebody has come to wait for it since it was asked for.
+            wanted.stage = Stage::Due(turn.at.now);
+            return self.send_acquire(key, lock, turn);
+        }
+        match again_after(error).filter(|_| !taken && *error != Error::Timeout) {
+            Some(after) => wanted.stage = Stage::Due(turn.at.now + after),
+            None => self.claim_failed(key, lock.clone(), error, turn),
+        }
+    }
+
+    /// Nobody will get this lock: whoever waits is told, and so is the server, which may keep a place for it.
+    fn claim_failed(&mut self, key: RoomKey, lock: Key, error: &Error, turn: &mut Turn<'_>) {
+        let Some(room) = self.rooms.get_mut(&key) else {
+            return;
+        };
+        let alias = room.alias();
+        let wanted = room.claims.wanted.remove(&lock);
+        let calls = wanted.into_iter().flat_map(|wanted| wanted.calls);
+        turn.reply_all(calls, &Err(error.clone()));
+        if let Some(alias) = alias.filter(|_| error.code() != Some(ErrorCode::LockTaken.into())) {
+            self.give_up(alias, lock, turn);
         }
     }
 
@@ -330,7 +434,7 @@ impl Machine {
         }
     }
 
-    /// A lock changed in the room: a grant that was waited for, or the end of one.
+    /// A lock changed in the room: the turn of one that was waited for, or the end of one.
     pub(super) fn lock_told(
         &mut self,
         key: RoomKey,
@@ -344,18 +448,22 @@ impl Machine {
         let own = changed.held.as_ref();
         let own = own.filter(|holder| Some(holder.member) == room.member);
         let own = own.map(|holder| Position::new(position.epoch, holder.fence));
+        let is_own = |waiter: &Waiter| Some(waiter.member) == room.member;
         if let Some(held) = room.claims.held.get(&changed.lock) {
             if held.fence < position && own != Some(held.fence) {
                 self.lose(key, &changed.lock, turn);
             }
-        } else if let Some(fence) = own {
-            self.granted(key, changed.lock.clone(), fence, turn.at.now, turn);
-            // How old the grant is, this client does not know.
-            self.send_renewal(key, &changed.lock, turn);
+            return;
+        }
+        let wanted = room.claims.wanted.get(&changed.lock);
+        let waits = wanted.is_some_and(|wanted| wanted.queue && wanted.due().is_none());
+        // Its turn has come; or it came and went while this client lagged, and nobody will tell of it.
+        if waits && !changed.queue.iter().any(is_own) {
+            self.send_acquire(key, &changed.lock, turn);
         }
     }
 
-    /// Renews what is due, and lets go of what has ended.
+    /// Asks for and renews what is due, and lets go of what has ended.
     pub(super) fn tick_claims(&mut self, turn: &mut Turn<'_>) {
         let now = turn.at.now;
         let keys: Vec<RoomKey> = self.rooms.keys().copied().collect();
@@ -368,6 +476,10 @@ impl Machine {
             let due = room.claims.held.iter();
             let due = due.filter(|(_, held)| alias.is_some() && held.renew_at <= now);
             let due: Vec<Key> = due.map(|(lock, _)| lock.clone()).collect();
+            let is_due = |wanted: &Wanted| wanted.due().is_some_and(|at| at <= now);
+            let asked = room.claims.wanted.iter();
+            let asked = asked.filter(|(_, wanted)| alias.is_some() && is_due(wanted));
+            let asked: Vec<Key> = asked.map(|(lock, _)| lock.clone()).collect();
             for (lock, Held { fence, .. }) in ended {
                 let event = RoomEvent::LockLost {
                     lock: lock.clone(),
@@ -386,6 +498,9 @@ impl Machine {
             for lock in due {
                 self.send_renewal(key, &lock, turn);
             }
+            for lock in asked {
+                self.send_acquire(key, &lock, turn);
+            }
         }
     }
 }
@@ -396,7 +511,7 @@ fn millis(ttl: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use roomful_protocol::frame::{ClientFrame, Holder, LockWhy, Ok as OkFrame, Recovery};
+    use roomful_protocol::frame::{Advance, ClientFrame, Holder, LockWhy, Ok as OkFrame, Recovery};
     use roomful_protocol::id::{MemberId, Offset, RequestId, UserId};
 
     use super::*;
@@ -436,13 +551,50 @@ mod tests {
         });
     }
 
+    fn queued(bench: &mut Bench, request: RequestId) {
+        bench.frame(OkFrame {
+            request,
+            reply: Reply::Lock(LockReply::Queued { place: 0 }),
+        });
+    }
+
+    /// Answers the one request that was sent since the outputs were last cleared.
+    fn grant_asked_again(bench: &mut Bench, offset: u64) {
+        let mut asked = asked(bench);
+        let (request, what) = asked.remove(0);
+        assert!(matches!(what, LockRequest::Acquire { queue: true, .. }));
+        assert_eq!(asked, []);
+        granted(bench, request, offset);
+    }
+
     fn told(bench: &mut Bench, offset: u64, why: LockWhy, held: Option<(u64, u64)>) {
+        told_of(bench, offset, why, held, &[]);
+    }
+
+    /// The lock as the room shows it, after whatever came before.
+    fn told_of(
+        bench: &mut Bench,
+        offset: u64,
+        why: LockWhy,
+        held: Option<(u64, u64)>,
+        queue: &[u64],
+    ) {
         let held = held.map(|(member, fence)| Holder {
             fence: Offset(fence),
             member: MemberId(member),
             user: UserId::parse("anon-1").unwrap(),
             until_ms: 0,
         });
+        let queue = queue.iter().map(|member| Waiter {
+            member: MemberId(*member),
+            user: UserId::parse("anon-1").unwrap(),
+        });
+        if offset > 1 {
+            bench.frame(Advance {
+                room: ALIAS,
+                offset: Offset(offset - 1),
+            });
+        }
         bench.frame(LockChanged {
             room: ALIAS,
             offset: Offset(offset),
@@ -450,7 +602,7 @@ mod tests {
             lock: lock(),
             why,
             held,
-            queue: Vec::new(),
+            queue: queue.collect(),
         });
     }
 
@@ -526,16 +678,154 @@ mod tests {
         let requests: Vec<_> = asked(&bench).into_iter().map(|(_, what)| what).collect();
         assert!(requests.contains(&LockRequest::Watch { locks: true }));
         let (request, _) = asked(&bench).pop().unwrap();
-        bench.frame(OkFrame {
-            request,
-            reply: Reply::Lock(LockReply::Queued { place: 0 }),
-        });
-        told(&mut bench, 1, LockWhy::Released, None);
-        assert_eq!(bench.reply(call), None);
+        queued(&mut bench, request);
+        bench.outputs.clear();
+        told_of(&mut bench, 1, LockWhy::Released, None, &[3]);
+        assert_eq!(asked(&bench), []);
         told(&mut bench, 2, LockWhy::Granted, Some((3, 2)));
+        grant_asked_again(&mut bench, 2);
         assert_eq!(bench.reply(call), Some(Ok(Answer::Locked(position(1, 2)))));
         told(&mut bench, 3, LockWhy::Expired, None);
         assert_eq!(losses(&bench), 1);
+    }
+
+    /// Goal: who lags waits for no turn that has come and gone. Method: the room shows nothing but that the lock is free, before and after the answer
+    /// to the request.
+    #[test]
+    fn a_place_in_the_queue_that_is_gone_is_asked_for_again() {
+        for is_late in [false, true] {
+            let mut bench = Bench::joined();
+            let call = acquire(&mut bench, true);
+            let (request, _) = asked(&bench).pop().unwrap();
+            bench.outputs.clear();
+            if is_late {
+                queued(&mut bench, request);
+            }
+            told(&mut bench, 4, LockWhy::Expired, None);
+            if !is_late {
+                assert_eq!(asked(&bench), [], "one request at a time");
+                queued(&mut bench, request);
+            }
+            grant_asked_again(&mut bench, 5);
+            assert_eq!(bench.reply(call), Some(Ok(Answer::Locked(position(1, 5)))));
+        }
+    }
+
+    /// Goal: an answer counts for the claim that asked. Method: a lock is taken, given back and taken within one round trip; the room shows the first
+    /// grant as well.
+    #[test]
+    fn an_earlier_grant_is_not_taken_for_a_later_one() {
+        let mut bench = Bench::joined();
+        acquire(&mut bench, true);
+        bench.request(RoomRequest::Lock(LockRequest::Release { lock: lock() }));
+        let second = acquire(&mut bench, true);
+        let requests: Vec<_> = asked(&bench)
+            .into_iter()
+            .filter(|(_, what)| matches!(what, LockRequest::Acquire { .. }))
+            .collect();
+        bench.outputs.clear();
+        granted(&mut bench, requests[0].0, 5);
+        told(&mut bench, 5, LockWhy::Granted, Some((3, 5)));
+        assert_eq!((bench.reply(second), asked(&bench)), (None, Vec::new()));
+        granted(&mut bench, requests[1].0, 7);
+        assert_eq!(
+            bench.reply(second),
+            Some(Ok(Answer::Locked(position(1, 7))))
+        );
+        told(&mut bench, 6, LockWhy::Released, None);
+        assert_eq!(losses(&bench), 0);
+    }
+
+    #[test]
+    fn a_grant_that_nobody_wants_any_more_is_given_back() {
+        let mut bench = Bench::joined();
+        acquire(&mut bench, false);
+        let (request, _) = asked(&bench)[0].clone();
+        bench.request(RoomRequest::Lock(LockRequest::Release { lock: lock() }));
+        bench.outputs.clear();
+        granted(&mut bench, request, 5);
+        assert_eq!(asked(&bench)[0].1, LockRequest::Release { lock: lock() });
+    }
+
+    #[test]
+    fn a_request_without_an_answer_leaves_nothing_with_the_server() {
+        let mut bench = Bench::joined();
+        let call = acquire(&mut bench, false);
+        bench.outputs.clear();
+        bench.wait();
+        assert_eq!(bench.reply(call), Some(Err(Error::Timeout)));
+        assert_eq!(asked(&bench)[0].1, LockRequest::Release { lock: lock() });
+    }
+
+    /// Goal: a server that has no time right now ends no claim, also one made before the connection was lost.
+    #[test]
+    fn a_lock_refused_for_a_while_is_asked_for_again() {
+        let mut bench = Bench::joined();
+        let call = acquire(&mut bench, true);
+        bench.cut_and_reopen();
+        bench.answer_join(position(1, 0), Recovery::Live);
+        let (request, _) = asked(&bench).pop().unwrap();
+        bench.outputs.clear();
+        bench.frame(refused(request, ErrorCode::RateLimited, Some(100)));
+        assert_eq!(bench.reply(call), None);
+        assert_eq!(bench.wait(), Duration::from_millis(100));
+        grant_asked_again(&mut bench, 5);
+        assert_eq!(bench.reply(call), Some(Ok(Answer::Locked(position(1, 5)))));
+    }
+
+    /// Goal: one claim has one request on its way. Method: somebody comes to wait while one that would not wait is on its way, and is refused.
+    #[test]
+    fn who_comes_to_wait_asks_after_the_one_that_would_not() {
+        let mut bench = Bench::joined();
+        acquire(&mut bench, false);
+        let (request, _) = asked(&bench)[0].clone();
+        bench.outputs.clear();
+        let waiting = acquire(&mut bench, true);
+        assert_eq!(asked(&bench), []);
+        bench.frame(refused(request, ErrorCode::LockTaken, Some(100)));
+        let sent: Vec<_> = asked(&bench).into_iter().map(|(_, what)| what).collect();
+        assert_eq!(sent[0], LockRequest::Watch { locks: true });
+        assert!(matches!(
+            sent.last(),
+            Some(LockRequest::Acquire { queue: true, .. })
+        ));
+        assert_eq!(bench.reply(waiting), None);
+    }
+
+    /// Goal: who waits is told, though the watch it needs was not taken at once. Method: it waits between `join` and `joined`, which said nothing of
+    /// locks; the watch that follows is refused for a while.
+    #[test]
+    fn who_waits_before_the_join_is_answered_watches_after_it() {
+        let mut bench = Bench::new();
+        bench.connect();
+        bench.join();
+        assert!(!bench.last_join().locks);
+        acquire(&mut bench, true);
+        bench.answer_join(position(1, 0), Recovery::Live);
+        let sent = asked(&bench);
+        assert_eq!(sent[0].1, LockRequest::Watch { locks: true });
+        queued(&mut bench, sent.last().unwrap().0);
+        bench.outputs.clear();
+        bench.frame(refused(sent[0].0, ErrorCode::RateLimited, Some(100)));
+        assert_eq!(bench.wait(), Duration::from_millis(100));
+        let sent: Vec<_> = asked(&bench).into_iter().map(|(_, what)| what).collect();
+        assert_eq!(sent[0], LockRequest::Watch { locks: true });
+        assert!(matches!(
+            sent.last(),
+            Some(LockRequest::Acquire { queue: true, .. })
+        ));
+    }
+
+    #[test]
+    fn who_would_never_be_told_waits_no_longer() {
+        let mut bench = Bench::joined();
+        let call = acquire(&mut bench, true);
+        let (watch, _) = asked(&bench)[0].clone();
+        bench.outputs.clear();
+        bench.frame(refused(watch, ErrorCode::Forbidden, None));
+        assert!(matches!(bench.reply(call), Some(Err(Error::Refused(_)))));
+        let release = LockRequest::Release { lock: lock() };
+        assert_eq!(asked(&bench).last().map(|(_, what)| what), Some(&release));
     }
 
     /// Goal: a claim survives the connection. Method: one lock held and one waited for; after a cut, a renewal of the one and a request for the other

@@ -446,7 +446,9 @@ impl Machine {
                 Request::SetPresence { call, .. }
                 | Request::Watch { call, .. }
                 | Request::Change(call)
-                | Request::WatchState { call, .. }
+                | Request::WatchState {
+                    call: Some(call), ..
+                }
                 | Request::WatchLocks {
                     call: Some(call), ..
                 } => {
@@ -458,7 +460,8 @@ impl Machine {
                 Request::Join(_)
                 | Request::Publish(_)
                 | Request::Page(_)
-                | Request::Lock { .. }
+                | Request::Lock(_)
+                | Request::WatchState { call: None, .. }
                 | Request::WatchLocks { call: None, .. }
                 | Request::Refresh
                 | Request::Ping { call: None, .. }
@@ -482,7 +485,9 @@ impl Machine {
                 | Request::SetPresence { call, .. }
                 | Request::Watch { call, .. }
                 | Request::Change(call)
-                | Request::WatchState { call, .. }
+                | Request::WatchState {
+                    call: Some(call), ..
+                }
                 | Request::WatchLocks {
                     call: Some(call), ..
                 }
@@ -494,7 +499,8 @@ impl Machine {
                 | Request::Leave(_)
                 | Request::Publish(_)
                 | Request::Page(_)
-                | Request::Lock { .. }
+                | Request::Lock(_)
+                | Request::WatchState { call: None, .. }
                 | Request::WatchLocks { call: None, .. }
                 | Request::Refresh
                 | Request::Ping { call: None, .. }

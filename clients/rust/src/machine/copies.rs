@@ -1,21 +1,21 @@
 //! The copies of state and locks that the readers of rooms keep: which pages are still to be read, one at a time.
 //!
 //! The membership owns one [`Pages`]. Pages and changes go to the reader as they come; what counts where they overlap is decided by `replica`.
-//! What is missing is asked for again after every loss, until the copy is whole.
+//! What is missing is asked for again after every loss, until the copy is whole. What is watched is said by the join; where it has changed since
+//! the join left, by a request of its own as soon as the room is joined.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use roomful_protocol::error::Retry;
 use roomful_protocol::frame::{
     ClientFrame, Lock, LockRequest, LocksPage, Reply, State, StatePage, StateRequest,
 };
 use roomful_protocol::id::{Key, KeyPrefix, RequestId, RoomAlias};
 
-use super::requests::Request;
+use super::requests::{Request, again_after};
 use super::step::{Answer, CallId, Output, RoomEvent, RoomKey};
 use super::{Machine, Turn};
-use crate::error::{Error, Refusal};
+use crate::error::Error;
 
 /// What is still to be read.
 #[derive(Debug, Default)]
@@ -24,10 +24,31 @@ pub(super) struct Pages {
     /// On its way.
     asked: Option<(RequestId, Page)>,
     /// Nothing is asked before: the server refused the last one.
-    pub(super) held_until: Option<Duration>,
+    held_until: Option<Duration>,
     /// Whether the reader has the beginning of a copy.
     state_begun: bool,
     locks_begun: bool,
+    /// What the server knows of what is watched.
+    state: Told<Option<Vec<KeyPrefix>>>,
+    locks: Told<bool>,
+    /// When to say again what it refused, and somebody relies on.
+    watch_at: Option<Duration>,
+}
+
+/// What is watched, as far as the server knows.
+#[derive(Debug, Default)]
+struct Told<T> {
+    /// What the join said, and what was agreed to since.
+    agreed: T,
+    /// The newest request for something else, without an answer so far.
+    asked: Option<RequestId>,
+}
+
+impl<T> Told<T> {
+    /// Whether this answers the newest request: what was said before it counts no more.
+    fn is_answered_by(&mut self, request: RequestId) -> bool {
+        self.asked.take_if(|asked| *asked == request).is_some()
+    }
 }
 
 /// A page, and the key it starts after.
@@ -38,6 +59,24 @@ enum Page {
 }
 
 impl Pages {
+    /// When something has to be done.
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        self.held_until.into_iter().chain(self.watch_at).min()
+    }
+
+    /// What a join says is watched.
+    pub(super) fn told(&mut self, state: &Option<Vec<KeyPrefix>>, locks: bool) {
+        self.watch_at = None;
+        self.state = Told {
+            agreed: state.clone(),
+            asked: None,
+        };
+        self.locks = Told {
+            agreed: locks,
+            asked: None,
+        };
+    }
+
     /// The answer to what was asked is not to be expected any more.
     pub(super) fn recall(&mut self) {
         if let Some((_, page)) = self.asked.take() {
@@ -63,6 +102,10 @@ impl Pages {
         self.waiting.extend(next);
     }
 
+    fn say_again(&mut self, at: Duration) {
+        self.watch_at = Some(self.watch_at.map_or(at, |other| other.min(at)));
+    }
+
     fn waits_for_state(&self) -> bool {
         let is_state = |page: &Page| matches!(page, Page::State(..));
         self.waiting.iter().any(is_state)
@@ -84,8 +127,11 @@ impl Machine {
         let pages = &mut room.pages;
         pages.recall();
         pages.held_until = None;
+        // Changed while the join was on its way, whose pages are of what it said.
+        let state_is_late = pages.state.agreed != room.options.state;
+        let locks_are_late = pages.locks.agreed != room.options.locks;
         let mut event = |event| turn.out.push(Output::Event(key, event));
-        if let Some(prefixes) = &room.options.state {
+        if let Some(prefixes) = room.options.state.as_ref().filter(|_| !state_is_late) {
             if let Some(page) = state {
                 let rest: &[_] = if page.next.is_some() { prefixes } else { &[] };
                 pages.begin_state(rest, page.next.as_ref());
@@ -99,7 +145,7 @@ impl Machine {
                 event(RoomEvent::StateBegins(prefixes.clone()));
             }
         }
-        if room.options.locks {
+        if room.options.locks && !locks_are_late {
             if let Some(page) = locks {
                 let next = page.next.clone();
                 pages.begin_locks(next.map(|next| Page::Locks(Some(next))));
@@ -113,6 +159,12 @@ impl Machine {
                 event(RoomEvent::LocksBegin);
             }
         }
+        if state_is_late {
+            self.say_state(None, key, turn);
+        }
+        if locks_are_late {
+            self.say_locks(None, key, turn);
+        }
         self.ask_page(key, turn);
     }
 
@@ -124,17 +176,23 @@ impl Machine {
         prefixes: Option<Vec<KeyPrefix>>,
         turn: &mut Turn<'_>,
     ) {
+        if let Some(room) = self.rooms.get_mut(&key) {
+            room.options.state = prefixes;
+            self.say_state(Some(call), key, turn);
+        }
+    }
+
+    fn say_state(&mut self, call: Option<CallId>, key: RoomKey, turn: &mut Turn<'_>) {
         let Some(room) = self.rooms.get_mut(&key) else {
             return;
         };
-        let before = std::mem::replace(&mut room.options.state, prefixes.clone());
         let Some(alias) = room.alias() else {
             room.pages.state_begun = false;
-            return turn.reply(call, Ok(Answer::Done));
+            return turn.reply_all(call, &Ok(Answer::Done));
         };
-        let pending = Request::WatchState { call, key, before };
+        let prefixes = room.options.state.clone();
         let what = StateRequest::Watch { prefixes };
-        self.request(pending, turn, |request| {
+        let asked = self.request(Request::WatchState { call, key }, turn, |request| {
             State {
                 request,
                 room: alias,
@@ -142,20 +200,45 @@ impl Machine {
             }
             .into()
         });
+        if let Some(room) = self.rooms.get_mut(&key) {
+            room.pages.state.asked = Some(asked);
+        }
         self.copy_state(key, turn);
     }
 
-    /// The server goes on as before, and so does the copy.
+    pub(super) fn state_watched(&mut self, key: RoomKey, request: RequestId) {
+        if let Some(room) = self.rooms.get_mut(&key)
+            && room.pages.state.is_answered_by(request)
+        {
+            room.pages.state.agreed.clone_from(&room.options.state);
+        }
+    }
+
+    /// The server goes on as before, and so does the copy; unless the application relies on the change.
     pub(super) fn state_not_watched(
         &mut self,
+        call: Option<CallId>,
         key: RoomKey,
-        before: Option<Vec<KeyPrefix>>,
+        request: RequestId,
+        error: &Error,
         turn: &mut Turn<'_>,
     ) {
-        if let Some(room) = self.rooms.get_mut(&key) {
-            room.options.state = before;
-            self.copy_state(key, turn);
+        turn.reply_all(call, &Err(error.clone()));
+        let Some(room) = self.rooms.get_mut(&key) else {
+            return;
+        };
+        if !room.pages.state.is_answered_by(request) {
+            return;
         }
+        if call.is_none() {
+            if let Some(after) = again_after(error) {
+                return room.pages.say_again(turn.at.now + after);
+            }
+            let failed = RoomEvent::CopyFailed(error.clone());
+            turn.out.push(Output::Event(key, failed));
+        }
+        room.options.state.clone_from(&room.pages.state.agreed);
+        self.copy_state(key, turn);
     }
 
     /// Begins the copy of what is watched.
@@ -178,18 +261,22 @@ impl Machine {
         locks: bool,
         turn: &mut Turn<'_>,
     ) {
+        if let Some(room) = self.rooms.get_mut(&key) {
+            room.options.locks = locks;
+            self.say_locks(call, key, turn);
+        }
+    }
+
+    fn say_locks(&mut self, call: Option<CallId>, key: RoomKey, turn: &mut Turn<'_>) {
         let Some(room) = self.rooms.get_mut(&key) else {
             return;
         };
-        let before = std::mem::replace(&mut room.options.locks, locks);
         let Some(alias) = room.alias() else {
             room.pages.locks_begun = false;
-            return call
-                .into_iter()
-                .for_each(|call| turn.reply(call, Ok(Answer::Done)));
+            return turn.reply_all(call, &Ok(Answer::Done));
         };
-        let pending = Request::WatchLocks { call, key, before };
-        self.request(pending, turn, |request| {
+        let locks = room.options.locks;
+        let asked = self.request(Request::WatchLocks { call, key }, turn, |request| {
             Lock {
                 request,
                 room: alias,
@@ -197,14 +284,69 @@ impl Machine {
             }
             .into()
         });
+        if let Some(room) = self.rooms.get_mut(&key) {
+            room.pages.locks.asked = Some(asked);
+        }
         self.copy_locks(key, turn);
     }
 
-    /// The server goes on as before, and so does the copy.
-    pub(super) fn locks_not_watched(&mut self, key: RoomKey, before: bool, turn: &mut Turn<'_>) {
-        if let Some(room) = self.rooms.get_mut(&key) {
-            room.options.locks = before;
-            self.copy_locks(key, turn);
+    pub(super) fn locks_watched(&mut self, key: RoomKey, request: RequestId) {
+        if let Some(room) = self.rooms.get_mut(&key)
+            && room.pages.locks.is_answered_by(request)
+        {
+            room.pages.locks.agreed = room.options.locks;
+        }
+    }
+
+    /// The server goes on as before, and so does the copy; unless somebody relies on the change.
+    pub(super) fn locks_not_watched(
+        &mut self,
+        call: Option<CallId>,
+        key: RoomKey,
+        request: RequestId,
+        error: &Error,
+        turn: &mut Turn<'_>,
+    ) {
+        turn.reply_all(call, &Err(error.clone()));
+        let Some(room) = self.rooms.get_mut(&key) else {
+            return;
+        };
+        if !room.pages.locks.is_answered_by(request) {
+            return;
+        }
+        let waits = room.options.locks && room.claims.waits();
+        if call.is_none() || waits {
+            if let Some(after) = again_after(error) {
+                return room.pages.say_again(turn.at.now + after);
+            }
+            let failed = RoomEvent::CopyFailed(error.clone());
+            turn.out.push(Output::Event(key, failed));
+        }
+        room.options.locks = room.pages.locks.agreed;
+        self.copy_locks(key, turn);
+        if waits {
+            self.waiting_failed(key, error, turn);
+        }
+    }
+
+    /// Says again what is watched, where the server refused it for a while.
+    pub(super) fn tick_watches(&mut self, key: RoomKey, turn: &mut Turn<'_>) {
+        let Some(room) = self.rooms.get_mut(&key) else {
+            return;
+        };
+        let due = room.pages.watch_at.take_if(|at| *at <= turn.at.now);
+        if due.is_none() || room.alias().is_none() {
+            return;
+        }
+        let pages = &room.pages;
+        let state = pages.state.asked.is_none() && pages.state.agreed != room.options.state;
+        let locks = pages.locks.asked.is_none() && pages.locks.agreed != room.options.locks;
+        if state {
+            self.say_state(None, key, turn);
+        }
+        if locks {
+            self.say_locks(None, key, turn);
+            self.ask_waiting(key, turn);
         }
     }
 
@@ -288,7 +430,7 @@ impl Machine {
         &mut self,
         key: RoomKey,
         request: RequestId,
-        refusal: Option<&Refusal>,
+        error: Error,
         turn: &mut Turn<'_>,
     ) {
         let Some(room) = self.rooms.get_mut(&key) else {
@@ -298,19 +440,17 @@ impl Machine {
             return;
         }
         room.pages.recall();
-        let never = refusal.filter(|refusal| refusal.retry == Retry::Never);
-        if let Some(refusal) = never {
-            // Also where the membership has just ended: the next one begins with what is missing.
-            if room.alias().is_some() {
-                room.pages.waiting.pop_front();
-                let error = Error::Refused(refusal.clone());
-                turn.out
-                    .push(Output::Event(key, RoomEvent::CopyFailed(error)));
-            }
-            return self.ask_page(key, turn);
+        if let Some(after) = again_after(&error) {
+            room.pages.held_until = Some(turn.at.now + after);
+            return;
         }
-        let after = refusal.and_then(|refusal| refusal.after);
-        room.pages.held_until = Some(turn.at.now + after.unwrap_or(PAGE_RETRY));
+        // Also where the membership has just ended: the next one begins with what is missing.
+        if room.alias().is_some() {
+            room.pages.waiting.pop_front();
+            turn.out
+                .push(Output::Event(key, RoomEvent::CopyFailed(error)));
+        }
+        self.ask_page(key, turn);
     }
 }
 
@@ -343,14 +483,11 @@ impl Page {
 /// Items asked for at a time.
 const PAGE_ITEMS: u64 = 1_000;
 
-/// When to ask again for a page that got no answer.
-const PAGE_RETRY: Duration = Duration::from_secs(1);
-
 #[cfg(test)]
 mod tests {
     use roomful_protocol::error::ErrorCode;
     use roomful_protocol::frame::{
-        ClientFrame, Joined, Ok as OkFrame, Recovery, StateItem, StatePage,
+        Change, ClientFrame, Joined, Ok as OkFrame, Recovery, StateItem, StatePage,
     };
     use roomful_protocol::payload::Payload;
 
@@ -543,6 +680,69 @@ mod tests {
         assert_eq!(asked(&bench)[0].1, "c/");
         bench.cut_and_reopen();
         assert_eq!(bench.last_join().state, prefixes);
+    }
+
+    /// Goal: what is watched is said, whenever it changes. Method: it changes between `join` and `joined`, whose page is of other keys; the request
+    /// that follows is refused for a while.
+    #[test]
+    fn what_changes_while_a_join_is_on_its_way_is_said_after_it() {
+        let mut bench = watching();
+        let prefixes = Some(vec![prefix("c/")]);
+        let what = StateRequest::Watch { prefixes };
+        bench.request(RoomRequest::State(what.clone()));
+        answer(&mut bench, 5, Recovery::Live, Some(page(5, &["a/1"], None)));
+        let watch = |bench: &Bench| match bench.sent().swap_remove(0) {
+            ClientFrame::State(State {
+                request,
+                what: sent,
+                ..
+            }) => {
+                assert_eq!(sent, what);
+                request
+            }
+            other => panic!("{other:?}"),
+        };
+        let request = watch(&bench);
+        assert_eq!(
+            bench.room_events(),
+            [RoomEvent::StateBegins(vec![prefix("c/")])]
+        );
+        assert_eq!(asked(&bench)[0].1, "c/");
+        bench.outputs.clear();
+        bench.frame(refused(request, ErrorCode::RateLimited, Some(2_000)));
+        assert_eq!(bench.wait(), Duration::from_secs(2));
+        let request = watch(&bench);
+        bench.frame(OkFrame {
+            request,
+            reply: Reply::Done,
+        });
+        bench.cut_and_reopen();
+        assert_eq!(bench.last_join().state, Some(vec![prefix("c/")]));
+    }
+
+    /// Goal: what is taken back stays so. Method: a write is left, and taken back while the room is away.
+    #[test]
+    fn a_write_taken_back_while_away_is_taken_back_by_the_next_membership() {
+        let mut bench = Bench::joined();
+        let change = Change::delete(key("a/1"));
+        let left = |changes: Vec<Change>| StateRequest::OnDisconnect { changes };
+        bench.request(RoomRequest::State(left(vec![change])));
+        bench.command(Command::Suspend);
+        bench.request(RoomRequest::State(left(Vec::new())));
+        bench.command(Command::Resume);
+        bench.open();
+        bench
+            .outputs
+            .retain(|output| !matches!(output, Output::Send(ClientFrame::State(_))));
+        bench.answer_join(position(1, 0), Recovery::Live);
+        let sent = bench.sent().into_iter();
+        let sent: Vec<_> = sent
+            .filter_map(|frame| match frame {
+                ClientFrame::State(State { what, .. }) => Some(what),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(sent, [left(Vec::new())]);
     }
 
     /// Else the next join would ask for what the server never gives, and be refused for it.

@@ -44,8 +44,8 @@ pub(super) struct Membership {
     pub(super) pages: Pages,
     /// Locks held or waited for.
     pub(super) claims: Claims,
-    /// What was left with the server for when this member is gone.
-    on_disconnect: Vec<Change>,
+    /// What was left with the server for when this member is gone, if anything ever was: taking it back has to be said too.
+    on_disconnect: Option<Vec<Change>>,
     /// The own number, from the first `joined` on.
     pub(super) member: Option<MemberId>,
     backoff: Backoff,
@@ -106,7 +106,7 @@ impl Membership {
             Standing::Retry { at } if open => Some(at),
             Standing::In { .. } if open => {
                 let held = self.publishes.held_until().into_iter();
-                held.chain(self.pages.held_until)
+                held.chain(self.pages.deadline())
                     .chain(self.claims.deadline(true))
                     .min()
             }
@@ -148,7 +148,7 @@ impl Machine {
             publishes: Publishes::default(),
             pages: Pages::default(),
             claims: Claims::default(),
-            on_disconnect: Vec::new(),
+            on_disconnect: None,
             member: None,
             backoff: Backoff::new(self.config.reconnect_base, self.config.reconnect_max),
             joined_at: turn.at.now,
@@ -170,6 +170,7 @@ impl Machine {
             return;
         };
         room.standing = Standing::Joining;
+        room.pages.told(&room.options.state, room.options.locks);
         let producer = JoinProducer {
             producer: self.config.producer,
             next: Sequence(self.next_sequence),
@@ -257,8 +258,7 @@ impl Machine {
     /// A new session has left nothing with the server; one that goes on leaves the same again.
     fn leave_again(&mut self, key: RoomKey, alias: RoomAlias, turn: &mut Turn<'_>) {
         let room = self.rooms.get(&key);
-        let changes = room.map(|room| room.on_disconnect.clone());
-        if let Some(changes) = changes.filter(|changes| !changes.is_empty()) {
+        if let Some(changes) = room.and_then(|room| room.on_disconnect.clone()) {
             self.request(Request::Quiet, turn, |request| {
                 State {
                     request,
@@ -344,7 +344,10 @@ impl Machine {
             .values_mut()
             .for_each(|room| room.publishes.release(turn.at.now));
         let keys: Vec<RoomKey> = self.rooms.keys().copied().collect();
-        keys.into_iter().for_each(|key| self.ask_page(key, turn));
+        for key in keys {
+            self.tick_watches(key, turn);
+            self.ask_page(key, turn);
+        }
         self.rejoin_due(turn);
         self.pump(turn);
     }
@@ -657,7 +660,7 @@ impl Machine {
                 self.watch_state(call, key, prefixes, turn);
             }
             (RoomRequest::State(StateRequest::OnDisconnect { changes }), alias) => {
-                room.on_disconnect.clone_from(&changes);
+                room.on_disconnect = Some(changes.clone());
                 let what = StateRequest::OnDisconnect { changes };
                 match alias {
                     Some(alias) => self.send_change(call, alias, what, turn),

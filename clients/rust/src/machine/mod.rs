@@ -110,6 +110,17 @@ impl Turn<'_> {
         self.out.push(Output::Reply(call, result));
     }
 
+    /// To whoever waits, if anybody does.
+    fn reply_all(
+        &mut self,
+        calls: impl IntoIterator<Item = CallId>,
+        result: &Result<Answer, Error>,
+    ) {
+        for call in calls {
+            self.reply(call, result.clone());
+        }
+    }
+
     fn state(&mut self, state: ConnectionState) {
         self.out.push(Output::State(state));
     }
@@ -288,20 +299,18 @@ impl Machine {
             Request::SetPresence { call, .. }
             | Request::Watch { call, .. }
             | Request::Change(call)
-            | Request::WatchState { call, .. }
-            | Request::WatchLocks {
-                call: Some(call), ..
-            }
             | Request::Release { call, .. } => turn.reply(call, Expects::Done.answer(reply)),
+            Request::WatchState { call, key } => {
+                self.state_watched(key, id);
+                turn.reply_all(call, &Expects::Done.answer(reply));
+            }
+            Request::WatchLocks { call, key } => {
+                self.locks_watched(key, id);
+                turn.reply_all(call, &Expects::Done.answer(reply));
+            }
             Request::Page(key) => self.page_arrived(key, id, reply, turn),
-            Request::Lock {
-                key, lock, sent, ..
-            } => self.lock_answered(key, lock, sent, &reply, turn),
-            Request::Join(_)
-            | Request::WatchLocks { call: None, .. }
-            | Request::Refresh
-            | Request::Ping { .. }
-            | Request::Quiet => {}
+            Request::Lock(asked) => self.lock_answered(asked, &reply, turn),
+            Request::Join(_) | Request::Refresh | Request::Ping { .. } | Request::Quiet => {}
         }
     }
 
@@ -329,10 +338,8 @@ impl Machine {
         match request {
             Request::Join(key) => self.join_refused(key, refusal, turn),
             Request::Publish(key) => self.publish_refused(key, id, refusal, current, turn),
-            Request::Page(key) => self.page_failed(key, id, Some(&refusal), turn),
-            Request::Lock {
-                key, alias, lock, ..
-            } => self.lock_refused(key, alias, &lock, refusal, turn),
+            Request::Page(key) => self.page_failed(key, id, error, turn),
+            Request::Lock(asked) => self.lock_failed(&asked, &error, turn),
             Request::Leave(key) => self.left_by_request(key, Err(error), turn),
             Request::Call { call, .. }
             | Request::Change(call)
@@ -340,14 +347,11 @@ impl Machine {
             | Request::Ping {
                 call: Some(call), ..
             } => turn.reply(call, Err(error)),
-            Request::WatchState { call, key, before } => {
-                self.state_not_watched(key, before, turn);
-                turn.reply(call, Err(error));
+            Request::WatchState { call, key } => {
+                self.state_not_watched(call, key, id, &error, turn);
             }
-            Request::WatchLocks { call, key, before } => {
-                self.locks_not_watched(key, before, turn);
-                call.into_iter()
-                    .for_each(|call| turn.reply(call, Err(error.clone())));
+            Request::WatchLocks { call, key } => {
+                self.locks_not_watched(call, key, id, &error, turn);
             }
             Request::SetPresence { call, key, before } => {
                 if let Some(room) = self.rooms.get_mut(&key) {
@@ -376,20 +380,19 @@ impl Machine {
                 | Request::SetPresence { call, .. }
                 | Request::Watch { call, .. }
                 | Request::Change(call)
-                | Request::WatchState { call, .. }
-                | Request::WatchLocks {
-                    call: Some(call), ..
-                }
                 | Request::Release { call, .. }
                 | Request::Ping {
                     call: Some(call), ..
                 } => turn.reply(call, Err(Error::Timeout)),
-                Request::Page(key) => self.page_failed(key, id, None, turn),
-                Request::Lock { key, lock, .. } => {
-                    self.lock_failed(key, &lock, &Error::Timeout, turn);
+                Request::WatchState { call, key } => {
+                    self.state_not_watched(call, key, id, &Error::Timeout, turn);
                 }
+                Request::WatchLocks { call, key } => {
+                    self.locks_not_watched(call, key, id, &Error::Timeout, turn);
+                }
+                Request::Page(key) => self.page_failed(key, id, Error::Timeout, turn),
+                Request::Lock(asked) => self.lock_failed(&asked, &Error::Timeout, turn),
                 Request::Publish(_)
-                | Request::WatchLocks { call: None, .. }
                 | Request::Refresh
                 | Request::Ping { call: None, .. }
                 | Request::Quiet => {}

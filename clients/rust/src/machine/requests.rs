@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use roomful_protocol::error::Retry;
 use roomful_protocol::frame::Watch;
-use roomful_protocol::id::{Key, KeyPrefix, RequestId, RoomAlias};
+use roomful_protocol::id::{Key, RequestId, RoomAlias};
 use roomful_protocol::payload::Payload;
 
 use super::step::{CallId, RoomKey};
+use crate::error::Error;
 
 /// The open requests, and when they are given up.
 #[derive(Debug)]
@@ -46,17 +48,15 @@ pub(super) enum Request {
     },
     /// A change that every join repeats, so that it outlives the connection.
     Change(CallId),
-    /// Which keys were watched before, to go back to if the server refuses.
+    /// Which keys are watched, and who asked, if the application did.
     WatchState {
-        call: CallId,
+        call: Option<CallId>,
         key: RoomKey,
-        before: Option<Vec<KeyPrefix>>,
     },
-    /// Whether locks were, and who asked, if the application did.
+    /// Whether locks are, likewise.
     WatchLocks {
         call: Option<CallId>,
         key: RoomKey,
-        before: bool,
     },
     /// A lock that is given back: to be said again if the connection ends first.
     Release {
@@ -67,12 +67,7 @@ pub(super) enum Request {
     /// A page of a copy.
     Page(RoomKey),
     /// A lock that is to be taken or renewed.
-    Lock {
-        key: RoomKey,
-        alias: RoomAlias,
-        lock: Key,
-        sent: Duration,
-    },
+    Lock(LockAsked),
     Refresh,
     /// The time of sending, and who wants to know.
     Ping {
@@ -82,6 +77,30 @@ pub(super) enum Request {
     /// Nobody waits.
     Quiet,
 }
+
+/// For which claim a lock was asked, in which membership, and when.
+#[derive(Debug)]
+pub(super) struct LockAsked {
+    pub(super) key: RoomKey,
+    pub(super) alias: RoomAlias,
+    pub(super) lock: Key,
+    pub(super) claim: u64,
+    pub(super) sent: Duration,
+}
+
+/// When to ask again, where that may help: the server had no time, or there was no answer.
+pub(super) fn again_after(error: &Error) -> Option<Duration> {
+    match error {
+        Error::Refused(refusal) if refusal.retry != Retry::Never => {
+            Some(refusal.after.unwrap_or(RETRY))
+        }
+        Error::Timeout => Some(RETRY),
+        _ => None,
+    }
+}
+
+/// When to ask again where the server doesn't say.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Which answer fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

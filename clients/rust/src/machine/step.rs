@@ -441,7 +441,7 @@ pub enum RoomEvent {
         /// The grant that ended.
         fence: Position,
     },
-    /// The server refused a page of what is watched, for good: the copy stays without it.
+    /// The server refused a page of what is watched, or a watch that nobody awaits, for good: the copy stays without it.
     CopyFailed(Error),
     /// An entry of the log about a timer.
     Timer {

@@ -50,7 +50,7 @@ pub enum OpenError {
         source: io::Error,
     },
     /// Something in it can't be read, and nobody knows which rooms that concerns.
-    #[error("the journal in {} is damaged, and nobody knows whose the damaged part was", .0.display())]
+    #[error("the journal in {} is damaged, and nobody knows whose the damaged part was: `roomful repair` says what can be kept", .0.display())]
     Damaged(PathBuf),
     /// There are other files.
     #[error("{} holds files that are not of a journal: nothing was changed, name another data_dir or move them away", .0.display())]

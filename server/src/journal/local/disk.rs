@@ -139,8 +139,12 @@ impl Disk for Folder {
     }
 
     fn remove(&self, segment: u64) -> io::Result<()> {
-        self.files().remove(&segment);
-        fs::remove_file(self.path_of(segment))?;
+        {
+            // With the list in hand: a reader that comes in between would open it again, and keep it.
+            let mut files = self.files();
+            fs::remove_file(self.path_of(segment))?;
+            files.remove(&segment);
+        }
         self.sync_names()
     }
 

@@ -265,6 +265,28 @@ fn a_closed_room_grows_old() {
     );
 }
 
+/// Times are those of the entries, however far they are from the first one of their segment.
+#[test]
+fn a_first_entry_of_a_wrong_clock_makes_no_other_old() {
+    let (machine, id) = (Machine::new(1), room("a"));
+    let mut process = filled(&machine, std::slice::from_ref(&id), 1);
+    let now_ms = 1_700_000_000_000;
+    for offset in 2..=20 {
+        let mut late = (*entry(offset, EntryKind::Publish)).clone();
+        late.time_ms = now_ms + offset;
+        later(
+            &process
+                .face
+                .append(&id, Offset(offset - 1), &Arc::new(late)),
+        );
+        process.settle();
+    }
+    process.face.close(&id);
+    process.open(&id).unwrap();
+    process.face.trim(&id, now_ms + 1_000);
+    assert_eq!(process.face.first(&id), Offset(2));
+}
+
 fn later<T>(outcome: &Outcome<T>) {
     assert!(matches!(outcome, Outcome::Later(_)));
 }

@@ -91,8 +91,8 @@ pub(super) struct Spot {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
     pub(super) spot: Spot,
-    /// Milliseconds after the segment's first entry.
-    after_ms: u32,
+    /// Whole seconds after the segment's first entry: enough for years, which a clock that was wrong first makes of them.
+    after_s: u32,
     is_pinned: bool,
 }
 
@@ -194,10 +194,10 @@ impl Segment {
         if head.offset < run.next() {
             return;
         }
-        let after_ms = head.time_ms.saturating_sub(base_ms);
+        let after_s = head.time_ms.saturating_sub(base_ms) / 1_000;
         let place = Place {
             spot,
-            after_ms: u32::try_from(after_ms).unwrap_or(u32::MAX),
+            after_s: u32::try_from(after_s).unwrap_or(u32::MAX),
             is_pinned: head.is_pinned,
         };
         let missing = Place {
@@ -256,7 +256,7 @@ impl Segment {
             marks.push(Counted {
                 offset: Offset(offset),
                 bytes: u64::from(place.spot.bytes),
-                time_ms: base_ms + u64::from(place.after_ms),
+                time_ms: base_ms + u64::from(place.after_s) * 1_000,
                 is_pinned: place.is_pinned,
             });
         }

@@ -78,8 +78,16 @@ impl Ingester {
         garbage >= bytes_min.max(self.store.entry_bytes() / 2)
     }
 
-    /// Gives back what is not kept any more.
+    /// Gives back what is not kept any more. That writes all of the rest anew beside what is there, so it waits for space.
     pub(super) fn clean(&self) -> io::Result<()> {
+        let needed = self.store.entry_bytes();
+        if self.disk.space()?.free < needed {
+            tracing::warn!(
+                needed,
+                "too little of the disk is free to give space back to it"
+            );
+            return Ok(());
+        }
         self.garbage_bytes.store(0, Ordering::Relaxed);
         self.store.clean()?;
         self.counters.cleanings.add(1);
@@ -206,7 +214,7 @@ impl Ingester {
             self.store
                 .range(Space::Logs, &from, &until, Direction::Forward, &mut look)?;
             let Some((last, _)) = logs.last() else {
-                return self.store.sync();
+                return Ok(());
             };
             from = [last, &[0][..]].concat();
             let trimmed = logs.into_iter().filter_map(|(key, value)| {
@@ -219,7 +227,8 @@ impl Ingester {
             });
             let trimmed: Vec<_> = trimmed.collect();
             if !trimmed.is_empty() {
-                self.store.write(trimmed)?;
+                // On the disk before anybody sees it: what a compaction drops by it, a power cut must not bring back.
+                self.store.ingest(trimmed)?;
             }
         }
     }

@@ -60,6 +60,10 @@ impl From<io::Error> for Trouble {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound => Self::Moved,
+            io::ErrorKind::InvalidData => {
+                tracing::error!(%error, "the journal's store is damaged");
+                Self::Damaged("a block of the store")
+            }
             _ => Self::Io(error),
         }
     }

@@ -212,8 +212,10 @@ pub(super) fn scan(
             } else {
                 at
             };
+            // Behind a batch that the file ends in there is nothing at all.
+            let rest = bytes.get(behind..).unwrap_or_default();
             match after(scanned.next) {
-                _ if bytes[behind..].iter().all(|byte| *byte == 0) => return Ok(scanned),
+                _ if rest.iter().all(|byte| *byte == 0) => return Ok(scanned),
                 Some((place, number)) => {
                     scanned.lost.push(Lost::Unknown(at));
                     (scanned.end, scanned.next) = (place, number);
@@ -231,7 +233,7 @@ pub(super) fn scan(
         }
         batch.read_records(bytes, &mut found)?;
         scanned.lost.extend(lost);
-        scanned.end = batch.end.next_multiple_of(ALIGNMENT);
+        scanned.end = batch.end.next_multiple_of(ALIGNMENT).min(bytes.len());
         scanned.next = batch.number + 1;
     }
 }
@@ -492,5 +494,16 @@ mod tests {
             assert_eq!(read(&flipped, true).1, Err(ScanError::Head));
         }
         assert_eq!(read(b"", true).1, Err(ScanError::Head));
+    }
+
+    /// A file may end anywhere, in what fills a batch up too.
+    #[test]
+    fn a_file_that_ends_early_is_read_as_far_as_it_goes() {
+        let (bytes, _) = segment();
+        for end in SEGMENT_HEAD_BYTES..bytes.len() {
+            let mut found = 0;
+            let scanned = scan(&bytes[..end], true, |_, _| found += 1).unwrap();
+            assert!(scanned.end <= end, "{end}: {}", scanned.end);
+        }
     }
 }

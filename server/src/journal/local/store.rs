@@ -3,6 +3,7 @@
 //! A [`Store`] keeps keys in order, in a few spaces, and shows them by [`View`]. [`Store::write`] is atomic and survives a power cut
 //! from the next [`Store::sync`] on, what is ingested from the return on. What keys and values mean is left to `meta`.
 
+use std::error::Error as _;
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
@@ -315,6 +316,14 @@ pub(super) fn by_space(mut changes: Vec<Change>) -> Vec<Vec<Change>> {
 fn failed(error: fjall::Error) -> io::Error {
     match error {
         fjall::Error::Io(error) => error,
+        // What the disk says stands below what the store makes of it.
+        fjall::Error::Storage(error) => match error
+            .source()
+            .and_then(|source| source.downcast_ref::<io::Error>())
+        {
+            Some(source) => io::Error::new(source.kind(), error),
+            None => io::Error::new(io::ErrorKind::InvalidData, error),
+        },
         error => io::Error::other(error),
     }
 }
