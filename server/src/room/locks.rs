@@ -37,7 +37,8 @@ pub struct Locks {
 #[derive(Debug, Clone)]
 struct Lock {
     held: Option<LoggedHolder>,
-    /// When the lease ends, on the monotonic clock.
+    /// The last moment of the lease on the monotonic clock. It is over behind that: two clocks begin their milliseconds apart,
+    /// and it must not end before the time of day that was told.
     ends_ms: u64,
     queue: Vec<LoggedWaiter>,
     /// The newest grant.
@@ -212,7 +213,7 @@ impl Locks {
                     held: None,
                     queue: lock.queue.clone(),
                 };
-                (lock.ends_ms <= place.now.monotonic_ms).then(|| (held.user.clone(), change))
+                (lock.ends_ms < place.now.monotonic_ms).then(|| (held.user.clone(), change))
             };
             let next = || {
                 let first = lock.queue.first().filter(|_| lock.held.is_none())?;
@@ -286,11 +287,11 @@ impl Locks {
         taken.or_else(|| self.free.get(name).copied())
     }
 
-    /// When the first lease ends, on the monotonic clock.
+    /// When the first lease is over, on the monotonic clock.
     #[must_use]
     pub fn next_end_ms(&self) -> Option<u64> {
         let held = self.taken.values().filter(|lock| lock.held.is_some());
-        held.map(|lock| lock.ends_ms).min()
+        held.map(|lock| lock.ends_ms.saturating_add(1)).min()
     }
 
     /// Whether a lock stands otherwise now than an entry at this offset left it. That entry is the newest of its lock or not;
@@ -554,9 +555,9 @@ mod tests {
         let mut locks = Locks::default();
         (1..=3).for_each(|member| take(&mut locks, "a", member, member).unwrap());
         let mut offset = 4;
-        assert!(settle(&mut locks, &mut offset, 99, &[1, 2, 3]).is_empty());
+        assert!(settle(&mut locks, &mut offset, 100, &[1, 2, 3]).is_empty());
         assert_eq!(
-            settle(&mut locks, &mut offset, 100, &[1, 2, 3]),
+            settle(&mut locks, &mut offset, 101, &[1, 2, 3]),
             [LockWhy::Expired, LockWhy::Granted]
         );
         assert_eq!(locks.fence(&key("a")), Some(Offset(5)));
@@ -595,7 +596,7 @@ mod tests {
             queue: Vec::new(),
         };
         locks.apply(&change, 300, 3);
-        assert_eq!(locks.next_end_ms(), Some(500));
+        assert_eq!(locks.next_end_ms(), Some(501));
     }
 
     #[test]
@@ -673,7 +674,7 @@ mod tests {
                 let before: Vec<_> = ["a", "b", "c"].map(|name| locks.fence(&key(name))).into();
                 settle(&mut locks, &mut offset, now_ms, &[1, 2, 3, 4, 5]);
                 for (line, ends_ms) in model.values_mut() {
-                    if !line.is_empty() && *ends_ms <= now_ms {
+                    if !line.is_empty() && *ends_ms < now_ms {
                         line.pop_front();
                         *ends_ms = now_ms + 100;
                     }
