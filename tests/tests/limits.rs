@@ -104,6 +104,7 @@ async fn a_log_holds_so_many_entries_and_bytes() {
 }
 
 /// What a room keeps beside its log has a bound each: what goes beyond is refused, counted by that bound, and changes nothing.
+/// Cursors of more users than may have some are forgotten.
 #[tokio::test]
 async fn a_room_keeps_so_much_beside_its_log() {
     let server = Server::with_config(
@@ -172,7 +173,11 @@ cursor_users_max = 1
         delivered: None,
     };
     ann.cursor(room, read()).await.unwrap();
-    assert_over(&server, bob.cursor(room, read()).await, "cursor_users").await;
+    bob.cursor(room, read()).await.unwrap();
+    let theirs = ann.cursor(room, CursorRequest::Get).await.unwrap();
+    assert_eq!(theirs.read, None, "it made room");
+    let metrics = server.metrics().await;
+    assert_eq!(metrics.value("roomful_cursors_forgotten_total"), 1.0);
 }
 
 /// Something was refused because of a bound, which has counted that.

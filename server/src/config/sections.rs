@@ -344,7 +344,7 @@ section! {
         live timers_max: usize = 256, 1..=1_000_000;
         /// Longest payload of a timer, in bytes.
         live timer_payload_bytes_max: usize = 4_096, 0..=16_777_216;
-        /// Users of a room with read or delivered cursors.
+        /// Users of a room with read or delivered cursors; where there are more, those of the one who is furthest behind are forgotten.
         live cursor_users_max: usize = 10_000, 1..=10_000_000;
     }
 }

@@ -311,10 +311,12 @@ impl Extras {
     }
 
     fn set(&mut self, key: Bytes, value: Bytes) {
-        self.bytes += key.len() + value.len() + REGISTER_BYTES;
-        let key_bytes = key.len();
-        if let Some(before) = self.registers.insert(key, value) {
-            self.bytes -= key_bytes + before.len() + REGISTER_BYTES;
+        if let Some(before) = self.registers.remove(&key) {
+            self.bytes -= key.len() + before.len() + REGISTER_BYTES;
+        }
+        if !value.is_empty() {
+            self.bytes += key.len() + value.len() + REGISTER_BYTES;
+            self.registers.insert(key, value);
         }
     }
 }

@@ -45,7 +45,8 @@ pub trait Journal: fmt::Debug {
     /// earlier one and what stands behind that are.
     fn snapshot(&mut self, room: &RoomId, snapshot: Snapshot);
 
-    /// Keeps the last value of a register, which has no place in the log. It is ordered with the appends.
+    /// Keeps the last value of a register, which has no place in the log; an empty one takes it away. It is ordered with the
+    /// appends.
     fn register(&mut self, room: &RoomId, key: Bytes, value: Bytes) -> Outcome<()>;
 
     /// When the room has to be opened though nobody is in it, in milliseconds since 1970; none: it has not. It is ordered with

@@ -76,8 +76,6 @@ labels! {
         TimerBytes = "timer_payload_bytes",
         /// Bytes of what members have left to be written when they are gone.
         DepartureBytes = "on_disconnect_bytes",
-        /// Users with cursors.
-        Cursors = "cursor_users",
     }
 
     /// What a panic happened in, and ended.

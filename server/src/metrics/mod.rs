@@ -120,6 +120,7 @@ shard_counters! {
     state_writes: Counter = "roomful_state_writes_total", "Writes of keyed state that entered a log.";
     lock_changes: Counter = "roomful_lock_changes_total", "Grants, releases and other changes of locks that entered a log.";
     timers_fired: Counter = "roomful_timers_fired_total", "Timers whose firing entered a log.";
+    cursors_forgotten: Counter = "roomful_cursors_forgotten_total", "Users whose cursors were forgotten, since too many of a room had some.";
     departures: Counter = "roomful_departures_total", "Writes that members had left and that were made when they were gone.";
     quota_refusals: By<Quota> = "roomful_quota_refusals_total", "Requests that were refused because a room keeps as much as it may, by the bound.";
     snapshots: Counter = "roomful_snapshots_total", "Snapshots of rooms that were given to a journal.";

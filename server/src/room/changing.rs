@@ -251,11 +251,11 @@ impl Room {
         context: &mut Context<'_>,
     ) {
         let epoch = self.epoch();
-        let until_ms = self.place(context.now).time_ms.saturating_add(ttl_ms);
+        let now = context.now;
         let mut renewed = Err(LockRefusal::NotHeld);
         // What is decided on comes last. The grant may not be committed yet; then only that has it.
         self.keep()
-            .each(|tables| renewed = tables.locks.renew(name, member, fence, until_ms));
+            .each(|tables| renewed = tables.locks.renew(name, member, fence, ttl_ms, now));
         match renewed {
             Ok(until_ms) => {
                 let fence = Position::new(epoch, fence);
@@ -369,7 +369,7 @@ impl Room {
         self.wake_before(&change, context);
         let entry = Arc::new(Entry {
             offset: place.offset,
-            time_ms: place.time_ms,
+            time_ms: self.entry_ms(context.now),
             kind: change.kind(),
             user: by.user,
             op: by.op,
@@ -401,12 +401,12 @@ impl Room {
         self.reply_at(offset, to, Err(refusal), context);
     }
 
-    /// Where the next entry stands.
+    /// Where the next entry stands, and when that is decided.
     pub(super) fn place(&self, now: Now) -> Place {
         Place {
             epoch: self.log.epoch,
             offset: self.log.appended.next(),
-            time_ms: now.unix_ms.max(self.log.last_ms),
+            now,
         }
     }
 
@@ -470,6 +470,11 @@ fn refuse_write(refusal: StateRefusal, bytes_max: usize, context: &Context<'_>) 
         }
         StateRefusal::NoValue(key) => {
             let text = format!("the change of key {key:?} has no value");
+            Refusal::new(ErrorCode::BadValue, text)
+        }
+        StateRefusal::NoName(key) => {
+            let text =
+                format!("a member's name in the value or the patch of key {key:?} is no text");
             Refusal::new(ErrorCode::BadValue, text)
         }
     }

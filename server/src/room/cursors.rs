@@ -1,25 +1,26 @@
 //! How far each user has read, and been delivered to.
 //!
 //! The room calls it. A cursor only moves forward, whatever order the requests of a user's devices arrive in; it has no place in
-//! the log and is a register of the journal, in the form that is made here. Those of another epoch are void. Users are counted
-//! and bounded.
+//! the log and is a register of the journal, in the form that is made here. Those of another epoch are void. Users are counted,
+//! and where they are too many, the one who is furthest behind is forgotten: most likely it has gone for good.
 //!
 //! What a user has not read is counted in the log when it is asked for: the publishes of others behind its read cursor, as far as
 //! history is kept, and no more than the newest entries of a bounded number behind it. What history has dropped counts
 //! as read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use roomful_protocol::id::{Epoch, Offset, UserId};
 
 use super::snapshot::{self, Undecodable, decode};
-use crate::metrics::Quota;
 
-/// The cursors of a room, by user.
+/// The cursors of a room, by user, as they are stored.
 #[derive(Debug, Default)]
 pub struct Cursors {
     by_user: BTreeMap<UserId, Cursor>,
+    /// The same by where they stand.
+    by_place: BTreeSet<(Option<Offset>, UserId)>,
 }
 
 /// The cursors of one user.
@@ -44,7 +45,7 @@ impl Cursors {
         for (key, value) in registers {
             let (user, of, cursor) = Cursor::from_register(key, value)?;
             if of == epoch {
-                cursors.by_user.insert(user, cursor);
+                cursors.advance(&user, cursor);
             }
         }
         Ok(cursors)
@@ -56,30 +57,28 @@ impl Cursors {
         self.by_user.get(user).copied().unwrap_or_default()
     }
 
-    /// Moves a user's cursors forward; whether one has moved.
-    ///
-    /// # Errors
-    /// As many users as may have cursors have some.
-    pub fn advance(&mut self, user: &UserId, to: Cursor, users_max: usize) -> Result<bool, Quota> {
+    /// Moves a user's cursors forward, as its register says that was stored.
+    pub fn advance(&mut self, user: &UserId, to: Cursor) {
         let before = self.of(user);
-        let after = Cursor {
-            read: before.read.max(to.read),
-            delivered: before.delivered.max(to.delivered),
-        };
-        if before == after {
-            return Ok(false);
-        }
-        if self.by_user.len() >= users_max && !self.by_user.contains_key(user) {
-            return Err(Quota::Cursors);
-        }
+        let after = before.forward(to);
+        self.by_place.remove(&(before.place(), user.clone()));
+        self.by_place.insert((after.place(), user.clone()));
         self.by_user.insert(user.clone(), after);
-        Ok(true)
     }
 
-    /// The register of a user: its key and its value.
-    #[must_use]
-    pub fn register(&self, user: &UserId, epoch: Epoch) -> (Bytes, Bytes) {
-        self.of(user).to_register(user, epoch)
+    /// Where there are too many users, forgets the one who is furthest behind of those who may be forgotten.
+    pub fn forget_one(
+        &mut self,
+        users_max: usize,
+        may_be: impl Fn(&UserId) -> bool,
+    ) -> Option<UserId> {
+        if self.by_user.len() <= users_max {
+            return None;
+        }
+        let found = self.by_place.iter().find(|(_, user)| may_be(user))?.clone();
+        self.by_place.remove(&found);
+        self.by_user.remove(&found.1);
+        Some(found.1)
     }
 
     /// About what they take in memory, in bytes.
@@ -90,6 +89,20 @@ impl Cursors {
 }
 
 impl Cursor {
+    /// Each where it is further.
+    #[must_use]
+    pub fn forward(self, to: Self) -> Self {
+        Self {
+            read: self.read.max(to.read),
+            delivered: self.delivered.max(to.delivered),
+        }
+    }
+
+    /// How far the user has come at all.
+    fn place(self) -> Option<Offset> {
+        self.read.max(self.delivered)
+    }
+
     /// What a register says: whose, of which epoch, and where they stand.
     ///
     /// # Errors
@@ -111,16 +124,21 @@ impl Cursor {
     pub fn to_register(self, user: &UserId, epoch: Epoch) -> (Bytes, Bytes) {
         let stored: Stored = (VERSION, epoch, self.read, self.delivered);
         let value = snapshot::record(&stored);
-        let key = Bytes::copy_from_slice(user.as_str().as_bytes());
-        (key, value.into())
+        (Self::key(user), value.into())
+    }
+
+    /// The key of a user's register.
+    #[must_use]
+    pub fn key(user: &UserId) -> Bytes {
+        Bytes::copy_from_slice(user.as_str().as_bytes())
     }
 }
 
 /// The form of a register.
 const VERSION: u8 = 1;
 
-/// A user's cursors in their tree, with the user's name.
-const CURSOR_BYTES: usize = 192;
+/// A user's cursors in their two trees, with the user's name.
+const CURSOR_BYTES: usize = 320;
 
 #[cfg(test)]
 mod tests {
@@ -136,15 +154,24 @@ mod tests {
     }
 
     #[test]
-    fn there_are_no_more_users_than_allowed() {
+    fn who_is_furthest_behind_is_forgotten_first() {
         let mut cursors = Cursors::default();
-        let to = |offset| Cursor {
-            read: Some(Offset(offset)),
-            delivered: None,
-        };
-        assert_eq!(cursors.advance(&user(1), to(1), 1), Ok(true));
-        assert_eq!(cursors.advance(&user(2), to(1), 1), Err(Quota::Cursors));
-        assert_eq!(cursors.advance(&user(1), to(2), 1), Ok(true));
+        for (number, read, delivered) in [(1, 5, 0), (2, 1, 9), (3, 2, 3), (4, 4, 0), (3, 7, 0)] {
+            let to = Cursor {
+                read: Some(Offset(read)),
+                delivered: Some(Offset(delivered)),
+            };
+            cursors.advance(&user(number), to);
+        }
+        let any = |_: &UserId| true;
+        assert_eq!(cursors.forget_one(4, any), None);
+        let not_4 = |other: &UserId| *other != user(4);
+        assert_eq!(cursors.forget_one(1, not_4), Some(user(1)));
+        assert_eq!(cursors.forget_one(1, any), Some(user(4)));
+        assert_eq!(cursors.forget_one(1, any), Some(user(3)));
+        assert_eq!(cursors.forget_one(1, any), None);
+        assert_eq!(cursors.of(&user(4)), Cursor::default());
+        assert_eq!(cursors.of(&user(2)).read, Some(Offset(1)));
     }
 
     /// Random moves against the greatest of each; then the registers tell the same again, and nothing in another epoch.
@@ -170,15 +197,16 @@ mod tests {
                 read: made.iter().filter_map(|to| to.read).max(),
                 delivered: made.iter().filter_map(|to| to.delivered).max(),
             };
-            if cursors.advance(&user(number), to, 9).unwrap() {
-                let (key, value) = cursors.register(&user(number), Epoch(4));
-                registers.insert(key, value);
-            }
-            assert_eq!(cursors.of(&user(number)), greatest);
+            cursors.advance(&user(number), to);
+            let moved = cursors.of(&user(number));
+            let (key, value) = moved.to_register(&user(number), Epoch(4));
+            registers.insert(key, value);
+            assert_eq!(moved, greatest);
         }
         let registers: Vec<_> = registers.into_iter().collect();
         let again = Cursors::from_registers(&registers, Epoch(4)).unwrap();
         assert_eq!(again.by_user, cursors.by_user);
+        assert_eq!(again.by_place, cursors.by_place);
         let other = Cursors::from_registers(&registers, Epoch(5)).unwrap();
         assert!(other.by_user.is_empty());
         let damaged = [(registers[0].0.clone(), registers[0].1.slice(1..))];

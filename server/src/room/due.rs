@@ -12,6 +12,7 @@ use super::changing::By;
 use super::departures::Departure;
 use super::tables::Change;
 use super::{Context, LogState, Room, RoomTimer};
+use crate::clock::Now;
 use crate::journal::Health;
 
 /// What is due.
@@ -68,7 +69,8 @@ impl Room {
         if let Some((user, change)) = tables.locks.due(place, is_here) {
             return Some(Due::Change(user, Change::Lock(change)));
         }
-        let (user, change) = tables.timers.due(place.time_ms)?;
+        // Not by the time of entries: that is ahead where the clock was set back, and no timer fires before its time.
+        let (user, change) = tables.timers.due(context.now.unix_ms)?;
         Some(Due::Change(user, Change::Timer(change)))
     }
 
@@ -105,9 +107,17 @@ impl Room {
             return;
         };
         let tables = kept.ahead();
-        let next = [tables.locks.next_end_ms(), tables.timers.next_due_ms()];
-        if let Some(next_ms) = next.into_iter().flatten().min() {
-            let left_ms = next_ms.saturating_sub(self.place(context.now).time_ms);
+        let Now {
+            monotonic_ms,
+            unix_ms,
+        } = context.now;
+        let lease_ms = tables.locks.next_end_ms();
+        let timer_ms = tables.timers.next_due_ms();
+        let left = [
+            lease_ms.map(|lease_ms| lease_ms.saturating_sub(monotonic_ms)),
+            timer_ms.map(|timer_ms| timer_ms.saturating_sub(unix_ms)),
+        ];
+        if let Some(left_ms) = left.into_iter().flatten().min() {
             self.look_in(left_ms, context);
         }
     }

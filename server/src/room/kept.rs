@@ -6,20 +6,18 @@
 //! closes. When the room has to be looked at though nobody is in it, the journal knows before the entry is stored that
 //! asks for it.
 
-use std::collections::BTreeMap;
-
 use roomful_protocol::frame::{
     Durability, Entry, EntryKind, LockReply, LocksPage, StatePage, TimersPage,
 };
 use roomful_protocol::id::{Epoch, Key, KeyPrefix, MemberId, Offset, SessionId, UserId};
 
 use super::cursors::Cursors;
+use super::progress::Registers;
 use super::snapshot::{self, Undecodable};
 use super::tables::{Change, TableBounds, Tables};
 use super::{Context, Room, RoomTimer};
 use crate::clock::Now;
-use crate::journal::{ENTRY_OVERHEAD_BYTES, HistoryBounds, Opened, RECENT_MAX, Snapshot, Ticket};
-use crate::shard::message::Origin;
+use crate::journal::{ENTRY_OVERHEAD_BYTES, HistoryBounds, Opened, RECENT_MAX, Snapshot};
 
 /// What a room keeps.
 #[derive(Debug, Default)]
@@ -30,8 +28,8 @@ pub(super) struct Kept {
     ahead: Option<Box<Tables>>,
     /// Of the users.
     pub(super) cursors: Cursors,
-    /// Who waits for a register that is on its way.
-    pub(super) registers: BTreeMap<Ticket, (Origin, UserId)>,
+    /// Registers that are on their way, and who waits for them.
+    pub(super) registers: Registers,
     /// Entries behind the last snapshot that it would have to say.
     unsaved: Unsaved,
     /// Bytes of the last snapshot.
@@ -77,7 +75,7 @@ impl Kept {
         };
         for entry in opened.recent.iter().filter(|entry| entry.offset > at) {
             if let Some(change) = Change::of(entry)? {
-                kept.commit(entry, &change, bounds);
+                kept.commit(entry, &change, now.monotonic_ms, bounds);
             }
         }
         let is_used = kept.committed.held_bytes() > 0 || kept.unsaved.entries > 0;
@@ -85,7 +83,7 @@ impl Kept {
             return Ok(None);
         }
         kept.cursors = Cursors::from_registers(&opened.registers, opened.epoch)?;
-        kept.committed.locks.begin_leases(now.unix_ms);
+        kept.committed.locks.begin_leases(now);
         Ok(Some(Box::new(kept)))
     }
 
@@ -108,18 +106,20 @@ impl Kept {
     }
 
     /// An entry was given to the journal, and will be committed later.
-    fn advance(&mut self, entry: &Entry, change: &Change, bounds: &TableBounds) {
+    fn advance(&mut self, entry: &Entry, change: &Change, now_ms: u64, bounds: &TableBounds) {
         let committed = &self.committed;
         let ahead = self
             .ahead
             .get_or_insert_with(|| Box::new(committed.clone()));
-        ahead.apply(change, &entry.user, (entry.offset, entry.time_ms), bounds);
+        let place = (entry.offset, entry.time_ms);
+        ahead.apply(change, &entry.user, place, now_ms, bounds);
     }
 
     /// An entry is stored.
-    fn commit(&mut self, entry: &Entry, change: &Change, bounds: &TableBounds) {
+    fn commit(&mut self, entry: &Entry, change: &Change, now_ms: u64, bounds: &TableBounds) {
         let place = (entry.offset, entry.time_ms);
-        self.committed.apply(change, &entry.user, place, bounds);
+        self.committed
+            .apply(change, &entry.user, place, now_ms, bounds);
         self.unsaved.entries += 1;
         self.unsaved.bytes += entry.payload.bytes.len() + ENTRY_OVERHEAD_BYTES;
     }
@@ -162,11 +162,11 @@ impl Room {
 
     /// Keeps what an entry changes that was given to the journal; `is_next` says that it is committed before anything is
     /// decided again.
-    pub(super) fn advance(&mut self, entry: &Entry, change: &Change, is_next: bool) {
+    pub(super) fn advance(&mut self, entry: &Entry, change: &Change, now: Now, is_next: bool) {
         let bounds = &self.settings.tables;
         let kept = self.kept.get_or_insert_default();
         if !is_next || kept.ahead.is_some() {
-            kept.advance(entry, change, bounds);
+            kept.advance(entry, change, now.monotonic_ms, bounds);
         }
     }
 
@@ -187,7 +187,8 @@ impl Room {
             Change::Timer(_) | Change::Departure(_) => {}
         }
         let kept = self.kept.get_or_insert_default();
-        kept.commit(entry, change, &self.settings.tables);
+        let now_ms = context.now.monotonic_ms;
+        kept.commit(entry, change, now_ms, &self.settings.tables);
         if kept.is_snapshot_due(self.settings.history) {
             self.store_snapshot(context);
         }

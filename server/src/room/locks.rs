@@ -4,7 +4,8 @@
 //! gives the whole lock as it is to stand, which goes into the log; [`Locks::apply`] is the same for an entry that was just made
 //! and for one that is replayed. The fence of a grant is the offset of its entry, and the newest of each lock stays known when it
 //! is free, so that an older one counts for nothing; where too many are free, the longest free ones are forgotten, and no fence
-//! of theirs counts any more. A renewal is in no entry: whoever rebuilds the locks begins each lease anew. Holders are known by
+//! of theirs counts any more. A renewal is in no entry: whoever rebuilds the locks begins each lease anew. A lease ends by the
+//! monotonic clock; the time of day that is told of its end is as that was when it was granted or renewed. Holders are known by
 //! member and session; who of them is still there, the room knows.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +18,7 @@ use roomful_protocol::id::{Epoch, Key, MemberId, Offset, SessionId, UserId};
 use roomful_protocol::limits::PAGE_MAX;
 use roomful_protocol::position::Position;
 
+use crate::clock::Now;
 use crate::metrics::Quota;
 
 /// The locks of a room.
@@ -35,6 +37,8 @@ pub struct Locks {
 #[derive(Debug, Clone)]
 struct Lock {
     held: Option<LoggedHolder>,
+    /// When the lease ends, on the monotonic clock.
+    ends_ms: u64,
     queue: Vec<LoggedWaiter>,
     /// The newest grant.
     fence: Offset,
@@ -62,15 +66,15 @@ pub struct Asker {
     pub session: SessionId,
 }
 
-/// Where the next entry will stand.
+/// Where the next entry will stand, and when that is decided.
 #[derive(Debug, Clone, Copy)]
 pub struct Place {
     /// The epoch.
     pub epoch: Epoch,
     /// The offset.
     pub offset: Offset,
-    /// The time, in milliseconds since 1970.
-    pub time_ms: u64,
+    /// The time, by which leases go.
+    pub now: Now,
 }
 
 /// What becomes of somebody who asks for a lock.
@@ -126,8 +130,8 @@ impl Locks {
             return Ok(Acquired::Waits(queued(place)));
         }
         if !waits {
-            let until_ms = lock.held.as_ref().map_or(0, |held| held.until_ms);
-            return Err(LockRefusal::Taken(until_ms.saturating_sub(place.time_ms)));
+            let left_ms = lock.ends_ms.saturating_sub(place.now.monotonic_ms);
+            return Err(LockRefusal::Taken(left_ms));
         }
         if lock.queue.len() >= bounds.queue_max {
             return Err(LockRefusal::Quota(Quota::LockQueue));
@@ -159,7 +163,7 @@ impl Locks {
         without.ok_or(LockRefusal::NotHeld)
     }
 
-    /// Holds a lock for longer. A lease is never shortened, and a renewal leaves no entry.
+    /// Holds a lock for longer, and says until when. A lease is never shortened, and a renewal leaves no entry.
     ///
     /// # Errors
     /// The member does not hold it by this grant.
@@ -168,16 +172,20 @@ impl Locks {
         name: &Key,
         member: MemberId,
         fence: Offset,
-        until_ms: u64,
+        ttl_ms: u64,
+        now: Now,
     ) -> Result<u64, LockRefusal> {
-        let held = self.taken.get_mut(name).and_then(|lock| lock.held.as_mut());
+        let lock = self.taken.get_mut(name).ok_or(LockRefusal::NotHeld)?;
+        let held = lock.held.as_mut();
         let held = held
             .filter(|held| held.member == member)
             .ok_or(LockRefusal::NotHeld)?;
         if held.fence != fence {
             return Err(LockRefusal::StaleFence);
         }
-        held.until_ms = held.until_ms.max(until_ms);
+        lock.ends_ms = lock.ends_ms.max(now.monotonic_ms.saturating_add(ttl_ms));
+        let left_ms = lock.ends_ms - now.monotonic_ms;
+        held.until_ms = now.unix_ms.saturating_add(left_ms);
         Ok(held.until_ms)
     }
 
@@ -204,7 +212,7 @@ impl Locks {
                     held: None,
                     queue: lock.queue.clone(),
                 };
-                (held.until_ms <= place.time_ms).then(|| (held.user.clone(), change))
+                (lock.ends_ms <= place.now.monotonic_ms).then(|| (held.user.clone(), change))
             };
             let next = || {
                 let first = lock.queue.first().filter(|_| lock.held.is_none())?;
@@ -214,8 +222,8 @@ impl Locks {
         })
     }
 
-    /// Makes the change of an entry.
-    pub fn apply(&mut self, change: &LockChange, free_max: usize) {
+    /// Makes the change of an entry; a lease that it grants begins now, by the monotonic clock.
+    pub fn apply(&mut self, change: &LockChange, now_ms: u64, free_max: usize) {
         let name = &change.lock;
         let before = self.taken.remove(name);
         let known = self.free.remove(name);
@@ -225,10 +233,14 @@ impl Locks {
         let known = known.or(before.as_ref().map(|lock| lock.fence));
         self.waiting -= before.as_ref().map_or(0, |lock| lock.queue.len());
         let mut held = change.held.clone();
-        if let (Some(held), Some(Some(renewed))) = (&mut held, before.map(|lock| lock.held))
+        let ttl_ms = held.as_ref().map_or(0, |held| held.ttl_ms);
+        let mut ends_ms = now_ms.saturating_add(ttl_ms);
+        if let (Some(held), Some(before)) = (&mut held, &before)
+            && let Some(renewed) = &before.held
             && held.fence == renewed.fence
         {
             held.until_ms = held.until_ms.max(renewed.until_ms);
+            ends_ms = before.ends_ms;
         }
         let fence = held.as_ref().map(|held| held.fence).or(known);
         let fence = fence.unwrap_or_default();
@@ -237,7 +249,13 @@ impl Locks {
         }
         self.waiting += change.queue.len();
         let queue = change.queue.clone();
-        self.taken.insert(name.clone(), Lock { held, queue, fence });
+        let lock = Lock {
+            held,
+            ends_ms,
+            queue,
+            fence,
+        };
+        self.taken.insert(name.clone(), lock);
     }
 
     /// Remembers the newest grant of a free lock.
@@ -252,10 +270,12 @@ impl Locks {
     }
 
     /// Begins every lease anew: how often they were renewed is not known.
-    pub fn begin_leases(&mut self, now_ms: u64) {
-        let held = self.taken.values_mut();
-        for held in held.filter_map(|lock| lock.held.as_mut()) {
-            held.until_ms = now_ms.saturating_add(held.ttl_ms);
+    pub fn begin_leases(&mut self, now: Now) {
+        for lock in self.taken.values_mut() {
+            if let Some(held) = &mut lock.held {
+                held.until_ms = now.unix_ms.saturating_add(held.ttl_ms);
+                lock.ends_ms = now.monotonic_ms.saturating_add(held.ttl_ms);
+            }
         }
     }
 
@@ -266,11 +286,11 @@ impl Locks {
         taken.or_else(|| self.free.get(name).copied())
     }
 
-    /// When the first lease ends, in milliseconds since 1970.
+    /// When the first lease ends, on the monotonic clock.
     #[must_use]
     pub fn next_end_ms(&self) -> Option<u64> {
-        let held = self.taken.values().filter_map(|lock| lock.held.as_ref());
-        held.map(|held| held.until_ms).min()
+        let held = self.taken.values().filter(|lock| lock.held.is_some());
+        held.map(|lock| lock.ends_ms).min()
     }
 
     /// Whether a lock stands otherwise now than an entry at this offset left it. That entry is the newest of its lock or not;
@@ -389,7 +409,7 @@ impl Lock {
                 fence: place.offset,
                 member: first.member,
                 user: first.user.clone(),
-                until_ms: place.time_ms.saturating_add(first.ttl_ms),
+                until_ms: place.now.unix_ms.saturating_add(first.ttl_ms),
                 session: first.session,
                 ttl_ms: first.ttl_ms,
             }),
@@ -399,7 +419,7 @@ impl Lock {
 }
 
 fn granted(name: &Key, asker: &Asker, ttl_ms: u64, place: Place) -> Acquired {
-    let until_ms = place.time_ms.saturating_add(ttl_ms);
+    let until_ms = place.now.unix_ms.saturating_add(ttl_ms);
     let change = LockChange {
         lock: name.clone(),
         why: LockWhy::Granted,
@@ -463,18 +483,26 @@ mod tests {
         }
     }
 
-    fn place(offset: u64, time_ms: u64) -> Place {
+    /// The time of day goes its own way.
+    fn at(now_ms: u64) -> Now {
+        Now {
+            monotonic_ms: now_ms,
+            unix_ms: 5_000 - now_ms,
+        }
+    }
+
+    fn place(offset: u64, now_ms: u64) -> Place {
         Place {
             epoch: EPOCH,
             offset: Offset(offset),
-            time_ms,
+            now: at(now_ms),
         }
     }
 
     fn take(locks: &mut Locks, name: &str, member: u64, offset: u64) -> Result<(), LockRefusal> {
         let wish = (100, true);
         match locks.acquire(&key(name), &asker(member), wish, place(offset, 0), BOUNDS)? {
-            Acquired::Changed(change, _) => locks.apply(&change, BOUNDS.locks_max),
+            Acquired::Changed(change, _) => locks.apply(&change, 0, BOUNDS.locks_max),
             Acquired::Held(_) | Acquired::Waits(_) => {}
         }
         Ok(())
@@ -485,7 +513,7 @@ mod tests {
         let is_here = |member: MemberId, _| here.contains(&member.0);
         while let Some((_, change)) = locks.due(place(*offset, now_ms), is_here) {
             *offset += 1;
-            locks.apply(&change, BOUNDS.locks_max);
+            locks.apply(&change, now_ms, BOUNDS.locks_max);
             whys.push(change.why);
         }
         whys
@@ -545,11 +573,11 @@ mod tests {
     fn a_renewal_needs_the_newest_grant_and_never_shortens() {
         let mut locks = Locks::default();
         take(&mut locks, "a", 1, 1).unwrap();
-        let mut renew = |member, fence, until_ms| {
-            locks.renew(&key("a"), MemberId(member), Offset(fence), until_ms)
+        let mut renew = |member, fence, ttl_ms| {
+            locks.renew(&key("a"), MemberId(member), Offset(fence), ttl_ms, at(0))
         };
-        assert_eq!(renew(1, 1, 500), Ok(500));
-        assert_eq!(renew(1, 1, 400), Ok(500));
+        assert_eq!(renew(1, 1, 500), Ok(5_500));
+        assert_eq!(renew(1, 1, 400), Ok(5_500));
         assert_eq!(renew(1, 2, 900), Err(LockRefusal::StaleFence));
         assert_eq!(renew(2, 1, 900), Err(LockRefusal::NotHeld));
         // A later entry of the same grant, made before the renewal, takes nothing back.
@@ -566,7 +594,7 @@ mod tests {
             }),
             queue: Vec::new(),
         };
-        locks.apply(&change, 3);
+        locks.apply(&change, 300, 3);
         assert_eq!(locks.next_end_ms(), Some(500));
     }
 
@@ -576,7 +604,7 @@ mod tests {
         for (offset, name) in (1..).zip(["d", "c", "b", "a"]) {
             take(&mut locks, name, 1, offset).unwrap();
             let free = locks.release(&key(name), MemberId(1)).unwrap();
-            locks.apply(&free, BOUNDS.locks_max);
+            locks.apply(&free, 0, BOUNDS.locks_max);
         }
         assert_eq!(locks.fence(&key("d")), None);
         assert_eq!(locks.fence(&key("c")), Some(Offset(2)));
@@ -601,7 +629,7 @@ mod tests {
                     0 => match locks.release(&key(name), MemberId(member)) {
                         Ok(change) => {
                             offset += 1;
-                            locks.apply(&change, 9);
+                            locks.apply(&change, now_ms, 9);
                             assert!(line.contains(&member), "seed {seed}");
                             if line.front() == Some(&member) {
                                 *ends_ms = now_ms + 100;
@@ -615,11 +643,11 @@ mod tests {
                     },
                     1 => {
                         let fence = locks.fence(&key(name)).unwrap_or_default();
-                        let until_ms = now_ms + 100;
-                        let renewed = locks.renew(&key(name), MemberId(member), fence, until_ms);
+                        let now = at(now_ms);
+                        let renewed = locks.renew(&key(name), MemberId(member), fence, 100, now);
                         assert_eq!(renewed.is_ok(), line.front() == Some(&member));
                         if renewed.is_ok() {
-                            *ends_ms = until_ms;
+                            *ends_ms = now_ms + 100;
                         }
                     }
                     _ => {
@@ -628,7 +656,7 @@ mod tests {
                         match got {
                             Ok(Acquired::Changed(change, reply)) => {
                                 offset += 1;
-                                locks.apply(&change, 9);
+                                locks.apply(&change, now_ms, 9);
                                 let is_granted = matches!(reply, LockReply::Granted { .. });
                                 assert_eq!(is_granted, line.is_empty(), "seed {seed}");
                                 if is_granted {

@@ -5,7 +5,6 @@
 //! append the room is opened again, and what the journal then shows decides which operations took effect.
 //! What an entry says is left to the kind, where it is kept to the journal.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use roomful_protocol::error::ErrorCode;
@@ -177,6 +176,11 @@ impl Room {
         }
     }
 
+    /// The time of the next entry. The time of day may be set back; times in the log never go back.
+    pub(super) fn entry_ms(&self, now: Now) -> u64 {
+        now.unix_ms.max(self.log.last_ms)
+    }
+
     /// Asks the kind what to append: the entry, with its place and time.
     pub(super) fn reduce(
         &mut self,
@@ -186,7 +190,7 @@ impl Room {
         now: Now,
     ) -> Result<Arc<Entry>, Refusal> {
         let offset = self.log.appended.next();
-        let time_ms = now.unix_ms.max(self.log.last_ms);
+        let time_ms = self.entry_ms(now);
         let proposal = Proposal {
             user,
             offset,
@@ -236,7 +240,7 @@ impl Room {
         }
         if let Some(change) = &change {
             let is_next = state == PendingState::Stored && self.log.pending.is_empty();
-            self.advance(&entry, change, is_next);
+            self.advance(&entry, change, context.now, is_next);
         }
         self.log.entry_bytes += bytes_of(&entry);
         self.log.appended = entry.offset;
@@ -350,8 +354,8 @@ impl Room {
         for (_, to, _) in self.waiting.drain(..) {
             context.reply(to, refusal(ErrorCode::OutcomeUnknown, UNKNOWN_TEXT));
         }
-        let registers = self.kept.take().map(|kept| kept.registers);
-        for (to, _) in registers.into_iter().flat_map(BTreeMap::into_values) {
+        let kept = self.kept.take();
+        for to in kept.iter().flat_map(|kept| kept.registers.waiting()) {
             context.reply(to, refusal(ErrorCode::OutcomeUnknown, UNKNOWN_TEXT));
         }
         let mut reads: Vec<_> = self.log.reads.drain().collect();

@@ -407,8 +407,8 @@ impl Room {
         let pending = self.log.pending.iter().map(|pending| pending.to);
         let again = self.waiting.iter().map(|(_, to, _)| *to);
         let stored = self.turn.acks.iter().map(|(to, _)| *to);
-        let registers = self.kept.iter().flat_map(|kept| kept.registers.values());
-        let registers = registers.map(|(to, _)| *to);
+        let kept = self.kept.iter();
+        let registers = kept.flat_map(|kept| kept.registers.waiting());
         let all = pending.chain(again).chain(stored).chain(registers);
         asked.extend(all.map(|to| Asked {
             to,
@@ -466,12 +466,12 @@ impl Room {
                         PendingState::Failed
                     };
                     self.settle(context);
-                } else if let Some((to, user)) = self
+                } else if let Some(stored) = self
                     .kept
                     .as_mut()
-                    .and_then(|kept| kept.registers.remove(&ticket))
+                    .and_then(|kept| kept.registers.remove(ticket))
                 {
-                    self.cursor_stored(outcome, to, user, context);
+                    self.cursor_stored(outcome, stored, context);
                 }
             }
             CompletionResult::Read(outcome) => {

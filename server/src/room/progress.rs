@@ -1,22 +1,39 @@
 //! How far users have read: cursors from a request to a register, and what is left unread.
 //!
-//! The room calls it with requests and with what the journal has stored or read. A cursor counts for all members of a user. It is
-//! acknowledged when its register is stored, and answered with what is unread then: a count of the log behind it, as
-//! [`super::cursors`] says, page by page.
+//! The room calls it with requests and with what the journal has stored or read. A cursor counts for all members of a user. It
+//! moves when its register is stored, and is acknowledged then; a request that asks for no more than one that is on its way waits
+//! for that. The answer says what is unread: a count of the log behind the cursor, as [`super::cursors`] says, page by page.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use roomful_protocol::error::ErrorCode;
 use roomful_protocol::frame::{Direction, Entry, Reply};
 use roomful_protocol::id::{MemberId, Offset, UserId};
 use roomful_protocol::position::Position;
 
-use super::changing::over;
 use super::cursors::Cursor;
 use super::kept::is_publish;
 use super::{Context, Read, Room, not_a_member};
-use crate::journal::{JournalError, Outcome, ReadPage, ReadQuery};
+use crate::journal::{JournalError, Outcome, ReadPage, ReadQuery, Ticket};
 use crate::shard::message::{Origin, Refusal};
+
+/// Registers on their way.
+#[derive(Debug, Default)]
+pub(super) struct Registers {
+    by_ticket: BTreeMap<Ticket, Move>,
+    /// The last one of each user.
+    newest: BTreeMap<UserId, Ticket>,
+}
+
+/// Cursors as a register will say them.
+#[derive(Debug)]
+pub(super) struct Move {
+    user: UserId,
+    cursor: Cursor,
+    waiting: Vec<Origin>,
+}
 
 /// A count on its way.
 #[derive(Debug)]
@@ -32,6 +49,34 @@ pub(super) struct Counting {
     left: usize,
 }
 
+impl Registers {
+    /// The last one of a user.
+    fn newest(&mut self, user: &UserId) -> Option<&mut Move> {
+        let ticket = self.newest.get(user)?;
+        self.by_ticket.get_mut(ticket)
+    }
+
+    fn insert(&mut self, ticket: Ticket, coming: Move) {
+        self.newest.insert(coming.user.clone(), ticket);
+        self.by_ticket.insert(ticket, coming);
+    }
+
+    /// The one that has come to an end.
+    pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Move> {
+        let ended = self.by_ticket.remove(&ticket)?;
+        if self.newest.get(&ended.user) == Some(&ticket) {
+            self.newest.remove(&ended.user);
+        }
+        Some(ended)
+    }
+
+    /// Who waits for any of them.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = Origin> {
+        let moves = self.by_ticket.values();
+        moves.flat_map(|coming| coming.waiting.iter().copied())
+    }
+}
+
 impl Room {
     /// Moves the cursors of a member's user forward.
     pub(super) fn set_cursor(
@@ -45,18 +90,35 @@ impl Room {
             let delivered = self.check_cursor(delivered)?;
             context.check_health()?;
             let member = self.members.get(member).ok_or_else(not_a_member)?;
-            let user = member.user.clone();
-            let users_max = self.settings.tables.cursors_max;
-            let cursor = Cursor { read, delivered };
-            let moved = self.keep().cursors.advance(&user, cursor, users_max);
-            let moved = moved.map_err(|quota| over(quota, context))?;
-            Ok((user, moved))
+            Ok((member.user.clone(), Cursor { read, delivered }))
         });
         match judged {
-            Ok((user, true)) => self.store_cursor(to, user, context),
-            Ok((user, false)) => self.count_unread(to, user, context),
+            Ok((user, cursor)) => self.move_cursor(to, user, cursor, context),
             Err(refusal) => context.reply(to, Err(refusal)),
         }
+    }
+
+    /// Stores the cursors if they stand further back, or waits for the register that moves them as far.
+    fn move_cursor(&mut self, to: Origin, user: UserId, by: Cursor, context: &mut Context<'_>) {
+        let kept = self.keep();
+        let stored = kept.cursors.of(&user);
+        if stored.forward(by) == stored {
+            return self.count_unread(to, user, context);
+        }
+        let newest = kept.registers.newest(&user);
+        let ahead = newest.as_ref().map_or(stored, |newest| newest.cursor);
+        let cursor = ahead.forward(by);
+        if let Some(newest) = newest
+            && newest.cursor == cursor
+        {
+            return newest.waiting.push(to);
+        }
+        let coming = Move {
+            user,
+            cursor,
+            waiting: vec![to],
+        };
+        self.store_cursor(coming, context);
     }
 
     /// Shows the cursors of a member's user.
@@ -67,16 +129,15 @@ impl Room {
         }
     }
 
-    fn store_cursor(&mut self, to: Origin, user: UserId, context: &mut Context<'_>) {
-        let epoch = self.epoch();
-        let (key, value) = self.keep().cursors.register(&user, epoch);
+    fn store_cursor(&mut self, coming: Move, context: &mut Context<'_>) {
+        let (key, value) = coming.cursor.to_register(&coming.user, self.epoch());
         match context.journal.register(&self.id, key, value) {
-            Outcome::Done(()) => self.cursor_stored(Ok(()), to, user, context),
+            Outcome::Done(()) => self.cursor_stored(Ok(()), coming, context),
             Outcome::Later(ticket) => {
                 context.tickets.push(ticket);
-                self.keep().registers.insert(ticket, (to, user));
+                self.keep().registers.insert(ticket, coming);
             }
-            Outcome::Failed(error) => self.cursor_stored(Err(error), to, user, context),
+            Outcome::Failed(error) => self.cursor_stored(Err(error), coming, context),
         }
     }
 
@@ -84,15 +145,45 @@ impl Room {
     pub(super) fn cursor_stored(
         &mut self,
         outcome: Result<(), JournalError>,
-        to: Origin,
-        user: UserId,
+        stored: Move,
         context: &mut Context<'_>,
     ) {
-        match outcome {
-            Ok(()) => self.count_unread(to, user, context),
-            Err(_) => {
-                let text = "the cursor could not be stored; try again";
+        let Move {
+            user,
+            cursor,
+            waiting,
+        } = stored;
+        if outcome.is_err() {
+            let text = "the cursor could not be stored; try again";
+            for to in waiting {
                 context.reply(to, Err(Refusal::new(ErrorCode::OutcomeUnknown, text)));
+            }
+            return;
+        }
+        self.keep().cursors.advance(&user, cursor);
+        self.forget_cursors(&user, context);
+        for to in waiting {
+            self.count_unread(to, user.clone(), context);
+        }
+    }
+
+    /// Forgets who is furthest behind where too many have cursors: not the one whose turn it is, nor anybody whose register is
+    /// on its way, which would be taken away with the former.
+    fn forget_cursors(&mut self, but: &UserId, context: &mut Context<'_>) {
+        let users_max = self.settings.tables.cursors_max;
+        loop {
+            let kept = self.keep();
+            let newest = &kept.registers.newest;
+            let may_be = |user: &UserId| user != but && !newest.contains_key(user);
+            let Some(user) = kept.cursors.forget_one(users_max, may_be) else {
+                return;
+            };
+            context.counters.cursors_forgotten.add(1);
+            let gone = context
+                .journal
+                .register(&self.id, Cursor::key(&user), Bytes::new());
+            if let Outcome::Later(ticket) = gone {
+                context.tickets.push(ticket);
             }
         }
     }

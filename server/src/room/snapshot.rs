@@ -100,7 +100,7 @@ pub fn read(content: &[u8]) -> Result<Restored, Undecodable> {
     }
     for (lock, fence) in form.locks {
         tables.locks.set_free(lock.lock.clone(), fence, usize::MAX);
-        tables.locks.apply(&lock, usize::MAX);
+        tables.locks.apply(&lock, 0, usize::MAX);
     }
     for (name, fence) in form.free_locks {
         tables.locks.set_free(name, fence, usize::MAX);
@@ -161,8 +161,8 @@ mod tests {
             let ann = UserId::parse("ann").unwrap();
             for offset in 1..60 {
                 let change = random_change(&mut random, offset);
-                tables.apply(&change, &ann, (Offset(offset), offset), &bounds);
-                again.apply(&change, &ann, (Offset(offset), offset), &bounds);
+                tables.apply(&change, &ann, (Offset(offset), offset), 0, &bounds);
+                again.apply(&change, &ann, (Offset(offset), offset), 0, &bounds);
                 let stored = encode(&tables, operations.clone());
                 let same = encode(&again, operations.clone());
                 assert_eq!(stored, same, "seed {seed} at {offset}");
@@ -182,7 +182,7 @@ mod tests {
         let ann = UserId::parse("ann").unwrap();
         for offset in 1..40 {
             let change = random_change(&mut random, offset);
-            tables.apply(&change, &ann, (Offset(offset), offset), &bounds);
+            tables.apply(&change, &ann, (Offset(offset), offset), 0, &bounds);
         }
         let stored = encode(&tables, no_operations());
         assert!(read(&stored).is_ok());

@@ -84,6 +84,8 @@ pub enum StateRefusal {
     Twice(Key),
     /// A put or a patch has no value.
     NoValue(Key),
+    /// A name in the JSON that is patched, or in the patch, is no text: it stands for half a character.
+    NoName(Key),
 }
 
 impl State {
@@ -285,7 +287,8 @@ impl State {
             Action::Delete => None,
             Action::Patch => {
                 let before = self.cells.get(&change.key).map(|cell| &cell.value);
-                Some(patched(before, given()?))
+                let patched = patched(before, given()?);
+                Some(patched.map_err(|Nameless| StateRefusal::NoName(change.key.clone()))?)
             }
         };
         Ok(StateChange {
@@ -349,13 +352,16 @@ fn check_fence(
     Ok(())
 }
 
-fn patched(before: Option<&Payload>, patch: &Payload) -> Payload {
-    let merged = || {
-        let patch = json(patch)?;
-        let before = before.and_then(json);
-        Some(Payload::json(merge(before, patch)?.get()))
+/// An object has a name that is no text.
+#[derive(Debug, PartialEq, Eq)]
+struct Nameless;
+
+fn patched(before: Option<&Payload>, patch: &Payload) -> Result<Payload, Nameless> {
+    let Some(json_patch) = json(patch) else {
+        return Ok(patch.clone());
     };
-    merged().unwrap_or_else(|| patch.clone())
+    let merged = merge(before.and_then(json), json_patch)?;
+    Ok(Payload::json(merged.get()))
 }
 
 fn json(payload: &Payload) -> Option<&RawValue> {
@@ -366,11 +372,12 @@ fn json(payload: &Payload) -> Option<&RawValue> {
 }
 
 /// RFC 7396 §2. Both sides nest no deeper than a payload may, which bounds the recursion.
-fn merge(before: Option<&RawValue>, patch: &RawValue) -> Option<Box<RawValue>> {
-    let Some(patches) = members(patch) else {
-        return Some(patch.to_owned());
+fn merge(before: Option<&RawValue>, patch: &RawValue) -> Result<Box<RawValue>, Nameless> {
+    let Some(patches) = members(patch)? else {
+        return Ok(patch.to_owned());
     };
-    let mut merged = before.and_then(members).unwrap_or_default();
+    let before = before.map(members).transpose()?;
+    let mut merged = before.flatten().unwrap_or_default();
     for (name, patch) in patches {
         if patch.get() == "null" {
             merged.remove(&name);
@@ -380,12 +387,16 @@ fn merge(before: Option<&RawValue>, patch: &RawValue) -> Option<Box<RawValue>> {
             merged.insert(name, value);
         }
     }
-    serde_json::value::to_raw_value(&merged).ok()
+    Ok(serde_json::value::to_raw_value(&merged).expect("texts and JSON are JSON"))
 }
 
-/// What an object has; none where it is another value.
-fn members(value: &RawValue) -> Option<BTreeMap<String, Box<RawValue>>> {
-    serde_json::from_str(value.get()).ok()
+/// What an object has; none where it is another value. JSON lets a name have half a character (`"\ud800"`), which no text
+/// does: such an object must not pass for none.
+fn members(value: &RawValue) -> Result<Option<BTreeMap<String, Box<RawValue>>>, Nameless> {
+    if !value.get().starts_with('{') {
+        return Ok(None);
+    }
+    serde_json::from_str(value.get()).map_err(|_| Nameless)
 }
 
 fn size(key: &Key, value: &Payload) -> usize {
@@ -455,8 +466,38 @@ mod tests {
 
     fn patch_of(before: &str, patch: &str) -> String {
         let before = Payload::json(before);
-        let result = patched(Some(&before), &Payload::json(patch));
+        let result = patched(Some(&before), &Payload::json(patch)).unwrap();
         String::from_utf8(result.bytes.to_vec()).unwrap()
+    }
+
+    /// A name that no text holds is refused where the patch comes by, and nothing is lost; elsewhere it is taken over.
+    #[test]
+    fn a_patch_takes_nothing_for_empty_that_it_cannot_read() {
+        let patch_of = |before: &str, patch: &str| {
+            let before = Payload::json(before.to_owned());
+            patched(Some(&before), &Payload::json(patch.to_owned()))
+        };
+        let odd = r#"{"\ud800":1,"a":2}"#;
+        let inside = format!(r#"{{"o":{odd},"b":1}}"#);
+        for (before, patch) in [
+            (odd, r#"{"b":1}"#),
+            (r#"{"a":2}"#, odd),
+            (&inside, r#"{"o":{"b":1}}"#),
+            ("{}", &inside),
+        ] {
+            assert_eq!(patch_of(before, patch), Err(Nameless), "{before} {patch}");
+        }
+        let beside = patch_of(&inside, r#"{"b":2}"#).unwrap();
+        assert_eq!(beside, Payload::json(format!(r#"{{"b":2,"o":{odd}}}"#)));
+        assert_eq!(patch_of(odd, "1").unwrap(), Payload::json("1"));
+
+        let mut state = State::default();
+        let value = |json: &str| Some(Payload::json(json.to_owned()));
+        write(&mut state, &[change("a", Action::Put, value(odd))], 1).unwrap();
+        let patch = [change("a", Action::Patch, value(r#"{"b":1}"#))];
+        let refused = write(&mut state, &patch, 2);
+        assert_eq!(refused, Err(StateRefusal::NoName(key("a"))));
+        assert_eq!(state.cells[&key("a")].value, Payload::json(odd));
     }
 
     /// The examples of RFC 7396, appendix A, and numbers that no machine type holds.
@@ -496,11 +537,11 @@ mod tests {
     fn what_is_no_json_is_replaced_by_a_patch() {
         let text = Payload::text("a");
         let binary = Payload::binary(&b"b"[..]);
-        assert_eq!(patched(Some(&text), &binary), binary);
+        assert_eq!(patched(Some(&text), &binary), Ok(binary));
         let object = Payload::json(r#"{"a":null,"b":1}"#);
         assert_eq!(
             patched(Some(&text), &object),
-            Payload::json(r#"{"b":1}"#),
+            Ok(Payload::json(r#"{"b":1}"#)),
             "the value was no object"
         );
     }
@@ -619,9 +660,9 @@ mod tests {
         assert_eq!(judge(&locks, None), Err(required));
         let stale = || Err(StateRefusal::StaleFence(key("l")));
         assert_eq!(judge(&locks, Some(at(1))), stale());
-        locks.apply(&granted(1), 8);
+        locks.apply(&granted(1), 0, 8);
         assert!(judge(&locks, Some(at(1))).is_ok());
-        locks.apply(&granted(5), 8);
+        locks.apply(&granted(5), 0, 8);
         assert_eq!(judge(&locks, Some(at(1))), stale());
         assert_eq!(
             judge(&locks, Some(Position::new(Epoch(2), Offset(5)))),

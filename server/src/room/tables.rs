@@ -104,17 +104,18 @@ impl Change {
 }
 
 impl Tables {
-    /// Makes the change of an entry of this user, at this offset and time.
+    /// Makes the change of an entry of this user, at this offset and time; `now_ms` is the monotonic clock.
     pub fn apply(
         &mut self,
         change: &Change,
         user: &UserId,
         (offset, time_ms): (Offset, u64),
+        now_ms: u64,
         bounds: &TableBounds,
     ) {
         match change {
             Change::State(changes) => self.state.apply(changes, offset, time_ms, &bounds.state),
-            Change::Lock(change) => self.locks.apply(change, bounds.locks.locks_max),
+            Change::Lock(change) => self.locks.apply(change, now_ms, bounds.locks.locks_max),
             Change::Timer(change) => self.timers.apply(user, change),
             Change::Departure(departure) => self.departures.apply(departure.clone()),
         }

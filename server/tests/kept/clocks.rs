@@ -1,10 +1,11 @@
 //! What happens by itself: when, whatever the clock does, and that nobody forgets it.
 
+use roomful_protocol::error::ErrorCode;
+use roomful_protocol::frame::LockWhy;
 use roomful_server::journal::Health;
 
-use crate::fired;
 use crate::world::{UNIX_MS, World, put};
-use roomful_protocol::error::ErrorCode;
+use crate::{fired, locks};
 
 /// A timer fires once: on time, at the next look where it was due while nobody looked, and however the clock is set.
 #[test]
@@ -83,4 +84,66 @@ fn a_room_with_something_due_stays_or_is_woken() {
         assert!(world.closed, "nothing is due any more");
         assert_eq!(world.journal.with(|disk| disk.wake), None);
     }
+}
+
+/// A lease lasts as long as it was granted for, whichever way the clock is set meanwhile, and whatever the log says of times.
+#[test]
+fn a_lease_lasts_as_long_whatever_the_clock_does() {
+    for by_ms in [-100_000_i64, 100_000] {
+        let mut world = World::new(false);
+        let [ann, bob] = [1, 2].map(|session| world.join(session));
+        let first = world.acquire(ann, "before", 500, false);
+        let (fence, _) = world.granted(first);
+        world.now.unix_ms = UNIX_MS.saturating_add_signed(by_ms);
+        let second = world.acquire(ann, "behind", 500, false);
+        assert_eq!(world.granted(second).1, world.now.unix_ms + 500);
+        let tried = world.acquire(bob, "before", 500, false);
+        assert_eq!(world.refusal(tried).after_ms, Some(500));
+        world.pass(300);
+        let renewed = world.renew(ann, "before", fence, 500);
+        assert_eq!(world.granted(renewed).1, world.now.unix_ms + 500);
+        world.pass(199);
+        assert_eq!(locks(&world).len(), 2, "by {by_ms}");
+        world.pass(2);
+        assert_eq!(locks(&world)[2..], [(LockWhy::Expired, None, 0)]);
+        world.pass(298);
+        assert_eq!(locks(&world).len(), 3, "it was renewed");
+        world.pass(2);
+        assert_eq!(locks(&world)[3..], [(LockWhy::Expired, None, 0)]);
+    }
+}
+
+/// A clock that was set forth for one entry and back again lets no timer fire before its time and no lease end in the grace,
+/// also after a restart.
+#[test]
+fn an_entry_from_a_time_to_come_brings_nothing_forward() {
+    const AHEAD_MS: u64 = 3_600_000;
+    let mut world = World::new(false);
+    let ann = world.join(1);
+    world.now.unix_ms += AHEAD_MS;
+    let published = world.publish(ann, "x");
+    world.published(published);
+    world.now.unix_ms -= AHEAD_MS;
+    let asked = world.acquire(ann, "l", 5_000, false);
+    world.granted(asked);
+    for (name, after_ms) in [("a", 500), ("b", 10_000)] {
+        let set = world.set_timer(ann, name, UNIX_MS + after_ms);
+        world.published(set);
+    }
+    world.pass(499);
+    assert_eq!(fired(&world), Vec::<String>::new());
+    world.pass(2);
+    assert_eq!(fired(&world), ["a"]);
+    world.restart(0, 0);
+    world.pass(500);
+    let ann_again = world.join(1);
+    assert_eq!(ann_again.member, ann.member);
+    world.pass(4_499);
+    assert_eq!(locks(&world), [(LockWhy::Granted, Some(ann.member.0), 0)]);
+    assert_eq!(fired(&world), ["a"]);
+    world.pass(5_000);
+    assert_eq!(locks(&world)[1..], [(LockWhy::Expired, None, 0)]);
+    assert_eq!(fired(&world), ["a", "b"]);
+    let entries = world.journal.with(|disk| disk.entries.clone());
+    assert!(entries.is_sorted_by_key(|entry| entry.time_ms));
 }

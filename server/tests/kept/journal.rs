@@ -40,7 +40,7 @@ pub struct Disk {
 #[derive(Debug)]
 enum Call {
     Append(Offset),
-    Register,
+    Register(Bytes, Bytes),
     Read(ReadQuery),
 }
 
@@ -74,7 +74,11 @@ impl TestJournal {
         let (ticket, call) = disk.in_flight.remove(0);
         let result = match call {
             Call::Read(query) => CompletionResult::Read(Ok(disk.read(query))),
-            Call::Register => CompletionResult::Appended(Ok(())),
+            Call::Register(..) if fails => CompletionResult::Appended(Err(JournalError::Storage)),
+            Call::Register(key, value) => {
+                disk.set(key, value);
+                CompletionResult::Appended(Ok(()))
+            }
             Call::Append(_) if fails || disk.broken => {
                 disk.broken = true;
                 CompletionResult::Appended(Err(JournalError::Storage))
@@ -97,6 +101,14 @@ impl TestJournal {
 }
 
 impl Disk {
+    fn set(&mut self, key: Bytes, value: Bytes) {
+        if value.is_empty() {
+            self.registers.remove(&key);
+        } else {
+            self.registers.insert(key, value);
+        }
+    }
+
     fn later(&mut self, call: Call) -> Ticket {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
@@ -175,10 +187,10 @@ impl Journal for TestJournal {
 
     fn register(&mut self, _: &RoomId, key: Bytes, value: Bytes) -> Outcome<()> {
         let mut disk = self.0.borrow_mut();
-        disk.registers.insert(key, value);
         if disk.late {
-            return Outcome::Later(disk.later(Call::Register));
+            return Outcome::Later(disk.later(Call::Register(key, value)));
         }
+        disk.set(key, value);
         Outcome::Done(())
     }
 

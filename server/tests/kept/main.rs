@@ -220,7 +220,6 @@ fn what_may_not_be_is_refused_and_changes_nothing() {
     world.settings.tables.locks.locks_max = 1;
     world.settings.tables.timers.timers_max = 1;
     world.settings.tables.departure_bytes_max = 200;
-    world.settings.tables.cursors_max = 1;
     world.restart(0, 0);
     let [ann, bob] = [1, 2].map(|session| world.join(session));
     let guarded = world.write(ann, None, vec![put("g/1", "1")]);
@@ -246,12 +245,6 @@ fn what_may_not_be_is_refused_and_changes_nothing() {
         world.acquire(ann, "m", 500, false),
         world.set_timer(ann, "u", UNIX_MS + 500),
         world.on_disconnect(bob, vec![put("a", &"x".repeat(200))]),
-        world.ask(bob, |to| Request::SetCursor {
-            member: bob.member,
-            to,
-            read: Some(at(1)),
-            delivered: None,
-        }),
     ];
     for request in over {
         assert_eq!(world.refusal(request).code, ErrorCode::QuotaExceeded);

@@ -17,6 +17,7 @@ use super::counters::Counters;
 use super::disk::Disk;
 use super::index::{Index, Rest, Run, Segment, Spot};
 use super::meta::{self, BEGUN_KEY, EntryKey, LogMeta, STATE_KEY, State};
+use super::reading::register_of;
 use super::record::LogId;
 use super::store::{Change, Space, Store};
 use crate::journal::HistoryBounds;
@@ -168,7 +169,9 @@ impl Ingester {
             put(Space::Snapshots, meta::log_key(log), value);
         }
         for (key, spot) in &rest.registers {
-            let value = Some(slice(bytes, *spot));
+            let value = slice(bytes, *spot);
+            let gone = register_of(log, &value).filter(|(_, content)| content.is_empty());
+            let value = gone.is_none().then_some(value);
             put(Space::Registers, meta::register_key(log, key), value);
         }
         if let Some(wake) = segment.wake(log) {

@@ -327,6 +327,8 @@ impl Reader {
                 None => is_whole = false,
             }
         }
+        // Those were taken away.
+        registers.retain(|_, value| !value.is_empty());
         Ok((registers, is_whole))
     }
 
@@ -537,7 +539,7 @@ pub(super) fn read_record<T>(
 }
 
 /// The key and the value of a register's record.
-fn register_of(log: LogId, bytes: &[u8]) -> Option<(Bytes, Bytes)> {
+pub(super) fn register_of(log: LogId, bytes: &[u8]) -> Option<(Bytes, Bytes)> {
     read_record(bytes, |record| {
         let is_it = record.head.kind == Kind::Register && record.head.log == log;
         let (key, value) = record.register().ok()?;

@@ -198,8 +198,10 @@ fn rooms_are_the_same_after_a_restart() {
             content,
         };
         before.journal().snapshot(&id, snapshot.clone());
-        let set = before.journal().register(&id, "k".into(), "v".into());
-        before.stored(set).unwrap();
+        for (key, value) in [("k", "v"), ("gone", "v"), ("gone", "")] {
+            let set = before.journal().register(&id, key.into(), value.into());
+            before.stored(set).unwrap();
+        }
         let directory = match is_orderly {
             true => running.close(),
             false => running.crash(),
@@ -268,6 +270,38 @@ fn rooms_are_woken_when_they_are_due() {
     woken.sort();
     let due = ["changed", "later", "next", "past", "soon"];
     assert_eq!(woken, due.map(room));
+}
+
+/// A clock that was set forth and back again wakes nothing before its time, and forgets nothing that was set meanwhile.
+#[test]
+fn rooms_are_woken_on_time_when_the_clock_is_set_back() {
+    let clock = Clock::manual(1_000_000);
+    let with_clock = Settings {
+        clock: clock.clone(),
+        ..settings()
+    };
+    let mut running = Running::new(with_clock);
+    let mut before = calls(&mut running);
+    for name in ["first", "ahead", "behind"] {
+        before.open(&room(name), LOOSE);
+    }
+    clock.set_unix_ms(9_000_000);
+    before.journal().wake_at(&room("first"), Some(8_000_000));
+    before.open(&room("first"), LOOSE);
+    let woken = |names: &'static [&str]| {
+        let woken: Vec<_> = names.iter().map(|name| room(name)).collect();
+        move |told: &mut Told| (told.woken == woken).then_some(())
+    };
+    running.heard.wait(woken(&["first"]));
+    clock.set_unix_ms(1_000_000);
+    let mut after = calls(&mut running);
+    after.journal().wake_at(&room("first"), None);
+    after.journal().wake_at(&room("ahead"), Some(1_000_800));
+    after.journal().wake_at(&room("behind"), Some(1_000_000));
+    after.open(&room("behind"), LOOSE);
+    running.heard.wait(woken(&["first", "behind"]));
+    clock.advance(800);
+    running.heard.wait(woken(&["first", "behind", "ahead"]));
 }
 
 /// What is not kept any more is given back to the disk.

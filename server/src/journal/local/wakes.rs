@@ -1,7 +1,8 @@
 //! When somebody has to look at a room that nobody is in.
 //!
 //! Times are kept with the log: first in its segments, then in the store, by time. Nothing of them is in memory beside what
-//! segments hold, and each is told once in a process: those that came due since the last look.
+//! segments hold, and each is told once in a process: those that came due since the last look. Where the clock was set back,
+//! what it passes a second time is told again.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -38,7 +39,7 @@ impl Wakes {
 
     /// The rooms that came due since the last look, those of time 0 at the first.
     pub(super) fn due(&mut self, now_ms: u64) -> io::Result<Vec<RoomId>> {
-        let now_ms = self.told_ms.map_or(now_ms, |told_ms| told_ms.max(now_ms));
+        self.told_ms = self.told_ms.map(|told_ms| told_ms.min(now_ms));
         let from_ms = self.told_ms.map_or(0, |told_ms| told_ms + 1);
         let (mut due, mut newer) = (BTreeSet::new(), BTreeSet::new());
         {
