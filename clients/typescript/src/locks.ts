@@ -152,7 +152,8 @@ export class Locks extends Emitter<LocksEvents> {
     }
     await asked.catch((error: unknown) => {
       if (!(error instanceof RoomfulError) || error.code !== 902) throw error;
-      this.#givenUp.add(lock);
+      // A claim made since then asks again, and gets what there is.
+      if (!this.#isClaimed(lock)) this.#givenUp.add(lock);
     });
   }
 
@@ -236,7 +237,7 @@ export class Locks extends Emitter<LocksEvents> {
       (reply) => {
         const outcome = reply.kind === "lock" ? reply.lock : undefined;
         // A grant that nobody wants any more is given back.
-        if (!counts()) return outcome?.kind === "granted" && !this.#wanted.has(lock) && !this.#held.has(lock) && this.#giveUp(lock);
+        if (!counts()) return outcome?.kind === "granted" && !this.#isClaimed(lock) && this.#giveUp(lock);
         if (!outcome) return this.#fail(lock, unexpected(reply.kind));
         if (outcome.kind === "granted") return this.#grant(lock, outcome.fence, sentMs);
         if (request.again) askAgain();
@@ -340,6 +341,10 @@ export class Locks extends Emitter<LocksEvents> {
   /** As {@link watch}, for those who wait or were told that it will be said. */
   #insist(locks = this.watching): void {
     this.#say(locks, () => true).catch((error: RoomfulError) => error.retry === "never" && this.emit("error", error));
+  }
+
+  #isClaimed(lock: string): boolean {
+    return this.#held.has(lock) || this.#wanted.has(lock);
   }
 
   #waiting(): [string, Wanted][] {

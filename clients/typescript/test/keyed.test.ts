@@ -470,3 +470,23 @@ test("a release whose answer is lost is said again", withServer(async (server) =
   await second.joined();
   assert.deepEqual((await asked(second, "release")).what, { kind: "release", lock: "card" });
 }));
+
+/** Goal: a claim is ended by its own release alone. Method: the answer to a release is lost after the lock was asked for anew. */
+test("a lost release does not end a later claim", withServer(async (server) => {
+  const { room, peer } = await joined(server, {});
+  const acquired = room.locks.acquire("card", { wait: false });
+  granted(peer, await asked(peer, "acquire"), 3);
+  await acquired;
+  const released = room.locks.release("card");
+  const again = room.locks.acquire("card", { wait: false });
+  await asked(peer, "acquire");
+  peer.socket.terminate();
+  await released;
+  const second = await server.peer();
+  await second.welcome();
+  await second.joined();
+  const first = await second.expect("lock");
+  assert.equal(first.what.kind, "acquire");
+  granted(second, first, 3);
+  assert.deepEqual(await again, position(3));
+}));

@@ -70,6 +70,10 @@ impl Claims {
         ends.chain(asked).min()
     }
 
+    fn has(&self, lock: &Key) -> bool {
+        self.held.contains_key(lock) || self.wanted.contains_key(lock)
+    }
+
     /// Whether somebody waits in a queue, or means to.
     pub(super) fn waits(&self) -> bool {
         self.wanted.values().any(|wanted| wanted.queue)
@@ -262,7 +266,10 @@ impl Machine {
         lock: Key,
         turn: &mut Turn<'_>,
     ) {
-        if let Some(room) = self.rooms.get_mut(&key) {
+        // A claim made since then asks again, and gets what there is.
+        if let Some(room) = self.rooms.get_mut(&key)
+            && !room.claims.has(&lock)
+        {
             room.claims.given_up.insert(lock);
         }
         turn.reply(call, Ok(Answer::Done));
@@ -880,6 +887,18 @@ mod tests {
             reply: Reply::Done,
         });
         assert_eq!(bench.reply(released), Some(Ok(Answer::Done)));
+    }
+
+    /// Goal: a claim is ended by its own release alone. Method: the answer to a release is lost after the lock was asked for anew.
+    #[test]
+    fn a_lost_release_does_not_end_a_later_claim() {
+        let mut bench = holding();
+        bench.request(RoomRequest::Lock(LockRequest::Release { lock: lock() }));
+        acquire(&mut bench, false);
+        bench.cut_and_reopen();
+        bench.answer_join(position(1, 0), Recovery::Live);
+        let sent: Vec<_> = asked(&bench).into_iter().map(|(_, what)| what).collect();
+        assert!(matches!(sent[..], [LockRequest::Acquire { .. }]));
     }
 
     #[test]
