@@ -259,7 +259,7 @@ impl Client {
             Asked::Members => Some(self.ask_members()),
             Asked::Set => Some(self.ask_set()),
             Asked::Keyed(AskedKeyed::Page(_)) => self.ask_page(),
-            Asked::Keyed(AskedKeyed::Watch) => {
+            Asked::Keyed(AskedKeyed::Watch(_)) => {
                 let watched = self.keyed.as_ref()?.watched;
                 self.watch_state(watched)
             }
@@ -615,7 +615,7 @@ impl Client {
     fn failed(&mut self, asked: Asked, code: u16) -> Vec<ClientFrame> {
         self.storage_refusals += u64::from(matches!(code, 503 | 504));
         match (asked, code) {
-            (Asked::Keyed(AskedKeyed::Page(_) | AskedKeyed::Watch), 500 | 501 | 503 | 504) => {
+            (Asked::Keyed(AskedKeyed::Page(_) | AskedKeyed::Watch(_)), 500 | 501 | 503 | 504) => {
                 self.again.push_back(asked);
                 Vec::new()
             }

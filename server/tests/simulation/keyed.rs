@@ -64,7 +64,8 @@ pub enum AskedKeyed {
     Write,
     /// A page of everything, with the number of changes of what is watched before it.
     Page(u64),
-    Watch,
+    /// With the number of the change that it asks for: of two that are asked for, the later one may be refused.
+    Watch(u64),
     Acquire,
     Release,
 }
@@ -292,8 +293,10 @@ impl Client {
 
     pub fn watch_state(&mut self, watched: Option<&'static [&'static str]>) -> Option<ClientFrame> {
         let room = self.alias?;
-        let what = self.keyed.as_mut()?.watch(watched);
-        let request = self.ask(Asked::Keyed(AskedKeyed::Watch));
+        let keyed = self.keyed.as_mut()?;
+        let what = keyed.watch(watched);
+        let asked = AskedKeyed::Watch(keyed.changes);
+        let request = self.ask(Asked::Keyed(asked));
         Some(state(request, room, what))
     }
 
@@ -336,8 +339,8 @@ impl Client {
                     keyed.paged(&page, changes, at);
                 }
             }
-            (AskedKeyed::Watch, Reply::Done) => {
-                keyed.is_asking = false;
+            (AskedKeyed::Watch(changes), Reply::Done) => {
+                keyed.is_asking &= changes != keyed.changes;
                 return self.ask_page().into_iter().collect();
             }
             (AskedKeyed::Acquire, Reply::Lock(reply)) => keyed.lock_replied(&reply),
