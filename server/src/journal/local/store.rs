@@ -10,6 +10,7 @@ use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use fjall::compaction::filter::{
@@ -140,6 +141,18 @@ impl Fjall {
         })
     }
 
+    /// Waits until a space can take another ingestion. Each adds a run to the first level, whose number of runs fjall writes as
+    /// one byte: with more than 255 the store could not be opened any more. Its own writes wait for its worker, ingestions don't.
+    fn merge_runs(&self, space: &Keyspace) -> io::Result<()> {
+        for _ in 0..MERGE_LOOKS {
+            if space.l0_table_count() < RUNS_MAX {
+                return Ok(());
+            }
+            std::thread::sleep(MERGE_LOOK);
+        }
+        space.major_compact().map_err(failed)
+    }
+
     fn space(&self, space: Space) -> &Keyspace {
         &self.spaces[space as usize]
     }
@@ -208,10 +221,9 @@ impl Store for Fjall {
         &self,
         entries: &mut dyn Iterator<Item = (EntryKey, Bytes)>,
     ) -> io::Result<()> {
-        let mut ingestion = self
-            .space(Space::Entries)
-            .start_ingestion()
-            .map_err(failed)?;
+        let space = self.space(Space::Entries);
+        self.merge_runs(space)?;
+        let mut ingestion = space.start_ingestion().map_err(failed)?;
         for (key, value) in entries {
             ingestion.write(key.0, value).map_err(failed)?;
         }
@@ -221,6 +233,7 @@ impl Store for Fjall {
     fn ingest(&self, changes: Vec<Change>) -> io::Result<()> {
         for changes in by_space(changes) {
             let space = self.space(changes[0].space);
+            self.merge_runs(space)?;
             let mut ingestion = space.start_ingestion().map_err(failed)?;
             for Change { key, value, .. } in changes {
                 match value {
@@ -405,6 +418,14 @@ const NAMES: [&str; 7] = [
     "state",
 ];
 
+/// Tables of a first level that are waited for, and then merged at once.
+const RUNS_MAX: usize = 64;
+
+/// How often the worker is given time to merge them by itself: five seconds.
+const MERGE_LOOKS: u32 = 500;
+
+const MERGE_LOOK: Duration = Duration::from_millis(10);
+
 /// The store's own journal holds changes of the small spaces alone.
 const JOURNAL_BYTES_MAX: u64 = 64 << 20;
 
@@ -449,6 +470,24 @@ mod tests {
         assert_eq!(found(Space::Logs, b"b").as_deref(), Some(&b"2"[..]));
         assert_eq!(found(Space::Wakes, b"twice").as_deref(), Some(&b"4"[..]));
         assert_eq!(found(Space::Wakes, b"written"), None);
+    }
+
+    /// More ingestions than a first level may have runs: the store opens again.
+    #[test]
+    fn many_ingestions_leave_a_store_that_opens() {
+        let directory = TestDirectory::new();
+        let open = || Fjall::open(directory.path(), 1 << 20).unwrap();
+        let store = open();
+        for number in 0..300_u32 {
+            store
+                .ingest(vec![change(Space::Logs, &number.to_be_bytes(), Some(b"1"))])
+                .unwrap();
+            assert!(store.space(Space::Logs).l0_table_count() <= RUNS_MAX);
+        }
+        drop(store);
+        let store = open();
+        let last = store.get(Space::Logs, &299_u32.to_be_bytes()).unwrap();
+        assert_eq!(last.as_deref(), Some(&b"1"[..]));
     }
 
     /// A log says that it was taken; so what belongs to it is there before.
