@@ -143,6 +143,10 @@ impl Fjall {
 
     /// Waits until a space can take another ingestion. Each adds a run to the first level, whose number of runs fjall writes as
     /// one byte: with more than 255 the store could not be opened any more. Its own writes wait for its worker, ingestions don't.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "only the journal's own thread comes here"
+    )]
     fn merge_runs(&self, space: &Keyspace) -> io::Result<()> {
         for _ in 0..MERGE_LOOKS {
             if space.l0_table_count() < RUNS_MAX {
