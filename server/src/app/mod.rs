@@ -60,7 +60,7 @@ use reload::{Hangups, Reload};
 use rooms::room_settings;
 use storage::{Returns, open_journal};
 
-pub use storage::{RepairFailed, read_snapshot, repair};
+pub use storage::{RepairFailed, repair};
 
 /// Why the server did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]

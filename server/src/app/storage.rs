@@ -9,6 +9,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::journal::Completion;
 use crate::journal::local::{Headroom, Local, Notify, OpenError, Repair, RepairError, Settings};
+use crate::room::snapshot;
 use crate::session::DataFileError;
 use crate::session::generation::Generation;
 use crate::shard::message::ShardId;
@@ -65,7 +66,7 @@ pub fn repair(
     let data_dir = Path::new(&config.node.data_dir);
     let clock = Clock::system();
     let wait_ms = config.storage.lock_wait_ms;
-    let repair = Repair::plan(data_dir, wait_ms, &clock, read_snapshot, say)?;
+    let repair = Repair::plan(data_dir, wait_ms, &clock, snapshot::check, say)?;
     if !is_applied {
         say(
             "nothing was changed: --apply makes it so, and gives the rooms that are named a new epoch",
@@ -90,13 +91,4 @@ pub enum RepairFailed {
     /// Without the number of the last start nobody knows which epochs are new.
     #[error(transparent)]
     Generation(#[from] DataFileError),
-}
-
-/// Whether a room could be made of a snapshot.
-///
-/// # Errors
-/// Not: it is of another form, or none.
-pub fn read_snapshot(content: &[u8]) -> Result<(), String> {
-    let read = crate::room::snapshot::read(content);
-    read.map(drop).map_err(|error| error.to_string())
 }

@@ -105,11 +105,7 @@ impl Listed {
 
 /// Reads everything that is stored in all rooms, in the log and in the store, and tells what is wrong.
 pub fn verify(local: &Local, tell: &mut dyn FnMut(&Finding)) -> Verified {
-    let read_snapshot = |content: &[u8]| {
-        let read = snapshot::read(content);
-        read.map(drop).map_err(|error| error.to_string())
-    };
-    local.verify(read_snapshot, &mut |finding| tell(&finding))
+    local.verify(snapshot::check, &mut |finding| tell(&finding))
 }
 
 /// Lists what is wrong with all that is stored.

@@ -79,6 +79,14 @@ pub fn encode(tables: &Tables, operations: operations::Stored) -> Bytes {
     content.into()
 }
 
+/// Whether a stored form can be read.
+///
+/// # Errors
+/// Not: it is of another version, or damaged, in words.
+pub fn check(content: &[u8]) -> Result<(), String> {
+    read(content).map(drop).map_err(|error| error.to_string())
+}
+
 /// What a stored form says.
 ///
 /// # Errors

@@ -141,20 +141,22 @@ impl Fjall {
         })
     }
 
-    /// Waits until a space can take another ingestion. Each adds a run to the first level, whose number of runs fjall writes as
+    /// A space, once it can take another ingestion. Each adds a run to the first level, whose number of runs fjall writes as
     /// one byte: with more than 255 the store could not be opened any more. Its own writes wait for its worker, ingestions don't.
     #[expect(
         clippy::disallowed_methods,
         reason = "only the journal's own thread comes here"
     )]
-    fn merge_runs(&self, space: &Keyspace) -> io::Result<()> {
+    fn for_ingestion(&self, space: Space) -> io::Result<&Keyspace> {
+        let space = self.space(space);
         for _ in 0..MERGE_LOOKS {
             if space.l0_table_count() < RUNS_MAX {
-                return Ok(());
+                return Ok(space);
             }
             std::thread::sleep(MERGE_LOOK);
         }
-        space.major_compact().map_err(failed)
+        space.major_compact().map_err(failed)?;
+        Ok(space)
     }
 
     fn space(&self, space: Space) -> &Keyspace {
@@ -225,8 +227,7 @@ impl Store for Fjall {
         &self,
         entries: &mut dyn Iterator<Item = (EntryKey, Bytes)>,
     ) -> io::Result<()> {
-        let space = self.space(Space::Entries);
-        self.merge_runs(space)?;
+        let space = self.for_ingestion(Space::Entries)?;
         let mut ingestion = space.start_ingestion().map_err(failed)?;
         for (key, value) in entries {
             ingestion.write(key.0, value).map_err(failed)?;
@@ -236,8 +237,7 @@ impl Store for Fjall {
 
     fn ingest(&self, changes: Vec<Change>) -> io::Result<()> {
         for changes in by_space(changes) {
-            let space = self.space(changes[0].space);
-            self.merge_runs(space)?;
+            let space = self.for_ingestion(changes[0].space)?;
             let mut ingestion = space.start_ingestion().map_err(failed)?;
             for Change { key, value, .. } in changes {
                 match value {
