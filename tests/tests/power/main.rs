@@ -36,41 +36,27 @@ use tokio::task::JoinSet;
 use disk::Disk;
 use trace::Trace;
 
-/// One record, many cuts. A directory with a finding is left where it is, and named.
+/// One record, many cuts. A directory with a finding is made again, stays, and is named.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_power_cut_loses_nothing_that_was_acknowledged_under_strace() {
     let cuts = cuts();
     let mut random = seeded("a_power_cut_loses_nothing_that_was_acknowledged_under_strace");
     let record = Record::new(if cuts > SHORT_CUTS { 12_000 } else { 5_000 }).await;
     let place = Directory(in_memory());
-    let found = record.cut(cuts, record.at_work(), &record.disk, &place.0, &mut random);
-    let starting = Directory(place.0.join("starting"));
-    let first = || record.first_start();
-    let start = record.cut(cuts, first(), &record.disk, &starting.0, &mut random);
-    let lines = record.trace.times_us.len();
-    for (cut, dir, wrong) in found.wrong.iter().chain(&start.wrong) {
-        println!("cut before line {cut} of {lines}, {}:", dir.display());
-        wrong.iter().take(5).for_each(|wrong| println!("  {wrong}"));
-        println!("  {} in all", wrong.len());
-    }
+    let mut cut = |cuts, lines, disk: &Disk| record.cut(cuts, lines, disk, &place.0, &mut random);
+    let found = cut(cuts, record.at_work(), &record.disk);
+    let start = cut(cuts, record.first_start(), &record.disk);
     // A check that sees nothing there sees nothing anywhere.
-    let blind = Directory(place.0.join("without-syncs"));
     let unsynced = record.disk.without_syncs_in("log");
-    let without = record.cut(
-        SHORT_CUTS,
-        record.at_work(),
-        &unsynced,
-        &blind.0,
-        &mut random,
-    );
+    let without = cut(SHORT_CUTS, record.at_work(), &unsynced);
     println!(
         "without syncs: {} of {SHORT_CUTS} cuts lose something",
         without.wrong.len()
     );
     let unmarked = record.disk.without("NEW");
-    let unmarked = record.cut(cuts, first(), &unmarked, &starting.0, &mut random);
+    let unmarked = cut(SHORT_CUTS, record.first_start(), &unmarked);
     println!(
-        "{cuts} cuts of the first start, {} changes lost or torn: {} findings; without its mark {}",
+        "{cuts} cuts of the first start, {} changes lost or torn: {} findings; without its mark {} of {SHORT_CUTS}",
         start.unsynced,
         start.wrong.len(),
         unmarked.wrong.len()
@@ -81,6 +67,7 @@ async fn a_power_cut_loses_nothing_that_was_acknowledged_under_strace() {
         looked_for,
         wrong,
     } = found;
+    let lines = record.trace.times_us.len();
     println!(
         "{cuts} cuts of a record of {lines} calls and {acks} acks, {unsynced} changes lost or torn, {looked_for} acks looked for: {} findings",
         wrong.len()
@@ -89,14 +76,20 @@ async fn a_power_cut_loses_nothing_that_was_acknowledged_under_strace() {
     assert!(unsynced > 0, "nothing could be lost");
     assert!(!without.wrong.is_empty(), "nobody would have noticed");
     assert!(!unmarked.wrong.is_empty(), "the mark is for nothing");
-    if !wrong.is_empty() || !start.wrong.is_empty() {
+    let wrong: Vec<_> = wrong.into_iter().chain(start.wrong).collect();
+    for (number, Wrong { cut, seed, what }) in wrong.iter().take(SHOWN).enumerate() {
+        let dir = place.0.join(number.to_string());
+        record.disk.rebuild(*cut, *seed, &dir);
+        println!("cut before line {cut} of {lines}, {}:", dir.display());
+        what.iter()
+            .take(SHOWN)
+            .for_each(|what| println!("  {what}"));
+        println!("  {} in all", what.len());
+    }
+    if !wrong.is_empty() {
         // It stays for whoever looks into it.
         place.keep();
-        starting.keep();
-        panic!(
-            "{} cuts have lost something",
-            wrong.len() + start.wrong.len()
-        );
+        panic!("{} cuts have lost something", wrong.len());
     }
 }
 
@@ -113,8 +106,16 @@ struct Found {
     /// Changes that no sync had reached.
     unsynced: usize,
     looked_for: usize,
-    /// The line, the directory as it was found, and what was wrong with it.
-    wrong: Vec<(usize, PathBuf, Vec<String>)>,
+    wrong: Vec<Wrong>,
+}
+
+/// A cut that has lost something.
+struct Wrong {
+    /// The line before which it was.
+    cut: usize,
+    /// What the disk showed of what was not synced.
+    seed: u64,
+    what: Vec<String>,
 }
 
 impl Record {
@@ -128,20 +129,18 @@ impl Record {
         random: &mut StdRng,
     ) -> Found {
         let mut all = Found::default();
-        for number in 0..cuts {
+        let dir = place.join("cut");
+        for _ in 0..cuts {
             let cut = random.random_range(lines.clone());
             let seed = random.random();
-            let dir = place.join(number.to_string());
             disk.rebuild(cut, seed, &dir);
             let until_us = self.trace.times_us[cut];
-            let (looked_for, found) = reopened::check(&dir.join(DATA), &self.told, until_us);
+            let (looked_for, what) = reopened::check(&dir.join(DATA), &self.told, until_us);
+            fs::remove_dir_all(&dir).unwrap();
             all.looked_for += looked_for;
             all.unsynced += disk.unsynced(cut);
-            fs::remove_dir_all(&dir).unwrap();
-            if !found.is_empty() {
-                // As it was before it was opened.
-                disk.rebuild(cut, seed, &dir);
-                all.wrong.push((cut, dir, found));
+            if !what.is_empty() {
+                all.wrong.push(Wrong { cut, seed, what });
             }
         }
         all
@@ -243,6 +242,9 @@ const CONFIG: &str = "[storage]\nsegment_bytes = 1048576\nheadroom_percent = 0\n
 const DATA: &str = "roomful-data";
 
 const SHORT_CUTS: usize = 40;
+
+/// How many of the cuts that have lost something are shown, and how much of each.
+const SHOWN: usize = 5;
 
 const ROOMS: usize = 6;
 
