@@ -1,7 +1,7 @@
 //! Many clients change the same keys and take the same locks, over restarts and kills of the server: what they were told is what
 //! one after the other would have been told, and no stale fence changed anything.
 //!
-//! The short form has a few thousand operations. `ROOMFUL_LINEARIZABLE_OPERATIONS` sets the full one
+//! The short form has some ten thousand operations. `ROOMFUL_LINEARIZABLE_OPERATIONS` sets the full one
 //! (`cargo xtask crash --linearizable`). What is checked, and why that is enough, is in `checker`; that it finds what it is for, in
 //! `refused`.
 #![expect(
@@ -166,7 +166,7 @@ fn room(number: usize) -> String {
 /// members who are gone lose their locks.
 const CONFIG: &str = "[storage]\nsegment_bytes = 1048576\nheadroom_percent = 0\nheadroom_bytes_min = 0\n[namespaces.chat]\nhistory_entries_max = 10000000\nhistory_bytes_max = 1099511627776\npresence_grace_ms = 500\n";
 
-const SHORT_OPERATIONS: u64 = 12_000;
+const SHORT_OPERATIONS: u64 = 24_000;
 
 /// Operations between two restarts.
 const OPERATIONS_PER_LIFE: u64 = 3_000;
