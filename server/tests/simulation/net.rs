@@ -105,6 +105,8 @@ pub struct SimHost<'a> {
     pub random: &'a mut StdRng,
     /// Whether timers are due that have not been looked at.
     pub is_late: bool,
+    /// How often it was asked whether the turn is spent.
+    pub looks: u32,
 }
 
 impl Host for SimHost<'_> {
@@ -176,6 +178,13 @@ impl Host for SimHost<'_> {
     }
 
     fn turn_is_spent(&mut self) -> bool {
-        self.random.random_range(0..100) < self.net.spent
+        self.looks += 1;
+        if self.looks == LOOKS_MAX {
+            self.net.violation = Some("a turn that gets nowhere");
+        }
+        self.looks >= LOOKS_MAX || self.random.random_range(0..100) < self.net.spent
     }
 }
+
+/// Nothing that a few clients ask for takes so many.
+const LOOKS_MAX: u32 = 10_000;

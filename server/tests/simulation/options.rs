@@ -195,7 +195,7 @@ pub const MARKS: Marks = Marks {
 pub const GRACE_MS: u64 = 3_000;
 pub const RETENTION_MS: u64 = 10_000;
 pub const HISTORY_AGE_MS: u64 = 3_600_000;
-pub const OUTBOX_BYTES_MAX: usize = 8_000;
+pub const OUTBOX_BYTES_MAX: usize = 5_000;
 pub const OUTBOX_MESSAGES_MAX: usize = 200;
 pub const START_UNIX_MS: u64 = 1_800_000_000_000;
 /// Publishes that a client has under way.

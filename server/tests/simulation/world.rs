@@ -1020,6 +1020,7 @@ impl World {
             net: &mut net.borrow_mut(),
             random: &mut self.random,
             is_late: is_due(&shard, self.now_ms),
+            looks: 0,
         };
         act(&mut shard, now, &mut host);
         let violation = host.net.violation;
