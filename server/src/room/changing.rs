@@ -154,7 +154,7 @@ impl Room {
         }
     }
 
-    /// What the member has left goes by the token that it has now.
+    /// What the member has left goes by the token that it has now, whether or not that can be stored already.
     pub(super) fn set_grant(
         &mut self,
         member: MemberId,
@@ -165,20 +165,13 @@ impl Room {
         let Some(asker) = self.asker(member, to) else {
             return;
         };
-        let left = self
-            .kept
-            .as_ref()
-            .and_then(|kept| kept.ahead().departures.of(asker.session));
-        let departure = match left {
-            Some(left) if !grant.is_allowed => left.emptied(),
-            Some(left) if left.token_id != grant.token_id => Departure {
-                token_id: grant.token_id.clone(),
-                ..left.clone()
-            },
-            _ => return,
+        let Some(kept) = &self.kept else {
+            return;
         };
-        let by = By::user(asker.user, to, Answer::Done);
-        self.record(Change::Departure(departure), by, context);
+        let known = [kept.ahead(), kept.committed()].map(|tables| &tables.departures);
+        if self.grants.note(asker.session, grant, known) {
+            self.look(context);
+        }
     }
 
     /// Gives a lock to a member, or a place in its queue.

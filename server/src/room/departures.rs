@@ -3,7 +3,8 @@
 //! The room calls it, on one copy for what is committed and on another for what is on its way. Each session has at most one such
 //! write, which is kept until it is replaced, taken away or made; it is stored as an entry of the server's own, that nobody is
 //! sent. It stands beside the id of the token that it came with, since whether its author may still write is asked when it is
-//! made. All of them together are bounded in bytes. Who is gone, the room knows.
+//! made. All of them together are bounded in bytes. What a member's token of now says of what it has left is an entry too, which
+//! may have to wait until the journal takes one: [`Grants`] has it until then. Who is gone, the room knows.
 
 use std::collections::BTreeMap;
 
@@ -14,6 +15,7 @@ use roomful_protocol::payload::{Payload, PayloadFormat};
 use super::snapshot::{self, Undecodable, decode};
 use crate::auth::TokenId;
 use crate::metrics::Quota;
+use crate::shard::message::StateGrant;
 
 /// What has been left, by session.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +38,13 @@ pub struct Departure {
     pub token_id: Option<TokenId>,
     /// What to write.
     pub changes: Vec<Change>,
+}
+
+/// What the tokens of now say of what has been left, where that is not stored yet. It outlives a log that is opened again, since
+/// that may know an earlier token.
+#[derive(Debug, Default)]
+pub(super) struct Grants {
+    by_session: BTreeMap<SessionId, StateGrant>,
 }
 
 /// As it is stored.
@@ -90,7 +99,71 @@ impl Departures {
     }
 }
 
+impl Grants {
+    /// Takes what the token of a session says now; whether something is to be stored of it. What is stored and what is on its
+    /// way may differ, and either may be what stays.
+    pub(super) fn note(
+        &mut self,
+        session: SessionId,
+        grant: &StateGrant,
+        known: [&Departures; 2],
+    ) -> bool {
+        let mut left = known.iter().filter_map(|known| known.of(session));
+        let is_news = left.any(|left| left.under(grant).is_some());
+        if is_news {
+            self.by_session.insert(session, grant.clone());
+        } else {
+            self.by_session.remove(&session);
+        }
+        is_news
+    }
+
+    /// What is to be stored next.
+    pub(super) fn due(&self, known: &Departures) -> Option<Departure> {
+        let mut noted = self.by_session.iter();
+        noted.find_map(|(session, grant)| known.of(*session)?.under(grant))
+    }
+
+    /// Forgets the token of a session if it is stored.
+    pub(super) fn stored(&mut self, session: SessionId, known: &Departures) {
+        let both = known.of(session).zip(self.by_session.get(&session));
+        if both.is_none_or(|(left, grant)| left.under(grant).is_none()) {
+            self.by_session.remove(&session);
+        }
+    }
+
+    /// Forgets what a log that was opened says already.
+    pub(super) fn opened(&mut self, known: Option<&Departures>) {
+        self.by_session.retain(|session, grant| {
+            let left = known.and_then(|known| known.of(*session));
+            left.is_some_and(|left| left.under(grant).is_some())
+        });
+    }
+
+    /// Whether all is stored.
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_session.is_empty()
+    }
+
+    /// About what they take in memory, in bytes.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.by_session.len() * GRANT_BYTES
+    }
+}
+
 impl Departure {
+    /// What becomes of it by the token of now; none where it stays.
+    fn under(&self, grant: &StateGrant) -> Option<Self> {
+        if !grant.is_allowed {
+            return Some(self.emptied());
+        }
+        let is_other = self.token_id != grant.token_id;
+        is_other.then(|| Self {
+            token_id: grant.token_id.clone(),
+            ..self.clone()
+        })
+    }
+
     /// The same with nothing to write.
     #[must_use]
     pub fn emptied(&self) -> Self {
@@ -170,6 +243,9 @@ const CHANGE_BYTES: usize = 64;
 
 /// One of them in its tree.
 const DEPARTURE_BYTES: usize = 256;
+
+/// What is noted of a token in its tree, with its id.
+const GRANT_BYTES: usize = 384;
 
 #[cfg(test)]
 mod tests {

@@ -19,7 +19,7 @@ use crate::journal::Health;
 enum Due {
     /// Somebody has left something and is gone.
     Departure(Departure),
-    /// A lock or a timer changes, on behalf of this user.
+    /// A lock or a timer changes, or what was left goes by another token, on behalf of this user.
     Change(UserId, Change),
 }
 
@@ -61,6 +61,11 @@ impl Room {
         }
         let tables = self.kept.as_ref()?.ahead();
         let place = self.place(context.now);
+        // A write is taken away before it would be made.
+        if let Some(changed) = self.grants.due(&tables.departures) {
+            let user = changed.user.clone();
+            return Some(Due::Change(user, Change::Departure(changed)));
+        }
         let is_here = |member, session| self.members.of_session(session) == Some(member);
         let mut left = tables.departures.iter();
         if let Some(departure) = left.find(|left| !is_here(left.member, left.session)) {

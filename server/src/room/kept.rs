@@ -189,6 +189,9 @@ impl Room {
         let kept = self.kept.get_or_insert_default();
         let now_ms = context.now.monotonic_ms;
         kept.commit(entry, change, now_ms, &self.settings.tables);
+        if let Change::Departure(left) = change {
+            self.grants.stored(left.session, &kept.committed.departures);
+        }
         if kept.is_snapshot_due(self.settings.history) {
             self.store_snapshot(context);
         }

@@ -400,6 +400,8 @@ impl Room {
         else {
             return;
         };
+        let known = kept.as_ref().map(|kept| &kept.committed().departures);
+        self.grants.opened(known);
         self.kept = kept;
         self.log.epoch = opened.epoch;
         self.log.appended = opened.head;

@@ -42,15 +42,7 @@ impl Room {
             return;
         }
         let number = match known {
-            Some(number) => {
-                let number = self.come_back(number, &join, context);
-                let to = Origin {
-                    request: None,
-                    ..join.to
-                };
-                self.set_grant(number, to, &join.grant, context);
-                number
-            }
+            Some(number) => self.come_back(number, &join, context),
             None => {
                 let location = (join.to.shard, join.to.connection);
                 let value = join.value.clone();
@@ -101,6 +93,12 @@ impl Room {
                 outcome: Ok(Box::new(admitted)),
             },
         );
+        // Last: should it not be stored, the room is opened again, and the member has to be told so like all the others.
+        let to = Origin {
+            request: None,
+            ..join.to
+        };
+        self.set_grant(number, to, &join.grant, context);
     }
 
     /// Whether the room takes it.
@@ -349,7 +347,8 @@ impl Room {
             false => self.idle_ms(),
         };
         let left_ms = (since_ms + stays_ms).saturating_sub(context.now.monotonic_ms);
-        let settled = matches!(self.log.state, LogState::Open) && self.log.pending.is_empty();
+        let is_stored = self.log.pending.is_empty() && self.grants.is_empty();
+        let settled = matches!(self.log.state, LogState::Open) && is_stored;
         if left_ms == 0 && settled && (context.is_short || !self.is_needed(context)) {
             if self.settings.durability != Durability::Memory {
                 self.wake_if_due(context);

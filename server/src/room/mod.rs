@@ -47,7 +47,7 @@ use crate::shard::message::{
 };
 pub use asked::{Asked, Awaited};
 use asked::{Settled, storage_full};
-use departures::Departure;
+use departures::{Departure, Grants};
 use kept::{Answer, Kept};
 use kind::RoomKind;
 use operations::{OperationBounds, Operations, ProducerKey};
@@ -79,6 +79,8 @@ pub struct Room {
     waiting: Vec<(Offset, Origin, Settled)>,
     /// Operations whose append failed: the reopened log tells whether they took effect.
     unknown: Vec<(ProducerKey, OpId)>,
+    /// Tokens that the log does not know yet, of members who have left something to be written.
+    grants: Grants,
     /// Whether the log that is being opened shows operations that nobody here remembers.
     restores: Option<Restores>,
     presence_armed: bool,
@@ -313,6 +315,7 @@ impl Room {
             kept: None,
             waiting: Vec::new(),
             unknown: Vec::new(),
+            grants: Grants::default(),
             restores: None,
             presence_armed: false,
             maintenance_armed: false,
@@ -357,6 +360,7 @@ impl Room {
             Durability::Local | Durability::Replicated => self.log.entry_bytes,
         };
         let held = self.members.held_bytes() + self.operations.held_bytes();
+        let held = held + self.grants.held_bytes();
         (ROOM_BYTES + held + chunks + kept + entries) as u64
     }
 

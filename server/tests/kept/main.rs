@@ -14,6 +14,7 @@
 mod chance;
 mod clocks;
 mod cursors;
+mod grants;
 mod journal;
 mod world;
 

@@ -47,6 +47,8 @@ pub struct World {
     /// Entries that the hub was sent.
     pub told: Vec<Arc<Entry>>,
     pub closed: bool,
+    /// Whether all members were sent away, and none was let in since.
+    pub sent_away: bool,
     timers: Vec<(u64, RoomTimer)>,
     replies: BTreeMap<u64, Result<Reply, Refusal>>,
     admitted: Vec<Admitted>,
@@ -104,6 +106,7 @@ impl World {
             is_short: false,
             told: Vec::new(),
             closed: false,
+            sent_away: false,
             timers: Vec::new(),
             replies: BTreeMap::new(),
             admitted: Vec::new(),
@@ -156,7 +159,13 @@ impl World {
                 let before = self.replies.insert(request.0, outcome);
                 assert!(before.is_none(), "request {} has one reply", request.0);
             }
-            Message::Joined { outcome, .. } => self.admitted.push(*outcome.unwrap()),
+            Message::Joined { outcome, .. } => {
+                self.sent_away = false;
+                self.admitted.push(*outcome.unwrap());
+            }
+            Message::Ended {
+                connection: None, ..
+            } => self.sent_away = true,
             Message::Turn(turn) => {
                 if let Some(batch) = turn.log {
                     self.told.extend(batch.entries.iter().cloned());
