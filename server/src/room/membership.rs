@@ -82,6 +82,7 @@ impl Room {
             preferences: join.preferences,
             attachment: join.attachment,
             view: join.view,
+            grant: join.grant.clone(),
             state: state.map(Box::new),
             locks: locks.map(Box::new),
         };

@@ -259,6 +259,9 @@ impl Shard {
             locks: admitted.locks.map(|page| *page),
         };
         self.stage(id, &joined.into());
+        if self.is_overtaken(id, alias, &admitted.grant, host) {
+            return;
+        }
         if let Some(from) = pull {
             let request = Request::Pull {
                 shard: self.id,
@@ -273,6 +276,22 @@ impl Shard {
                 host,
             );
         }
+    }
+
+    /// Goes by the token of now, which may be another than the one that the join came with: whether the membership ended at once.
+    fn is_overtaken(
+        &mut self,
+        id: ConnectionId,
+        room: RoomAlias,
+        carried: &StateGrant,
+        host: &mut dyn Host,
+    ) -> bool {
+        let Ok(membership) = self.member(id, room, Some(Verb::Join)) else {
+            self.end_forbidden(id, host);
+            return true;
+        };
+        self.tell_grant(id, membership, carried, host);
+        false
     }
 
     /// Ends a membership at once on this side; the reply comes from the owner.

@@ -213,23 +213,34 @@ impl Shard {
 
     /// The connection has another token: rooms go by that one where it says something else of the state.
     pub(super) fn tell_grants(&mut self, id: ConnectionId, before: &Identity, host: &mut dyn Host) {
-        let to = self.origin(id, None);
         let Some(open) = self.connection(id).and_then(Connection::open) else {
             return;
         };
-        let changed = open.memberships.iter().filter_map(|membership| {
+        let known = open.memberships.iter().filter_map(|membership| {
             let name = &self.hubs.get(&membership.room)?.room.name;
-            let grant = StateGrant::of(&open.identity, name);
-            (grant != StateGrant::of(before, name)).then_some((*membership, grant))
+            Some((*membership, StateGrant::of(before, name)))
         });
-        for (membership, grant) in changed.collect::<Vec<_>>() {
-            let member = membership.member;
-            self.ask(
-                id,
-                membership.room,
-                Request::SetGrant { member, to, grant },
-                host,
-            );
+        for (membership, known) in known.collect::<Vec<_>>() {
+            self.tell_grant(id, membership, &known, host);
+        }
+    }
+
+    /// Tells a room what the connection's token says of its state, unless it knows.
+    pub(super) fn tell_grant(
+        &mut self,
+        id: ConnectionId,
+        membership: Membership,
+        known: &StateGrant,
+        host: &mut dyn Host,
+    ) {
+        let to = self.origin(id, None);
+        let Membership { room, member, .. } = membership;
+        let open = self.connection(id).and_then(Connection::open);
+        if let (Some(open), Some(hub)) = (open, self.hubs.get(&room)) {
+            let grant = StateGrant::of(&open.identity, &hub.room.name);
+            if grant != *known {
+                self.ask(id, room, Request::SetGrant { member, to, grant }, host);
+            }
         }
     }
 

@@ -328,7 +328,7 @@ pub struct Join {
     pub preferences: Preferences,
     /// Of which state and whether of the locks a first page is wanted. Carried through for the edge too.
     pub view: View,
-    /// For what an earlier connection of the session has left to be written.
+    /// For what an earlier connection of the session has left to be written. Carried through for the edge too.
     pub grant: StateGrant,
 }
 
@@ -423,6 +423,8 @@ pub struct Admitted {
     pub attachment: Attachment,
     /// As it came.
     pub view: View,
+    /// As it came.
+    pub grant: StateGrant,
     /// The first page of the state that the view asks for, unless the member recovers.
     pub state: Option<Box<StatePage>>,
     /// The first page of the locks, likewise.
