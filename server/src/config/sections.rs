@@ -194,7 +194,7 @@ section! {
         live bytes_per_s: u64 = 1_048_576, 1..=1_000_000_000_000;
         /// Bytes at once, before the average counts. One message may go beyond it; what comes next then waits.
         live bytes_burst: u64 = 4_194_304, 1..=4_000_000_000;
-        /// Pages of history and of members that a connection asks for per second, on average, and changes of what it watches.
+        /// Pages of history and of members that a connection asks for per second, on average, changes of what it watches, and requests about cursors.
         live pages_per_s: u64 = 50, 1..=1_000_000_000;
         /// Pages at once, before the average counts.
         live pages_burst: u64 = 200, 1..=1_000_000_000;

@@ -339,7 +339,7 @@ pub struct Rates {
     pub joins: Rate,
     /// Bytes of messages.
     pub bytes: Rate,
-    /// Pages of history and of members, and changes of what is watched.
+    /// Pages of history and of members, changes of what is watched, and requests about cursors.
     pub pages: Rate,
     /// Pings and pongs.
     pub control: Rate,

@@ -318,7 +318,7 @@ impl Shard {
             ClientFrame::State(state) => self.ask_state(id, state, now, host),
             ClientFrame::Lock(lock) => self.ask_lock(id, lock, now, host),
             ClientFrame::Timer(timer) => self.ask_timer(id, timer, now, host),
-            ClientFrame::Cursor(cursor) => self.ask_cursor(id, &cursor, host),
+            ClientFrame::Cursor(cursor) => self.ask_cursor(id, &cursor, now, host),
             ClientFrame::ClientBatch(_) => Ok(()),
         };
         if let Err(refusal) = outcome {

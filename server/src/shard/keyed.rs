@@ -194,6 +194,7 @@ impl Shard {
         &mut self,
         id: ConnectionId,
         cursor: &Cursor,
+        now: Now,
         host: &mut dyn Host,
     ) -> Outcome {
         let member = self.member(id, cursor.room, None)?.member;
@@ -207,8 +208,8 @@ impl Shard {
             },
             CursorRequest::Get => Request::GetCursors { member, to },
         };
-        self.ask(id, cursor.room, request, host);
-        Ok(())
+        // Either answer counts what is unread, which reads as much of the log as a long page.
+        self.ask_page(id, cursor.room, request, now, host)
     }
 
     /// The connection has another token: rooms go by that one where it says something else of the state.

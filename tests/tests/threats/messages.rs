@@ -3,7 +3,8 @@
 use roomful_protocol::codec::Encoding;
 use roomful_protocol::error::{CloseCode, ErrorCode};
 use roomful_protocol::frame::{
-    Direction, History, Join, JoinProducer, Leave, OpId, Publish, Recovery, ServerFrame, Watch,
+    Cursor, CursorRequest, Direction, History, Join, JoinProducer, Leave, OpId, Publish, Recovery,
+    ServerFrame, Watch,
 };
 use roomful_protocol::id::{Epoch, Offset, ProducerId, RoomName, Sequence};
 use roomful_protocol::payload::Payload;
@@ -248,22 +249,32 @@ async fn a_sender_that_ignores_rate_limited_is_closed() {
 async fn what_a_connection_sends_too_much_of_is_refused_and_counted() {
     let bytes = "[connection]\nbytes_per_s = 20000\nbytes_burst = 50000\n";
     let pages = "[connection]\npages_per_s = 1\npages_burst = 5\n";
-    for (config, limit, at_least) in [
+    for (config, what, at_least) in [
         (MESSAGES_LIMITED, "messages", 50),
         (bytes, "bytes", 5),
         (pages, "pages", 5),
+        (pages, "cursors", 5),
     ] {
         let server = Server::with_config(config).await;
         let attack = Attack::beside(&server, Healthy::start(&server).await).await;
         let mut client = RawClient::connect(&server).await;
         let room = client.join("chat:much").await.room;
-        let (count, long) = match limit {
+        let (count, long) = match what {
             "messages" => (300, 0),
             "bytes" => (20, 10_000),
             _ => (20, 0),
         };
         for _ in 0..count {
-            match limit {
+            match what {
+                "cursors" => {
+                    let (request, what) = (client.new_request(), CursorRequest::Get);
+                    let cursor = Cursor {
+                        request,
+                        room,
+                        what,
+                    };
+                    client.send(&cursor.into()).await;
+                }
                 "pages" => {
                     let (request, direction) = (client.new_request(), Direction::Forward);
                     let history = History {
@@ -281,8 +292,9 @@ async fn what_a_connection_sends_too_much_of_is_refused_and_counted() {
         let refused = refused_of(&mut client, count).await;
         assert!(
             refused >= at_least && refused < count,
-            "{limit}: {refused} of {count}"
+            "{what}: {refused} of {count}"
         );
+        let limit = if what == "cursors" { "pages" } else { what };
         attack
             .moved(
                 ("roomful_rate_limited_total", Some(("limit", limit))),
