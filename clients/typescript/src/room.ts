@@ -24,11 +24,15 @@ export interface RoomContext {
   readonly requestTimeoutMs: number;
   /** Which room an alias stands for on the present connection. */
   readonly routes: Map<number, Room>;
+  /** The names of rooms whose join is on its way: the server refuses another one. */
+  readonly joining: Set<string>;
   limits(): Limits | undefined;
   /** The server broke the protocol, or fell silent: this connection is worth no more. */
   abandon(connection: Connection, error: RoomfulError): void;
   /** The room has ended. */
   forget(room: Room): void;
+  /** The room had ended before its join was answered; now the next one of its name may join. */
+  freed(): void;
 }
 
 interface Membership {
@@ -282,7 +286,7 @@ export class Room extends Emitter<RoomEvents> {
     this.#connection = connection;
     // A join without a value leaves the one that is there.
     if (this.#presence) this.#presenceTold = this.#presence;
-    const { operations } = this.#context;
+    const { operations, joining } = this.#context;
     const frame: RequestFrame = {
       type: "join",
       room: this.name,
@@ -294,9 +298,16 @@ export class Room extends Emitter<RoomEvents> {
       state: this.values.joining(),
       locks: this.locks.joining(),
     };
+    joining.add(this.name);
     connection.request(frame, {
-      resolve: (reply) => this.#joined(connection, reply),
-      reject: (error) => this.#joinFailed(connection, error),
+      resolve: (reply) => {
+        joining.delete(this.name);
+        this.#joined(connection, reply);
+      },
+      reject: (error) => {
+        joining.delete(this.name);
+        this.#joinFailed(connection, error);
+      },
     });
     this.#become("joining");
   }
@@ -362,7 +373,7 @@ export class Room extends Emitter<RoomEvents> {
     if (connection !== this.#connection) {
       // Left while the join was on its way.
       void connection.ask({ type: "leave", room: reply.room }).catch(() => {});
-      return;
+      return this.#context.freed();
     }
     const { request: _, room: alias, type: __, state, locks, ...info } = reply;
     const previous = this.#position;
@@ -384,8 +395,9 @@ export class Room extends Emitter<RoomEvents> {
   }
 
   #joinFailed(connection: Connection, error: RoomfulError): void {
-    if (connection !== this.#connection || error.code === 902) return;
+    if (error.code === 902) return;
     if (error.code === 901) return this.#context.abandon(connection, error);
+    if (connection !== this.#connection) return this.#context.freed();
     this.#membershipEnded(error);
   }
 

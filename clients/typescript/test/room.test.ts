@@ -207,6 +207,39 @@ test("a join that is refused ends the room alone", withServer(async (server) => 
   assert.throws(() => client.join("chat:lobby") && client.join("chat:lobby"), { name: "already_joined" });
 }));
 
+/** Goal: a page may mount, unmount and mount within one round trip. Method: the first join is answered after the second one was asked for; the server would refuse it before. */
+for (const outcome of ["succeeds", "is refused"]) {
+  test(`a room that is left on its way in is joined anew when that join ${outcome}`, withServer(async (server) => {
+    const { client, peer } = await joined(server);
+    await client.join("chat:other").leave();
+    const room = client.join("chat:other");
+    const { request } = await peer.expect("join");
+    void client.ping().catch(() => {});
+    assert.equal((await peer.frames.take("a ping")).type, "ping");
+    if (outcome === "succeeds") {
+      peer.send({ ...JOINED, request, room: 2 });
+      assert.equal((await peer.expect("leave")).room, 2);
+    } else {
+      peer.send({ type: "error", request, code: 500, text: "busy", retry: "after_ms", afterMs: 60_000, current: [] });
+    }
+    await peer.joined({ room: 3 });
+    await room.whenJoined();
+    assert.equal(room.alias, 3);
+  }));
+}
+
+test("a room that is left on its way in is joined anew on the next connection", withServer(async (server) => {
+  const { client, peer } = await joined(server);
+  await client.join("chat:other").leave();
+  const room = client.join("chat:other");
+  await peer.expect("join");
+  peer.socket.terminate();
+  const second = await server.peer();
+  await second.welcome();
+  assert.deepEqual([(await second.joined()).room, (await second.joined({ room: 2 })).room], ["chat:lobby", "chat:other"]);
+  await room.whenJoined();
+}));
+
 test("the queue is bounded by count and by bytes over all rooms, and answers make room again", withServer(async (server) => {
   const client = server.client({ queueMax: { count: 2, bytes: 10 } });
   const { room, peer } = await joined(server, {}, client);
