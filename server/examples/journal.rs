@@ -315,7 +315,9 @@ fn begin(path: &Path) -> io::Result<(Local, LocalJournal, Arc<Heard>)> {
 
 /// The directory is free for the next one.
 fn end(local: Local) -> io::Result<()> {
-    local.close().map_err(io::Error::other)
+    let ended = local.close().map_err(io::Error::other);
+    drop(local);
+    ended
 }
 
 fn room(number: u64) -> RoomId {
