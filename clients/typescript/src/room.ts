@@ -60,8 +60,9 @@ export class Room extends Emitter<RoomEvents> {
   #recovery: { from: Position; events: number; skipped: number } | undefined;
   #watch: Watch;
   #presence: Payload | null;
-  /** The value that the server was told last. */
-  #presenceTold: Payload | null = null;
+  /** The value that the server has; undefined where it may have any that was on its way. */
+  #presenceTold: Payload | null | undefined = null;
+  #presenceAsked: object | undefined;
   #error: RoomfulError | undefined;
   #rejoinTimer: ReturnType<typeof setTimeout> | undefined;
   #resendTimer: ReturnType<typeof setTimeout> | undefined;
@@ -165,9 +166,11 @@ export class Room extends Emitter<RoomEvents> {
     this.#presence = wanted;
     // A join carries the value too. So this ends when either way has told it, or a later call wants another one.
     while ((await this.whenJoined()) && this.#presence === wanted && this.#presenceTold !== wanted) {
+      const request = (this.#presenceAsked = {});
+      this.#presenceTold = undefined;
       try {
         await this.#ask(({ alias }) => ({ type: "presence", room: alias, what: { kind: "set", value: wanted } }));
-        this.#presenceTold = wanted;
+        if (request === this.#presenceAsked) this.#presenceTold = wanted;
       } catch (error) {
         if (error instanceof RoomfulError && error.code === 902) continue;
         if (this.#presence === wanted) this.#presence = previous;

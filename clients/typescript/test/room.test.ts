@@ -306,6 +306,26 @@ test("the presence value comes back with every join, also one that was set while
   await taken;
 }));
 
+/** Goal: the value that was set last stays. Method: each one is set before the one before it has an answer, and the answer to the first null comes in between. */
+test("a value is set though another one is on its way", withServer(async (server) => {
+  const { room, peer } = await joined(server, { presence: "here" });
+  const set = async (value: string | null) => {
+    const done = room.setPresence(value);
+    const { request, what } = await peer.expect("presence");
+    assert.deepEqual(what, { kind: "set", value: value === null ? null : Payload.text(value) });
+    return { done, answer: () => peer.send({ type: "ok", request, reply: { kind: "done" } }) };
+  };
+  const [gone, typing] = [await set(null), await set("typing")];
+  gone.answer();
+  await gone.done;
+  const last = await set(null);
+  typing.answer();
+  last.answer();
+  await Promise.all([typing.done, last.done]);
+  await room.setPresence(null);
+  assert.equal(peer.frames.size, 0);
+}));
+
 test("a value that was taken away while away is taken away with a request, since a join can't", withServer(async (server) => {
   const { client, room } = await joined(server, { presence: "here" });
   client.offline();
