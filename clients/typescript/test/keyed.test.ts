@@ -353,6 +353,26 @@ test("who would never be told of a grant waits no longer", withServer(async (ser
   await asked(peer, "release");
 }));
 
+/** Goal: who waits hears of its grant. Method: the application watches locks no longer while it waits for two; they are unwatched behind the second. */
+test("locks are watched until nobody waits", withServer(async (server) => {
+  const { room, peer } = await joined(server, { locks: true }, { locks: { position: position(0), locks: [], next: null } });
+  const acquired = room.locks.acquire("card");
+  const acquire = await asked(peer, "acquire");
+  ok(peer, acquire, { kind: "lock", lock: { kind: "queued", place: 0 } });
+  const other = assert.rejects(room.locks.acquire("other"), { name: "closed" });
+  await room.locks.watch(false);
+  assert.equal((await peer.expect("lock")).what.kind, "acquire");
+  peer.send(lock(1, "granted", { member: 11, fence: 1 }));
+  const again = await peer.expect("lock");
+  assert.equal(again.what.kind, "acquire");
+  granted(peer, again, 1);
+  assert.deepEqual([await acquired, room.locks.watching], [position(1), true]);
+  void room.locks.release("other");
+  await other;
+  assert.deepEqual((await peer.expect("lock")).what, { kind: "watch", locks: false });
+  assert.equal(room.locks.watching, false);
+}));
+
 test("locks that may not be left unwatched are copied on", withServer(async (server) => {
   const held = { lock: "card", held: { fence: 0, member: 9, user: "bob", untilMs: 0 }, queue: [] };
   const first = { position: position(0), locks: [held], next: null };

@@ -160,9 +160,8 @@ impl Machine {
         if alias.is_some() {
             wanted.stage = Stage::Asked { again: false };
         }
-        // Whoever waits has to hear of its grant.
         if queue && !watching {
-            self.watch_locks(None, key, true, turn);
+            self.rely_on_locks(key, turn);
         }
         if let Some(alias) = alias {
             self.ask_lock((key, alias), lock, claim, what, turn);
@@ -239,23 +238,28 @@ impl Machine {
         for waiting in wanted.into_iter().flat_map(|wanted| wanted.calls) {
             turn.reply(waiting, Err(Error::LockReleased));
         }
-        let Some(alias) = room.alias() else {
-            room.claims.given_up.insert(lock);
-            return turn.reply(call, Ok(Answer::Done));
-        };
-        let pending = Request::Release {
-            call,
-            key,
-            lock: lock.clone(),
-        };
-        self.request(pending, turn, |request| {
-            Lock {
-                request,
-                room: alias,
-                what: LockRequest::Release { lock },
+        match room.alias() {
+            Some(alias) => {
+                let pending = Request::Release {
+                    call,
+                    key,
+                    lock: lock.clone(),
+                };
+                self.request(pending, turn, |request| {
+                    Lock {
+                        request,
+                        room: alias,
+                        what: LockRequest::Release { lock },
+                    }
+                    .into()
+                });
             }
-            .into()
-        });
+            None => {
+                room.claims.given_up.insert(lock);
+                turn.reply(call, Ok(Answer::Done));
+            }
+        }
+        self.rely_less_on_locks(key, turn);
     }
 
     /// The connection ended before the server said that it had the lock back.
@@ -366,6 +370,7 @@ impl Machine {
         turn.reply_all(wanted.calls, &Ok(Answer::Locked(fence)));
         turn.out
             .push(Output::Event(key, RoomEvent::LockGranted { lock, fence }));
+        self.rely_less_on_locks(key, turn);
     }
 
     /// It waits, and the room shows when it does no longer.
@@ -427,6 +432,7 @@ impl Machine {
         if let Some(alias) = alias.filter(|_| error.code() != Some(ErrorCode::LockTaken.into())) {
             self.give_up(alias, lock, turn);
         }
+        self.rely_less_on_locks(key, turn);
     }
 
     fn lose(&mut self, key: RoomKey, lock: &Key, turn: &mut Turn<'_>) {
@@ -821,6 +827,41 @@ mod tests {
             sent.last(),
             Some(LockRequest::Acquire { queue: true, .. })
         ));
+    }
+
+    /// Goal: who waits hears of its grant. Method: the application watches locks no longer while it waits for two; they are unwatched behind the second.
+    #[test]
+    fn locks_are_watched_until_nobody_waits() {
+        let release = |lock: &Key| RoomRequest::Lock(LockRequest::Release { lock: lock.clone() });
+        let unwatch = LockRequest::Watch { locks: false };
+        for is_released in [false, true] {
+            let mut bench = Bench::joined();
+            acquire(&mut bench, true);
+            let (first, _) = asked(&bench).pop().unwrap();
+            queued(&mut bench, first);
+            bench.outputs.clear();
+            let other = Key::parse("other").unwrap();
+            bench.request(RoomRequest::Acquire {
+                lock: other.clone(),
+                ttl: TTL,
+                queue: true,
+            });
+            let (second, _) = asked(&bench).pop().unwrap();
+            let watched = bench.request(RoomRequest::Lock(unwatch.clone()));
+            assert_eq!(bench.reply(watched), Some(Ok(Answer::Done)));
+            bench.request(release(&lock()));
+            let sent: Vec<_> = asked(&bench).into_iter().map(|(_, what)| what).collect();
+            assert!(!sent.contains(&unwatch), "{sent:?}");
+            if is_released {
+                bench.request(release(&other));
+            } else {
+                granted(&mut bench, second, 5);
+            }
+            assert_eq!(
+                asked(&bench).pop().map(|(_, what)| what),
+                Some(unwatch.clone())
+            );
+        }
     }
 
     #[test]

@@ -693,7 +693,7 @@ impl Machine {
                 self.release(call, key, lock, turn);
             }
             (RoomRequest::Lock(LockRequest::Watch { locks }), _) => {
-                self.watch_locks(Some(call), key, locks, turn);
+                self.watch_locks(call, key, locks, turn);
             }
             (request, Some(alias)) => self.request_now(call, key, alias, request, turn),
             (request, None) if open && room.parked.len() < PARKED_MAX => {
