@@ -81,6 +81,8 @@ pub struct Machine {
     requests: Requests,
     /// By key, so that whatever concerns all rooms happens in the order of joining.
     rooms: BTreeMap<RoomKey, Membership>,
+    /// The names of those that were left before their join was answered: until it is, the server refuses another one.
+    left_early: BTreeMap<RoomKey, String>,
     /// The rooms' numbers on this connection.
     aliases: BTreeMap<RoomAlias, RoomKey>,
     /// Publishes without acknowledgement, and their bytes, in all rooms.
@@ -140,6 +142,7 @@ impl Machine {
             reading: true,
             requests: Requests::new(),
             rooms: BTreeMap::new(),
+            left_early: BTreeMap::new(),
             aliases: BTreeMap::new(),
             queued: Load::default(),
             next_sequence: 1,
