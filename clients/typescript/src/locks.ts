@@ -155,7 +155,7 @@ export class Locks extends Emitter<LocksEvents> {
     await asked.catch((error: unknown) => {
       if (!(error instanceof RoomfulError) || error.code !== 902) throw error;
       // A claim made since then asks again, and gets what there is.
-      if (!this.#isClaimed(lock)) this.#givenUp.add(lock);
+      if (!this.#isClaimed(lock)) this.#giveUp(lock);
     });
   }
 

@@ -510,3 +510,38 @@ test("a lost release does not end a later claim", withServer(async (server) => {
   granted(second, first, 3);
   assert.deepEqual(await again, position(3));
 }));
+
+/** Goal: a membership that the server ends and renews ends no claim, and forgets no release. Method: both are on their way when it does, and meet a room that is not joined. */
+test("requests that cross the end of their membership are made again by the next one", withServer(async (server) => {
+  const { room, peer } = await joined(server, {});
+  const acquired = room.locks.acquire("card", { wait: false });
+  granted(peer, await asked(peer, "acquire"), 3);
+  await acquired;
+  const released = room.locks.release("card");
+  const other = room.locks.acquire("other", { wait: false });
+  const typing = room.setPresence("typing");
+  const crossed = [await asked(peer, "release"), await asked(peer, "acquire"), await peer.expect("presence")];
+  peer.send({ type: "left", room: 1, code: 307, text: "reopened", retry: "now", afterMs: null });
+  for (const frame of crossed) refused(peer, frame, 302);
+  await released;
+  assert.equal((await peer.joined({ room: 2 })).presence?.value, "typing");
+  await typing;
+  const again = [await peer.expect("lock"), await peer.expect("lock")] as const;
+  assert.deepEqual(again.map(({ what }) => what), [{ kind: "release", lock: "card" }, crossed[1]!.what]);
+  granted(peer, again[1], 7);
+  assert.deepEqual(await other, position(7));
+}));
+
+test("a release whose refusal comes after the next join is said again", withServer(async (server) => {
+  const { room, peer } = await joined(server, {});
+  const acquired = room.locks.acquire("card", { wait: false });
+  granted(peer, await asked(peer, "acquire"), 3);
+  await acquired;
+  const released = room.locks.release("card");
+  const release = await asked(peer, "release");
+  peer.send({ type: "left", room: 1, code: 307, text: "reopened", retry: "now", afterMs: null });
+  await peer.joined({ room: 2 });
+  refused(peer, release, 302);
+  await released;
+  assert.deepEqual((await asked(peer, "release")).what, release.what);
+}));
