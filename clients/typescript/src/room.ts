@@ -528,23 +528,27 @@ export class Room extends Emitter<RoomEvents> {
   }
 
   /** Sends a request of a joined room, when it is joined. */
-  async #ask(frame: (membership: Membership) => RequestFrame) {
+  async #ask(frame: (membership: Membership) => RequestFrame): Promise<Reply> {
     await this.#joinedInTime();
-    const [connection, membership] = [this.#connection, this.#membership];
-    if (!connection || !membership) throw RoomfulError.local(902, `the room ${this.name} is away`);
-    const reply = await connection.ask(frame(membership));
-    if (reply.type !== "ok") throw unexpected(reply.type);
-    return reply.reply;
+    const asked = this.#askNow(frame);
+    if (!asked) throw this.#away();
+    return asked;
   }
 
-  /** Sends a request of a room that is joined; undefined where it isn't. */
+  /** Sends a request of a room that is joined; undefined where it isn't. An error that outlives its membership says as little as a loss. */
   #askNow(frame: (membership: Membership) => RequestFrame): Promise<Reply> | undefined {
     const [connection, membership] = [this.#connection, this.#membership];
     if (!connection || !membership) return undefined;
-    return connection.ask(frame(membership)).then((reply) => {
-      if (reply.type !== "ok") throw unexpected(reply.type);
-      return reply.reply;
-    });
+    return new Promise((resolve, reject) =>
+      connection.request(frame(membership), {
+        resolve: (reply) => (reply.type === "ok" ? resolve(reply.reply) : reject(unexpected(reply.type))),
+        reject: (error) => reject(membership === this.#membership ? error : this.#away()),
+      }),
+    );
+  }
+
+  #away(): RoomfulError {
+    return RoomfulError.local(902, `the room ${this.name} is away`);
   }
 
   async #askTimer(what: ClientFrameOf<"timer">["what"]): Promise<Published> {

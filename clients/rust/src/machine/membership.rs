@@ -321,6 +321,17 @@ impl Machine {
         );
     }
 
+    /// Whether a request met the end of its membership, so that its error says as little as a lost connection: the room is to be joined again, or was.
+    pub(super) fn was_too_late(&self, key: RoomKey, error: &Error) -> bool {
+        self.rooms.get(&key).is_some_and(|room| {
+            error.code() == Some(ErrorCode::NotJoined.into())
+                || matches!(
+                    room.standing,
+                    Standing::Out | Standing::Joining | Standing::Retry { .. }
+                )
+        })
+    }
+
     /// The server ended a membership, or refused to renew it.
     fn membership_ended(&mut self, key: RoomKey, refusal: Refusal, turn: &mut Turn<'_>) {
         self.requests.close_publishes(key);
@@ -682,7 +693,7 @@ impl Machine {
                 room.on_disconnect = Some(changes.clone());
                 let what = StateRequest::OnDisconnect { changes };
                 match alias {
-                    Some(alias) => self.send_change(call, alias, what, turn),
+                    Some(alias) => self.send_change((call, key), alias, what, turn),
                     None => turn.reply(call, Ok(Answer::Done)),
                 }
             }
@@ -693,7 +704,7 @@ impl Machine {
                 self.release(call, key, lock, turn);
             }
             (RoomRequest::Lock(LockRequest::Watch { locks }), _) => {
-                self.watch_locks(Some(call), key, locks, turn);
+                self.watch_locks(call, key, locks, turn);
             }
             (request, Some(alias)) => self.request_now(call, key, alias, request, turn),
             (request, None) if open && room.parked.len() < PARKED_MAX => {
@@ -830,12 +841,12 @@ impl Machine {
 
     fn send_change(
         &mut self,
-        call: CallId,
+        (call, key): (CallId, RoomKey),
         room: RoomAlias,
         what: StateRequest,
         turn: &mut Turn<'_>,
     ) {
-        self.request(Request::Change(call), turn, |request| {
+        self.request(Request::Change { call, key }, turn, |request| {
             State {
                 request,
                 room,
