@@ -487,11 +487,7 @@ impl Committer {
 
     /// There is no next segment. Where that is for want of space, nothing is in doubt: it is tried again when there is some.
     fn refuse(&mut self, bytes: u64, error: &io::Error) -> JournalError {
-        let is_full = matches!(
-            error.kind(),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-        );
-        if !is_full || self.health.get() == Health::Failed {
+        if !is_full(error) || self.health.get() == Health::Failed {
             self.fail(error);
             return JournalError::Storage;
         }
@@ -678,6 +674,14 @@ impl Waiting {
             }
         }
     }
+}
+
+/// Whether the disk has too little space.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// What gathered beyond this is a batch of its own: nobody waits for the sum of a burst.

@@ -376,8 +376,8 @@ fn begin_with_space(
 ) -> io::Result<Committer> {
     loop {
         let begun = begin();
-        let is_full = matches!(&begun, Err(error) if error.kind() == io::ErrorKind::StorageFull);
-        let Some(segment) = ingester.oldest().filter(|_| is_full) else {
+        let has_no_space = matches!(&begun, Err(error) if committer::is_full(error));
+        let Some(segment) = ingester.oldest().filter(|_| has_no_space) else {
             return begun;
         };
         ingester.take(&segment)?;
