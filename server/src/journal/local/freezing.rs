@@ -190,6 +190,19 @@ impl Frozen {
         outcome
     }
 
+    /// The last epoch that a room has.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub fn last_epoch(&self) -> io::Result<Epoch> {
+        let mut last = Epoch(0);
+        self.rooms(&mut |room| {
+            last = last.max(room.epoch);
+            Ok(())
+        })?;
+        Ok(last)
+    }
+
     /// One room, if it is there.
     ///
     /// # Errors
