@@ -313,6 +313,13 @@ fn begin(path: &Path) -> io::Result<(Local, LocalJournal, Arc<Heard>)> {
     Ok((local, face, heard))
 }
 
+/// The directory is free for the next one.
+fn end(local: Local) -> io::Result<()> {
+    let ended = local.close().map_err(io::Error::other);
+    drop(local);
+    ended
+}
+
 fn room(number: u64) -> RoomId {
     RoomId {
         tenant: TenantId::default_tenant(),
@@ -382,7 +389,7 @@ fn journal(path: &Path, case: Case) -> io::Result<()> {
             stored += 1;
         }
     }
-    watch.end(path, || local.close().map_err(io::Error::other))
+    watch.end(path, || end(local))
 }
 
 /// How long a room takes to open that has a snapshot near its end, with everything in the store.
@@ -413,7 +420,7 @@ fn open_room(path: &Path, entries: u64) -> io::Result<()> {
     let began_us = clock.monotonic_us();
     open(&mut face, &heard, &id);
     let in_segments_us = clock.monotonic_us() - began_us;
-    local.close().map_err(io::Error::other)?;
+    end(local)?;
     let (local, mut face, heard) = begin(path)?;
     let began_us = clock.monotonic_us();
     let found = open(&mut face, &heard, &id);
@@ -422,7 +429,7 @@ fn open_room(path: &Path, entries: u64) -> io::Result<()> {
         "a room of {entries}: stored in {stored_us} us; opened with {} recent ones in {in_segments_us} us from segments, {in_store_us} us from the store",
         found.recent.len()
     ));
-    local.close().map_err(io::Error::other)
+    end(local)
 }
 
 /// Rooms that are opened, get one entry, and are closed.
@@ -454,8 +461,8 @@ fn many_rooms(path: &Path, count: u64) -> io::Result<()> {
         }
     }
     say(&format!("{count} rooms made: {} KiB", resident_kib()?));
-    local.close().map_err(io::Error::other)?;
-    drop((local, face));
+    end(local)?;
+    drop(face);
     say(&format!("closed: {} KiB", resident_kib()?));
     let clock = Clock::system();
     let (local, mut face, heard) = begin(path)?;
@@ -465,7 +472,7 @@ fn many_rooms(path: &Path, count: u64) -> io::Result<()> {
         "opened in {opened_us} us: {} KiB",
         resident_kib()?
     ));
-    local.close().map_err(io::Error::other)
+    end(local)
 }
 
 fn settle(face: &mut LocalJournal, heard: &Heard, calls: usize) {

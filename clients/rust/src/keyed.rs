@@ -168,7 +168,7 @@ impl Locks {
         self.room.done(RoomRequest::Lock(request)).await
     }
 
-    /// Changes whether all locks are watched.
+    /// Changes whether all locks are watched. As long as this client waits for one, they are: it has to hear of its grant.
     ///
     /// # Errors
     /// [`Error::Refused`], [`Error::Timeout`], [`Error::NotJoined`], [`Error::Closed`].

@@ -76,6 +76,7 @@ export class Client extends Emitter<ClientEvents> {
   readonly #backoff: Backoff;
   readonly #rooms = new Map<string, Room>();
   readonly #routes = new Map<number, Room>();
+  readonly #joining = new Set<string>();
   /** By room: a sequence is never used twice, also when the room is left and joined again. */
   readonly #operations = new Map<string, Operations>();
   #state: ClientState = "idle";
@@ -138,7 +139,7 @@ export class Client extends Emitter<ClientEvents> {
     const room = new Room(name, options, this.#roomContext(name));
     this.#rooms.set(name, room);
     if (this.#state === "idle") this.#connectSoon();
-    else if (this.#state === "connected") room.join(this.#connection!);
+    else if (this.#state === "connected") this.#joinNow(room, this.#connection!);
     return room;
   }
 
@@ -212,9 +213,14 @@ export class Client extends Emitter<ClientEvents> {
       backoff: this.#options.backoff ?? {},
       requestTimeoutMs: this.#options.requestTimeoutMs ?? 10_000,
       routes: this.#routes,
+      joining: this.#joining,
       limits: () => this.#session?.limits,
       abandon: (connection, error) => connection.drop(error),
       forget: (room) => this.#rooms.delete(room.name),
+      freed: () => {
+        const next = this.#rooms.get(name);
+        if (next && this.#state === "connected") this.#joinNow(next, this.#connection!);
+      },
     };
   }
 
@@ -284,8 +290,13 @@ export class Client extends Emitter<ClientEvents> {
 
   #joinAll(connection: Connection, lengthMax: number): void {
     for (const room of [...this.#rooms.values()]) {
-      if (room.state === "waiting" && connection.sentLength < lengthMax) room.join(connection);
+      if (room.state === "waiting" && connection.sentLength < lengthMax) this.#joinNow(room, connection);
     }
+  }
+
+  /** A room that was left before it was joined is in the way until its join is answered. */
+  #joinNow(room: Room, connection: Connection): void {
+    if (!this.#joining.has(room.name)) room.join(connection);
   }
 
   #welcomed(connection: Connection, welcome: ReplyFrame): void {

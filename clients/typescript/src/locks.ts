@@ -71,6 +71,8 @@ export class Locks extends Emitter<LocksEvents> {
   /** Given up while there was no way to say so. */
   readonly #givenUp = new Set<string>();
   readonly #watched: Watched<boolean>;
+  /** Not to be watched any more as soon as nobody waits. */
+  #unwatching = false;
   #begun = false;
   #after: string | null = null;
   #reading: object | undefined;
@@ -153,16 +155,18 @@ export class Locks extends Emitter<LocksEvents> {
     await asked.catch((error: unknown) => {
       if (!(error instanceof RoomfulError) || error.code !== 902) throw error;
       // A claim made since then asks again, and gets what there is.
-      if (!this.#isClaimed(lock)) this.#givenUp.add(lock);
+      if (!this.#isClaimed(lock)) this.#giveUp(lock);
     });
   }
 
   /**
-   * Changes whether all locks are watched.
+   * Changes whether all locks are watched. As long as this client waits for one, they are: it has to hear of its grant.
    * @throws RoomfulError
    */
   async watch(locks: boolean): Promise<void> {
-    await this.#say(locks, () => locks && this.#waiting().length > 0);
+    const isReliedOn = () => this.#waiting().length > 0;
+    this.#unwatching = !locks && isReliedOn();
+    if (!this.#unwatching) await this.#say(locks, () => locks && isReliedOn());
   }
 
   /** @internal The room was joined: everything is asked for again, and what the server still knows of, it confirms. */
@@ -193,6 +197,7 @@ export class Locks extends Emitter<LocksEvents> {
   /** @internal The room is over. */
   end(error: RoomfulError): void {
     this.interrupted();
+    this.#unwatching = false;
     for (const lock of [...this.#held.keys()]) this.#letGo(lock);
     for (const lock of [...this.#wanted.keys()]) this.#take(lock)?.reject(error);
   }
@@ -323,6 +328,10 @@ export class Locks extends Emitter<LocksEvents> {
   #take(lock: string): Wanted | undefined {
     const wanted = this.#wanted.get(lock);
     this.#wanted.delete(lock);
+    if (this.#unwatching && this.#waiting().length === 0) {
+      this.#unwatching = false;
+      this.#insist(false);
+    }
     return wanted;
   }
 

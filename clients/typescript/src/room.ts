@@ -24,11 +24,15 @@ export interface RoomContext {
   readonly requestTimeoutMs: number;
   /** Which room an alias stands for on the present connection. */
   readonly routes: Map<number, Room>;
+  /** The names of rooms whose join is on its way: the server refuses another one. */
+  readonly joining: Set<string>;
   limits(): Limits | undefined;
   /** The server broke the protocol, or fell silent: this connection is worth no more. */
   abandon(connection: Connection, error: RoomfulError): void;
   /** The room has ended. */
   forget(room: Room): void;
+  /** The room had ended before its join was answered; now the next one of its name may join. */
+  freed(): void;
 }
 
 interface Membership {
@@ -56,8 +60,9 @@ export class Room extends Emitter<RoomEvents> {
   #recovery: { from: Position; events: number; skipped: number } | undefined;
   #watch: Watch;
   #presence: Payload | null;
-  /** The value that the server was told last. */
-  #presenceTold: Payload | null = null;
+  /** The value that the server has; undefined where it may have any that was on its way. */
+  #presenceTold: Payload | null | undefined = null;
+  #presenceAsked: object | undefined;
   #error: RoomfulError | undefined;
   #rejoinTimer: ReturnType<typeof setTimeout> | undefined;
   #resendTimer: ReturnType<typeof setTimeout> | undefined;
@@ -161,9 +166,11 @@ export class Room extends Emitter<RoomEvents> {
     this.#presence = wanted;
     // A join carries the value too. So this ends when either way has told it, or a later call wants another one.
     while ((await this.whenJoined()) && this.#presence === wanted && this.#presenceTold !== wanted) {
+      const request = (this.#presenceAsked = {});
+      this.#presenceTold = undefined;
       try {
         await this.#ask(({ alias }) => ({ type: "presence", room: alias, what: { kind: "set", value: wanted } }));
-        this.#presenceTold = wanted;
+        if (request === this.#presenceAsked) this.#presenceTold = wanted;
       } catch (error) {
         if (error instanceof RoomfulError && error.code === 902) continue;
         if (this.#presence === wanted) this.#presence = previous;
@@ -282,7 +289,7 @@ export class Room extends Emitter<RoomEvents> {
     this.#connection = connection;
     // A join without a value leaves the one that is there.
     if (this.#presence) this.#presenceTold = this.#presence;
-    const { operations } = this.#context;
+    const { operations, joining } = this.#context;
     const frame: RequestFrame = {
       type: "join",
       room: this.name,
@@ -294,9 +301,16 @@ export class Room extends Emitter<RoomEvents> {
       state: this.values.joining(),
       locks: this.locks.joining(),
     };
+    joining.add(this.name);
     connection.request(frame, {
-      resolve: (reply) => this.#joined(connection, reply),
-      reject: (error) => this.#joinFailed(connection, error),
+      resolve: (reply) => {
+        joining.delete(this.name);
+        this.#joined(connection, reply);
+      },
+      reject: (error) => {
+        joining.delete(this.name);
+        this.#joinFailed(connection, error);
+      },
     });
     this.#become("joining");
   }
@@ -362,7 +376,7 @@ export class Room extends Emitter<RoomEvents> {
     if (connection !== this.#connection) {
       // Left while the join was on its way.
       void connection.ask({ type: "leave", room: reply.room }).catch(() => {});
-      return;
+      return this.#context.freed();
     }
     const { request: _, room: alias, type: __, state, locks, ...info } = reply;
     const previous = this.#position;
@@ -384,8 +398,9 @@ export class Room extends Emitter<RoomEvents> {
   }
 
   #joinFailed(connection: Connection, error: RoomfulError): void {
-    if (connection !== this.#connection || error.code === 902) return;
+    if (error.code === 902) return;
     if (error.code === 901) return this.#context.abandon(connection, error);
+    if (connection !== this.#connection) return this.#context.freed();
     this.#membershipEnded(error);
   }
 
@@ -513,23 +528,27 @@ export class Room extends Emitter<RoomEvents> {
   }
 
   /** Sends a request of a joined room, when it is joined. */
-  async #ask(frame: (membership: Membership) => RequestFrame) {
+  async #ask(frame: (membership: Membership) => RequestFrame): Promise<Reply> {
     await this.#joinedInTime();
-    const [connection, membership] = [this.#connection, this.#membership];
-    if (!connection || !membership) throw RoomfulError.local(902, `the room ${this.name} is away`);
-    const reply = await connection.ask(frame(membership));
-    if (reply.type !== "ok") throw unexpected(reply.type);
-    return reply.reply;
+    const asked = this.#askNow(frame);
+    if (!asked) throw this.#away();
+    return asked;
   }
 
-  /** Sends a request of a room that is joined; undefined where it isn't. */
+  /** Sends a request of a room that is joined; undefined where it isn't. An error that outlives its membership says as little as a loss. */
   #askNow(frame: (membership: Membership) => RequestFrame): Promise<Reply> | undefined {
     const [connection, membership] = [this.#connection, this.#membership];
     if (!connection || !membership) return undefined;
-    return connection.ask(frame(membership)).then((reply) => {
-      if (reply.type !== "ok") throw unexpected(reply.type);
-      return reply.reply;
-    });
+    return new Promise((resolve, reject) =>
+      connection.request(frame(membership), {
+        resolve: (reply) => (reply.type === "ok" ? resolve(reply.reply) : reject(unexpected(reply.type))),
+        reject: (error) => reject(membership === this.#membership ? error : this.#away()),
+      }),
+    );
+  }
+
+  #away(): RoomfulError {
+    return RoomfulError.local(902, `the room ${this.name} is away`);
   }
 
   async #askTimer(what: ClientFrameOf<"timer">["what"]): Promise<Published> {

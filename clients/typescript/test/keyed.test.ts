@@ -353,6 +353,26 @@ test("who would never be told of a grant waits no longer", withServer(async (ser
   await asked(peer, "release");
 }));
 
+/** Goal: who waits hears of its grant. Method: the application watches locks no longer while it waits for two; they are unwatched behind the second. */
+test("locks are watched until nobody waits", withServer(async (server) => {
+  const { room, peer } = await joined(server, { locks: true }, { locks: { position: position(0), locks: [], next: null } });
+  const acquired = room.locks.acquire("card");
+  const acquire = await asked(peer, "acquire");
+  ok(peer, acquire, { kind: "lock", lock: { kind: "queued", place: 0 } });
+  const other = assert.rejects(room.locks.acquire("other"), { name: "closed" });
+  await room.locks.watch(false);
+  assert.equal((await peer.expect("lock")).what.kind, "acquire");
+  peer.send(lock(1, "granted", { member: 11, fence: 1 }));
+  const again = await peer.expect("lock");
+  assert.equal(again.what.kind, "acquire");
+  granted(peer, again, 1);
+  assert.deepEqual([await acquired, room.locks.watching], [position(1), true]);
+  void room.locks.release("other");
+  await other;
+  assert.deepEqual((await peer.expect("lock")).what, { kind: "watch", locks: false });
+  assert.equal(room.locks.watching, false);
+}));
+
 test("locks that may not be left unwatched are copied on", withServer(async (server) => {
   const held = { lock: "card", held: { fence: 0, member: 9, user: "bob", untilMs: 0 }, queue: [] };
   const first = { position: position(0), locks: [held], next: null };
@@ -489,4 +509,39 @@ test("a lost release does not end a later claim", withServer(async (server) => {
   assert.equal(first.what.kind, "acquire");
   granted(second, first, 3);
   assert.deepEqual(await again, position(3));
+}));
+
+/** Goal: a membership that the server ends and renews ends no claim, and forgets no release. Method: both are on their way when it does, and meet a room that is not joined. */
+test("requests that cross the end of their membership are made again by the next one", withServer(async (server) => {
+  const { room, peer } = await joined(server, {});
+  const acquired = room.locks.acquire("card", { wait: false });
+  granted(peer, await asked(peer, "acquire"), 3);
+  await acquired;
+  const released = room.locks.release("card");
+  const other = room.locks.acquire("other", { wait: false });
+  const typing = room.setPresence("typing");
+  const crossed = [await asked(peer, "release"), await asked(peer, "acquire"), await peer.expect("presence")];
+  peer.send({ type: "left", room: 1, code: 307, text: "reopened", retry: "now", afterMs: null });
+  for (const frame of crossed) refused(peer, frame, 302);
+  await released;
+  assert.equal((await peer.joined({ room: 2 })).presence?.value, "typing");
+  await typing;
+  const again = [await peer.expect("lock"), await peer.expect("lock")] as const;
+  assert.deepEqual(again.map(({ what }) => what), [{ kind: "release", lock: "card" }, crossed[1]!.what]);
+  granted(peer, again[1], 7);
+  assert.deepEqual(await other, position(7));
+}));
+
+test("a release whose refusal comes after the next join is said again", withServer(async (server) => {
+  const { room, peer } = await joined(server, {});
+  const acquired = room.locks.acquire("card", { wait: false });
+  granted(peer, await asked(peer, "acquire"), 3);
+  await acquired;
+  const released = room.locks.release("card");
+  const release = await asked(peer, "release");
+  peer.send({ type: "left", room: 1, code: 307, text: "reopened", retry: "now", afterMs: null });
+  await peer.joined({ room: 2 });
+  refused(peer, release, 302);
+  await released;
+  assert.deepEqual((await asked(peer, "release")).what, release.what);
 }));

@@ -207,6 +207,39 @@ test("a join that is refused ends the room alone", withServer(async (server) => 
   assert.throws(() => client.join("chat:lobby") && client.join("chat:lobby"), { name: "already_joined" });
 }));
 
+/** Goal: a page may mount, unmount and mount within one round trip. Method: the first join is answered after the second one was asked for; the server would refuse it before. */
+for (const outcome of ["succeeds", "is refused"]) {
+  test(`a room that is left on its way in is joined anew when that join ${outcome}`, withServer(async (server) => {
+    const { client, peer } = await joined(server);
+    await client.join("chat:other").leave();
+    const room = client.join("chat:other");
+    const { request } = await peer.expect("join");
+    void client.ping().catch(() => {});
+    assert.equal((await peer.frames.take("a ping")).type, "ping");
+    if (outcome === "succeeds") {
+      peer.send({ ...JOINED, request, room: 2 });
+      assert.equal((await peer.expect("leave")).room, 2);
+    } else {
+      peer.send({ type: "error", request, code: 500, text: "busy", retry: "after_ms", afterMs: 60_000, current: [] });
+    }
+    await peer.joined({ room: 3 });
+    await room.whenJoined();
+    assert.equal(room.alias, 3);
+  }));
+}
+
+test("a room that is left on its way in is joined anew on the next connection", withServer(async (server) => {
+  const { client, peer } = await joined(server);
+  await client.join("chat:other").leave();
+  const room = client.join("chat:other");
+  await peer.expect("join");
+  peer.socket.terminate();
+  const second = await server.peer();
+  await second.welcome();
+  assert.deepEqual([(await second.joined()).room, (await second.joined({ room: 2 })).room], ["chat:lobby", "chat:other"]);
+  await room.whenJoined();
+}));
+
 test("the queue is bounded by count and by bytes over all rooms, and answers make room again", withServer(async (server) => {
   const client = server.client({ queueMax: { count: 2, bytes: 10 } });
   const { room, peer } = await joined(server, {}, client);
@@ -271,6 +304,26 @@ test("the presence value comes back with every join, also one that was set while
   assert.deepEqual(what, { kind: "set", value: null });
   second.send({ type: "ok", request, reply: { kind: "done" } });
   await taken;
+}));
+
+/** Goal: the value that was set last stays. Method: each one is set before the one before it has an answer, and the answer to the first null comes in between. */
+test("a value is set though another one is on its way", withServer(async (server) => {
+  const { room, peer } = await joined(server, { presence: "here" });
+  const set = async (value: string | null) => {
+    const done = room.setPresence(value);
+    const { request, what } = await peer.expect("presence");
+    assert.deepEqual(what, { kind: "set", value: value === null ? null : Payload.text(value) });
+    return { done, answer: () => peer.send({ type: "ok", request, reply: { kind: "done" } }) };
+  };
+  const [gone, typing] = [await set(null), await set("typing")];
+  gone.answer();
+  await gone.done;
+  const last = await set(null);
+  typing.answer();
+  last.answer();
+  await Promise.all([typing.done, last.done]);
+  await room.setPresence(null);
+  assert.equal(peer.frames.size, 0);
 }));
 
 test("a value that was taken away while away is taken away with a request, since a join can't", withServer(async (server) => {

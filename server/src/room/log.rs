@@ -21,8 +21,8 @@ use super::operations::{self, BACK_END_SEQUENCE, ProducerKey, Scope, Seen, Shows
 use super::snapshot;
 use super::tables::{Change, Tables};
 use super::{
-    Context, Log, LogState, MAINTENANCE_MS, Pending, PendingState, Restores, Room, RoomTimer,
-    TAIL_MAX, UNKNOWN_TEXT, not_a_member,
+    Context, Log, LogState, MAINTENANCE_MAX_MS, MAINTENANCE_MS, Pending, PendingState, Restores,
+    Room, RoomTimer, TAIL_MAX, UNKNOWN_TEXT, not_a_member,
 };
 use crate::clock::Now;
 use crate::journal::memory::ENTRY_BYTES;
@@ -536,7 +536,9 @@ impl Room {
             .min();
         if let Some(due_ms) = due_ms {
             self.maintenance_armed = true;
-            let delay_ms = due_ms.saturating_sub(now_ms).max(MAINTENANCE_MS);
+            let delay_ms = due_ms
+                .saturating_sub(now_ms)
+                .clamp(MAINTENANCE_MS, MAINTENANCE_MAX_MS);
             context.timers.push((delay_ms, RoomTimer::Maintain));
         }
     }

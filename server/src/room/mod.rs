@@ -676,3 +676,6 @@ const UNKNOWN_TEXT: &str =
 
 /// Least time between two clean-ups of a room: they are bookkeeping, and a second late is early enough.
 const MAINTENANCE_MS: u64 = 1_000;
+
+/// Most time between two clean-ups of a room that has one before it: how late a clock that was set forward is noticed.
+const MAINTENANCE_MAX_MS: u64 = 3_600_000;

@@ -147,3 +147,21 @@ fn an_entry_from_a_time_to_come_brings_nothing_forward() {
     let entries = world.journal.with(|disk| disk.entries.clone());
     assert!(entries.is_sorted_by_key(|entry| entry.time_ms));
 }
+
+/// Entries that grow old after weeks are let go soon after the clock was set forward by as much, though no timer has run for so long.
+#[test]
+fn a_clock_that_was_set_forward_makes_entries_old() {
+    let month_ms = 30 * 86_400_000;
+    let mut world = World::new(false);
+    world
+        .journal
+        .with(|disk| disk.too_old_ms = Some(UNIX_MS + month_ms));
+    let ann = world.join(1);
+    world.pass(10_000);
+    let looks = world.journal.with(|disk| (disk.too_old_ms, disk.trims));
+    assert_eq!(looks, (Some(UNIX_MS + month_ms), 1));
+    world.now.unix_ms += month_ms;
+    world.pass(3_600_000);
+    assert_eq!(world.journal.with(|disk| disk.too_old_ms), None);
+    world.leave(ann);
+}

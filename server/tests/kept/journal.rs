@@ -31,6 +31,9 @@ pub struct Disk {
     pub late: bool,
     /// Whether the next append fails at once.
     pub fails: bool,
+    /// When the oldest entry is too old, and how often somebody came to look.
+    pub too_old_ms: Option<u64>,
+    pub trims: u32,
     in_flight: Vec<(Ticket, Call)>,
     next_ticket: u64,
     /// An append has failed: nothing is taken before the next open.
@@ -55,6 +58,8 @@ impl TestJournal {
             health: Health::Good,
             late,
             fails: false,
+            too_old_ms: None,
+            trims: 0,
             in_flight: Vec::new(),
             next_ticket: 1,
             broken: false,
@@ -210,8 +215,11 @@ impl Journal for TestJournal {
         Offset(1)
     }
 
-    fn trim(&mut self, _: &RoomId, _: u64) -> Option<u64> {
-        None
+    fn trim(&mut self, _: &RoomId, now_ms: u64) -> Option<u64> {
+        let mut disk = self.0.borrow_mut();
+        disk.trims += 1;
+        disk.too_old_ms = disk.too_old_ms.filter(|at_ms| *at_ms > now_ms);
+        disk.too_old_ms
     }
 
     fn close(&mut self, _: &RoomId) {}

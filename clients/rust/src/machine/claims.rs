@@ -160,9 +160,8 @@ impl Machine {
         if alias.is_some() {
             wanted.stage = Stage::Asked { again: false };
         }
-        // Whoever waits has to hear of its grant.
         if queue && !watching {
-            self.watch_locks(None, key, true, turn);
+            self.rely_on_locks(key, turn);
         }
         if let Some(alias) = alias {
             self.ask_lock((key, alias), lock, claim, what, turn);
@@ -239,26 +238,31 @@ impl Machine {
         for waiting in wanted.into_iter().flat_map(|wanted| wanted.calls) {
             turn.reply(waiting, Err(Error::LockReleased));
         }
-        let Some(alias) = room.alias() else {
-            room.claims.given_up.insert(lock);
-            return turn.reply(call, Ok(Answer::Done));
-        };
-        let pending = Request::Release {
-            call,
-            key,
-            lock: lock.clone(),
-        };
-        self.request(pending, turn, |request| {
-            Lock {
-                request,
-                room: alias,
-                what: LockRequest::Release { lock },
+        match room.alias() {
+            Some(alias) => {
+                let pending = Request::Release {
+                    call,
+                    key,
+                    lock: lock.clone(),
+                };
+                self.request(pending, turn, |request| {
+                    Lock {
+                        request,
+                        room: alias,
+                        what: LockRequest::Release { lock },
+                    }
+                    .into()
+                });
             }
-            .into()
-        });
+            None => {
+                room.claims.given_up.insert(lock);
+                turn.reply(call, Ok(Answer::Done));
+            }
+        }
+        self.rely_less_on_locks(key, turn);
     }
 
-    /// The connection ended before the server said that it had the lock back.
+    /// The connection or the membership ended before the server said that it had the lock back.
     pub(super) fn release_lost(
         &mut self,
         call: CallId,
@@ -266,13 +270,18 @@ impl Machine {
         lock: Key,
         turn: &mut Turn<'_>,
     ) {
-        // A claim made since then asks again, and gets what there is.
-        if let Some(room) = self.rooms.get_mut(&key)
-            && !room.claims.has(&lock)
-        {
-            room.claims.given_up.insert(lock);
-        }
         turn.reply(call, Ok(Answer::Done));
+        // A claim made since then asks again, and gets what there is.
+        let room = self.rooms.get_mut(&key);
+        let Some(room) = room.filter(|room| !room.claims.has(&lock)) else {
+            return;
+        };
+        match room.alias() {
+            Some(alias) => self.give_up(alias, lock, turn),
+            None => {
+                room.claims.given_up.insert(lock);
+            }
+        }
     }
 
     /// On a new membership everything is asked again: what the server still knows of, it confirms.
@@ -366,6 +375,7 @@ impl Machine {
         turn.reply_all(wanted.calls, &Ok(Answer::Locked(fence)));
         turn.out
             .push(Output::Event(key, RoomEvent::LockGranted { lock, fence }));
+        self.rely_less_on_locks(key, turn);
     }
 
     /// It waits, and the room shows when it does no longer.
@@ -427,6 +437,7 @@ impl Machine {
         if let Some(alias) = alias.filter(|_| error.code() != Some(ErrorCode::LockTaken.into())) {
             self.give_up(alias, lock, turn);
         }
+        self.rely_less_on_locks(key, turn);
     }
 
     fn lose(&mut self, key: RoomKey, lock: &Key, turn: &mut Turn<'_>) {
@@ -518,8 +529,11 @@ fn millis(ttl: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use roomful_protocol::frame::{Advance, ClientFrame, Holder, LockWhy, Ok as OkFrame, Recovery};
+    use roomful_protocol::frame::{
+        Advance, ClientFrame, Holder, Left, LockWhy, Ok as OkFrame, Recovery, StateRequest, Watch,
+    };
     use roomful_protocol::id::{MemberId, Offset, RequestId, UserId};
+    use roomful_protocol::payload::Payload;
 
     use super::*;
     use crate::machine::RoomRequest;
@@ -823,6 +837,41 @@ mod tests {
         ));
     }
 
+    /// Goal: who waits hears of its grant. Method: the application watches locks no longer while it waits for two; they are unwatched behind the second.
+    #[test]
+    fn locks_are_watched_until_nobody_waits() {
+        let release = |lock: &Key| RoomRequest::Lock(LockRequest::Release { lock: lock.clone() });
+        let unwatch = LockRequest::Watch { locks: false };
+        for is_released in [false, true] {
+            let mut bench = Bench::joined();
+            acquire(&mut bench, true);
+            let (first, _) = asked(&bench).pop().unwrap();
+            queued(&mut bench, first);
+            bench.outputs.clear();
+            let other = Key::parse("other").unwrap();
+            bench.request(RoomRequest::Acquire {
+                lock: other.clone(),
+                ttl: TTL,
+                queue: true,
+            });
+            let (second, _) = asked(&bench).pop().unwrap();
+            let watched = bench.request(RoomRequest::Lock(unwatch.clone()));
+            assert_eq!(bench.reply(watched), Some(Ok(Answer::Done)));
+            bench.request(release(&lock()));
+            let sent: Vec<_> = asked(&bench).into_iter().map(|(_, what)| what).collect();
+            assert!(!sent.contains(&unwatch), "{sent:?}");
+            if is_released {
+                bench.request(release(&other));
+            } else {
+                granted(&mut bench, second, 5);
+            }
+            assert_eq!(
+                asked(&bench).pop().map(|(_, what)| what),
+                Some(unwatch.clone())
+            );
+        }
+    }
+
     #[test]
     fn who_would_never_be_told_waits_no_longer() {
         let mut bench = Bench::joined();
@@ -913,5 +962,56 @@ mod tests {
         bench.answer_join(position(1, 0), Recovery::Live);
         let sent: Vec<_> = asked(&bench).into_iter().map(|(_, what)| what).collect();
         assert_eq!(sent, [LockRequest::Release { lock: lock() }]);
+    }
+
+    /// Goal: a membership that the server ends and renews ends no claim, and forgets no release. Method: both are on their way when it does, beside what
+    /// a join says too, and meet a room that is not joined.
+    #[test]
+    fn requests_that_cross_the_end_of_their_membership_are_made_again_by_the_next_one() {
+        for is_joined_first in [false, true] {
+            let mut bench = holding();
+            let released = bench.request(RoomRequest::Lock(LockRequest::Release { lock: lock() }));
+            let told = [
+                bench.request(RoomRequest::SetPresence(Some(Payload::text("typing")))),
+                bench.request(RoomRequest::Watch(Watch::Members)),
+                bench.request(RoomRequest::Lock(LockRequest::Watch { locks: true })),
+                bench.request(RoomRequest::State(StateRequest::OnDisconnect {
+                    changes: Vec::new(),
+                })),
+                released,
+            ];
+            let crossed: Vec<_> = bench
+                .sent()
+                .iter()
+                .filter_map(ClientFrame::request)
+                .collect();
+            bench.frame(Left {
+                room: ALIAS,
+                code: ErrorCode::FellBehind.into(),
+                text: "behind".to_owned(),
+                retry: ErrorCode::FellBehind.retry(),
+                after_ms: None,
+            });
+            if is_joined_first {
+                bench.answer_join(position(1, 0), Recovery::Live);
+            }
+            for request in crossed {
+                bench.frame(refused(request, ErrorCode::NotJoined, None));
+            }
+            for call in told {
+                assert_eq!(bench.reply(call), Some(Ok(Answer::Done)));
+            }
+            if !is_joined_first {
+                bench.answer_join(position(1, 0), Recovery::Live);
+            }
+            let join = bench.last_join();
+            assert_eq!(join.presence, Some(Payload::text("typing")));
+            assert_eq!((join.watch, join.locks), (Watch::Members, true));
+            let release = LockRequest::Release { lock: lock() };
+            let releases = asked(&bench)
+                .into_iter()
+                .filter(|(_, what)| *what == release);
+            assert_eq!(releases.count(), 2, "said, and said again");
+        }
     }
 }

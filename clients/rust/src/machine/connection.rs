@@ -445,7 +445,7 @@ impl Machine {
                 // The value is remembered, and the next join brings it.
                 Request::SetPresence { call, .. }
                 | Request::Watch { call, .. }
-                | Request::Change(call)
+                | Request::Change { call, .. }
                 | Request::WatchState {
                     call: Some(call), ..
                 }
@@ -471,10 +471,10 @@ impl Machine {
         for key in leaving {
             self.left_by_request(key, Ok(Answer::Done), turn);
         }
+        self.memberships_lost(turn);
         for (call, key, lock) in released {
             self.release_lost(call, key, lock, turn);
         }
-        self.memberships_lost(turn);
     }
 
     fn close_for_good(&mut self, reason: CloseReason, turn: &mut Turn<'_>) {
@@ -484,7 +484,7 @@ impl Machine {
                 Request::Call { call, .. }
                 | Request::SetPresence { call, .. }
                 | Request::Watch { call, .. }
-                | Request::Change(call)
+                | Request::Change { call, .. }
                 | Request::WatchState {
                     call: Some(call), ..
                 }

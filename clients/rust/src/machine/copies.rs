@@ -31,6 +31,8 @@ pub(super) struct Pages {
     /// What the server knows of what is watched.
     state: Told<Option<Vec<KeyPrefix>>>,
     locks: Told<bool>,
+    /// Whether locks are to be sent no longer as soon as nobody waits for one.
+    unwatching: bool,
     /// When to say again what it refused, and somebody relies on.
     watch_at: Option<Duration>,
 }
@@ -253,17 +255,42 @@ impl Machine {
         self.ask_page(key, turn);
     }
 
-    /// Changes whether locks are sent: now, or with the next join.
+    /// Changes whether locks are sent: now, or with the next join. As long as somebody waits for one, they are.
     pub(super) fn watch_locks(
         &mut self,
-        call: Option<CallId>,
+        call: CallId,
         key: RoomKey,
         locks: bool,
         turn: &mut Turn<'_>,
     ) {
+        let Some(room) = self.rooms.get_mut(&key) else {
+            return;
+        };
+        room.pages.unwatching = !locks && room.claims.waits();
+        if room.pages.unwatching {
+            return turn.reply(call, Ok(Answer::Done));
+        }
+        room.options.locks = locks;
+        self.say_locks(Some(call), key, turn);
+    }
+
+    /// Whoever waits for a lock has to hear of its grant.
+    pub(super) fn rely_on_locks(&mut self, key: RoomKey, turn: &mut Turn<'_>) {
         if let Some(room) = self.rooms.get_mut(&key) {
-            room.options.locks = locks;
-            self.say_locks(call, key, turn);
+            room.options.locks = true;
+            self.say_locks(None, key, turn);
+        }
+    }
+
+    /// Somebody waits no longer: perhaps the last one for whom locks were sent.
+    pub(super) fn rely_less_on_locks(&mut self, key: RoomKey, turn: &mut Turn<'_>) {
+        if let Some(room) = self.rooms.get_mut(&key)
+            && room.pages.unwatching
+            && !room.claims.waits()
+        {
+            room.pages.unwatching = false;
+            room.options.locks = false;
+            self.say_locks(None, key, turn);
         }
     }
 

@@ -169,6 +169,9 @@ impl Machine {
         let Some(room) = self.rooms.get_mut(&key) else {
             return;
         };
+        if self.left_early.values().any(|name| *name == room.name) {
+            return;
+        }
         room.standing = Standing::Joining;
         room.pages.told(&room.options.state, room.options.locks);
         let producer = JoinProducer {
@@ -205,7 +208,7 @@ impl Machine {
         let key = match self.requests.close(joined.request) {
             Some(Request::Join(key)) if self.rooms.contains_key(&key) => key,
             // The application stopped waiting for it, or left before it was in.
-            _ => {
+            given_up => {
                 self.request(Request::Quiet, turn, |request| {
                     Leave {
                         request,
@@ -213,6 +216,9 @@ impl Machine {
                     }
                     .into()
                 });
+                if let Some(Request::Join(key)) = given_up {
+                    self.join_next(key, turn);
+                }
                 return;
             }
         };
@@ -270,9 +276,20 @@ impl Machine {
         }
     }
 
+    /// The join of a room that was left is answered: another room of its name may join.
+    fn join_next(&mut self, key: RoomKey, turn: &mut Turn<'_>) {
+        let left = self.left_early.remove(&key);
+        let waits =
+            |room: &Membership| room.standing == Standing::Out && left.as_ref() == Some(&room.name);
+        let next = self.rooms.iter().find(|(_, room)| waits(room));
+        if let Some(next) = next.map(|(key, _)| *key) {
+            self.send_join(next, turn);
+        }
+    }
+
     pub(super) fn join_refused(&mut self, key: RoomKey, refusal: Refusal, turn: &mut Turn<'_>) {
         let Some(room) = self.rooms.get_mut(&key) else {
-            return;
+            return self.join_next(key, turn);
         };
         if let Some(call) = room.joining.take() {
             turn.reply(call, Err(Error::Refused(refusal)));
@@ -282,15 +299,13 @@ impl Machine {
     }
 
     pub(super) fn join_timed_out(&mut self, key: RoomKey, turn: &mut Turn<'_>) {
-        let Some(room) = self.rooms.get_mut(&key) else {
-            return;
-        };
-        match room.joining.take() {
+        let room = self.rooms.get_mut(&key);
+        match room.and_then(|room| room.joining.take()) {
             Some(call) => {
                 turn.reply(call, Err(Error::Timeout));
                 self.end(key, &Error::NotJoined, turn);
             }
-            // A server that forgets a join that once worked is not well: another connection may find a better one.
+            // A server that forgets a join that once worked, or that nobody waits for, is not well: another connection may find a better one.
             None => self.drop_connection(Cause::Timeout("a join"), turn),
         }
     }
@@ -304,6 +319,17 @@ impl Machine {
             Refusal::new(left.code, left.text, left.retry, left.after_ms),
             turn,
         );
+    }
+
+    /// Whether a request met the end of its membership, so that its error says as little as a lost connection: the room is to be joined again, or was.
+    pub(super) fn was_too_late(&self, key: RoomKey, error: &Error) -> bool {
+        self.rooms.get(&key).is_some_and(|room| {
+            error.code() == Some(ErrorCode::NotJoined.into())
+                || matches!(
+                    room.standing,
+                    Standing::Out | Standing::Joining | Standing::Retry { .. }
+                )
+        })
     }
 
     /// The server ended a membership, or refused to renew it.
@@ -368,6 +394,9 @@ impl Machine {
             return;
         };
         let Standing::In { alias } = room.standing else {
+            if room.standing == Standing::Joining {
+                self.left_early.insert(key, room.name.clone());
+            }
             if let Some(joining) = room.joining.take() {
                 turn.reply(joining, Err(Error::NotJoined));
             }
@@ -419,6 +448,7 @@ impl Machine {
     /// The connection is gone: memberships stay, what was in flight waits again.
     pub(super) fn memberships_lost(&mut self, turn: &mut Turn<'_>) {
         self.aliases.clear();
+        self.left_early.clear();
         for room in self.rooms.values_mut() {
             room.standing = Standing::Out;
             room.publishes.recall();
@@ -663,7 +693,7 @@ impl Machine {
                 room.on_disconnect = Some(changes.clone());
                 let what = StateRequest::OnDisconnect { changes };
                 match alias {
-                    Some(alias) => self.send_change(call, alias, what, turn),
+                    Some(alias) => self.send_change((call, key), alias, what, turn),
                     None => turn.reply(call, Ok(Answer::Done)),
                 }
             }
@@ -674,7 +704,7 @@ impl Machine {
                 self.release(call, key, lock, turn);
             }
             (RoomRequest::Lock(LockRequest::Watch { locks }), _) => {
-                self.watch_locks(Some(call), key, locks, turn);
+                self.watch_locks(call, key, locks, turn);
             }
             (request, Some(alias)) => self.request_now(call, key, alias, request, turn),
             (request, None) if open && room.parked.len() < PARKED_MAX => {
@@ -811,12 +841,12 @@ impl Machine {
 
     fn send_change(
         &mut self,
-        call: CallId,
+        (call, key): (CallId, RoomKey),
         room: RoomAlias,
         what: StateRequest,
         turn: &mut Turn<'_>,
     ) {
-        self.request(Request::Change(call), turn, |request| {
+        self.request(Request::Change { call, key }, turn, |request| {
             State {
                 request,
                 room,

@@ -81,6 +81,8 @@ pub struct Machine {
     requests: Requests,
     /// By key, so that whatever concerns all rooms happens in the order of joining.
     rooms: BTreeMap<RoomKey, Membership>,
+    /// The names of those that were left before their join was answered: until it is, the server refuses another one.
+    left_early: BTreeMap<RoomKey, String>,
     /// The rooms' numbers on this connection.
     aliases: BTreeMap<RoomAlias, RoomKey>,
     /// Publishes without acknowledgement, and their bytes, in all rooms.
@@ -140,6 +142,7 @@ impl Machine {
             reading: true,
             requests: Requests::new(),
             rooms: BTreeMap::new(),
+            left_early: BTreeMap::new(),
             aliases: BTreeMap::new(),
             queued: Load::default(),
             next_sequence: 1,
@@ -298,7 +301,7 @@ impl Machine {
             Request::Call { call, expects } => turn.reply(call, expects.answer(reply)),
             Request::SetPresence { call, .. }
             | Request::Watch { call, .. }
-            | Request::Change(call)
+            | Request::Change { call, .. }
             | Request::Release { call, .. } => turn.reply(call, Expects::Done.answer(reply)),
             Request::WatchState { call, key } => {
                 self.state_watched(key, id);
@@ -341,8 +344,24 @@ impl Machine {
             Request::Page(key) => self.page_failed(key, id, error, turn),
             Request::Lock(asked) => self.lock_failed(&asked, &error, turn),
             Request::Leave(key) => self.left_by_request(key, Err(error), turn),
+            Request::Release { call, key, lock } if self.was_too_late(key, &error) => {
+                self.release_lost(call, key, lock, turn);
+            }
+            // It is remembered, and the next join brings it.
+            Request::SetPresence { call, key, .. }
+            | Request::Watch { call, key, .. }
+            | Request::Change { call, key }
+                if self.was_too_late(key, &error) =>
+            {
+                turn.reply(call, Ok(Answer::Done));
+            }
+            Request::WatchState { call, key } | Request::WatchLocks { call, key }
+                if self.was_too_late(key, &error) =>
+            {
+                turn.reply_all(call, &Ok(Answer::Done));
+            }
             Request::Call { call, .. }
-            | Request::Change(call)
+            | Request::Change { call, .. }
             | Request::Release { call, .. }
             | Request::Ping {
                 call: Some(call), ..
@@ -379,7 +398,7 @@ impl Machine {
                 Request::Call { call, .. }
                 | Request::SetPresence { call, .. }
                 | Request::Watch { call, .. }
-                | Request::Change(call)
+                | Request::Change { call, .. }
                 | Request::Release { call, .. }
                 | Request::Ping {
                     call: Some(call), ..

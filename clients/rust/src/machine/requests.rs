@@ -47,7 +47,10 @@ pub(super) enum Request {
         before: Watch,
     },
     /// A change that every join repeats, so that it outlives the connection.
-    Change(CallId),
+    Change {
+        call: CallId,
+        key: RoomKey,
+    },
     /// Which keys are watched, and who asked, if the application did.
     WatchState {
         call: Option<CallId>,

@@ -132,14 +132,19 @@ impl Bench {
     }
 
     pub(super) fn join(&mut self) {
+        self.join_as(ROOM);
+    }
+
+    fn join_as(&mut self, key: RoomKey) -> CallId {
         let call = self.call();
         let options = JoinOptions::default();
         self.command(Command::Join {
             call,
-            key: ROOM,
+            key,
             name: "chat:lobby".to_owned(),
             options,
         });
+        call
     }
 
     pub(super) fn last_join(&self) -> Join {
@@ -961,15 +966,44 @@ fn a_refused_first_join_is_told_to_the_caller_and_a_refused_rejoin_to_the_reader
 #[test]
 fn a_room_is_joined_once_at_a_time_by_one_client() {
     let mut bench = Bench::joined();
-    let call = bench.call();
-    let options = JoinOptions::default();
-    bench.command(Command::Join {
-        call,
-        key: RoomKey(2),
-        name: "chat:lobby".to_owned(),
-        options,
-    });
+    let call = bench.join_as(RoomKey(2));
     assert_eq!(bench.reply(call), Some(Err(Error::AlreadyJoined)));
+}
+
+/// Goal: a room may be left and joined within one round trip. Method: the first join is answered, or never, after the second one was asked for; the
+/// server would refuse that before.
+#[test]
+fn a_room_that_is_left_on_its_way_in_is_joined_anew_when_that_join_is_answered() {
+    for answer in ["joined", "refused", "cut", "none"] {
+        let mut bench = Bench::new();
+        bench.connect();
+        bench.join();
+        let first = bench.last_join().request;
+        bench.command(Command::Abandon(ROOM));
+        bench.outputs.clear();
+        let second = bench.join_as(RoomKey(2));
+        assert_eq!(bench.sent(), [], "{answer}");
+        match answer {
+            "joined" => bench.frame(joined(first, position(1, 0), Recovery::Live)),
+            "refused" => bench.frame(refused(first, ErrorCode::Forbidden, None)),
+            "cut" => bench.cut_and_reopen(),
+            _ => {
+                bench.wait();
+                assert!(bench.has(|output| matches!(output, Output::Abort)));
+                bench.wait();
+                bench.open();
+            }
+        }
+        let sent = bench.sent();
+        let leaves = sent
+            .iter()
+            .filter(|frame| matches!(frame, ClientFrame::Leave(_)));
+        assert_eq!(leaves.count(), usize::from(answer == "joined"));
+        assert!(matches!(sent.last(), Some(ClientFrame::Join(_))));
+        bench.answer_join(position(1, 0), Recovery::Live);
+        let reply = bench.reply(second);
+        assert!(matches!(reply, Some(Ok(Answer::Joined(_)))), "{answer}");
+    }
 }
 
 #[test]

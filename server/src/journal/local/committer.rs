@@ -16,6 +16,7 @@ use roomful_protocol::id::{Epoch, Offset, RoomId};
 use super::counters::Counters;
 use super::disk::Disk;
 use super::freezing::Freeze;
+use super::holding::{Hold, Holders};
 use super::index::{Index, Segment, Spot};
 use super::ingest;
 use super::marks::Marks;
@@ -39,11 +40,13 @@ pub(super) struct Log {
     pub(super) snapshot: AtomicU64,
     /// An append has failed: no further one is taken, since there would be a gap.
     is_broken: AtomicBool,
+    /// A sweep leaves it alone.
+    _hold: Hold,
 }
 
 impl Log {
     pub(super) fn new(
-        id: LogId,
+        (id, hold): (LogId, Hold),
         epoch: Epoch,
         shard: ShardId,
         head: Offset,
@@ -56,6 +59,7 @@ impl Log {
             head: AtomicU64::new(head.0),
             snapshot: AtomicU64::new(snapshot.0),
             is_broken: AtomicBool::new(false),
+            _hold: hold,
         }
     }
 
@@ -222,6 +226,8 @@ pub(super) struct CommitterSettings {
     pub(super) headroom: Headroom,
     /// A random number.
     pub(super) salt: u64,
+    /// Higher than every log's number.
+    pub(super) next_log: u64,
 }
 
 /// Writes batches. See the module.
@@ -233,6 +239,7 @@ pub(super) struct Committer {
     index: Arc<Mutex<Index>>,
     health: SharedHealth,
     counters: Arc<Counters>,
+    holders: Arc<Holders>,
     segment: Written,
     next_log: u64,
     batch: Batch,
@@ -259,11 +266,11 @@ struct Written {
 enum Waiting {
     Entry(Arc<Log>, Ticket),
     Snapshot(Arc<Log>, Offset),
-    Beginning(OpenRequest, LogId, Epoch),
+    Beginning(OpenRequest, (LogId, Hold), Epoch),
 }
 
 impl Committer {
-    /// Goes on behind what the index knows. `next_log` is higher than every log's number.
+    /// Goes on behind what the index knows.
     ///
     /// # Errors
     /// The first segment can't be made.
@@ -274,7 +281,7 @@ impl Committer {
         index: Arc<Mutex<Index>>,
         health: SharedHealth,
         counters: Arc<Counters>,
-        next_log: u64,
+        holders: Arc<Holders>,
     ) -> io::Result<Self> {
         let (number, next_batch) = {
             let mut index = index.lock().unwrap_or_else(PoisonError::into_inner);
@@ -288,6 +295,7 @@ impl Committer {
             index,
             health,
             counters,
+            holders,
             segment: Written {
                 number,
                 salt: 0,
@@ -296,7 +304,7 @@ impl Committer {
                 next_batch,
                 is_unconfirmed: false,
             },
-            next_log,
+            next_log: settings.next_log,
             batch: Batch::new(),
             added: Vec::new(),
             waiting: Vec::new(),
@@ -407,7 +415,8 @@ impl Committer {
             time_ms: 0,
         };
         self.put(head, |out| put_room(&request.room, out));
-        self.waiting.push(Waiting::Beginning(request, log, epoch));
+        let held = (log, self.holders.hold(log));
+        self.waiting.push(Waiting::Beginning(request, held, epoch));
     }
 
     /// Seals the segment, so that the store can be shown as soon as it has taken that: whoever asks hears of it then.
@@ -618,9 +627,9 @@ impl Waiting {
                 log.snapshot.fetch_max(at.0, Ordering::Relaxed);
             }
             Self::Snapshot(..) => {}
-            Self::Beginning(request, id, epoch) => {
+            Self::Beginning(request, held, epoch) => {
                 let opened = outcome.map(|()| {
-                    let log = Log::new(id, epoch, request.shard, Offset(0), Offset(0));
+                    let log = Log::new(held, epoch, request.shard, Offset(0), Offset(0));
                     let open = OpenLog {
                         log: Arc::new(log),
                         head: Offset(0),

@@ -22,7 +22,7 @@ use crate::journal::conformance::room;
 
 const SHARD: ShardId = ShardId(0);
 
-const BOUNDS: HistoryBounds = HistoryBounds {
+pub(super) const BOUNDS: HistoryBounds = HistoryBounds {
     entries_max: 40,
     bytes_max: 1 << 30,
     age_max_ms: AGE_MAX_MS,

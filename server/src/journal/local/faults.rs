@@ -3,7 +3,7 @@
 use roomful_protocol::frame::Direction;
 use roomful_protocol::payload::Payload;
 
-use super::crash::{AGE_MAX_MS, HEADROOM, Process};
+use super::crash::{AGE_MAX_MS, BOUNDS, HEADROOM, Process};
 use super::disk::BLOCK_BYTES;
 use super::segment::SEGMENT_HEAD_BYTES;
 use super::simulated::{End, Machine};
@@ -347,4 +347,66 @@ fn a_first_entry_of_a_wrong_clock_makes_no_other_old() {
 
 fn later<T>(outcome: &Outcome<T>) {
     assert!(matches!(outcome, Outcome::Later(_)));
+}
+
+/// A process in whose store a room's entries are, all but the newest.
+fn taken(machine: &Machine, id: &RoomId) -> Process {
+    let process = filled(machine, std::slice::from_ref(id), 60);
+    while process.parts.ingester.oldest().is_some() {
+        process.ingest().unwrap();
+    }
+    process
+}
+
+/// Closes a room, opens it again and gives the first entry that is kept.
+fn first_when_opened_again(process: &mut Process, id: &RoomId) -> u64 {
+    process.face.close(id);
+    process.open(id).unwrap();
+    process.face.first(id).0
+}
+
+/// What is too old by the age that was told once stays while the room is open: it has other bounds now, or another clock.
+#[test]
+fn a_room_that_is_open_is_not_swept() {
+    let (machine, id) = (Machine::new(1), room("a"));
+    let mut process = taken(&machine, &id);
+    let first = process.face.first(&id).0;
+    process.parts.ingester.sweep(AGE_MAX_MS * 3).unwrap();
+    assert_eq!(first_when_opened_again(&mut process, &id), first);
+    assert_eq!(read(&mut process, &id), (first..=60).collect::<Vec<_>>());
+    process.face.close(&id);
+    process.parts.ingester.sweep(AGE_MAX_MS * 3).unwrap();
+    assert!(first_when_opened_again(&mut process, &id) > first);
+}
+
+/// A room that is closed is swept by the age that it had last, whether it was another one when it was opened or became another
+/// one while it was open, and though nothing was appended under it.
+#[test]
+fn an_age_that_was_raised_counts_for_the_sweep() {
+    let longer = HistoryBounds {
+        age_max_ms: AGE_MAX_MS * 9,
+        ..BOUNDS
+    };
+    for is_reloaded in [true, false] {
+        let (machine, id) = (Machine::new(1), room("a"));
+        let mut process = taken(&machine, &id);
+        let first = process.face.first(&id).0;
+        if is_reloaded {
+            process.face.set_bounds(&id, longer);
+        } else {
+            process.face.close(&id);
+            later(&process.face.open(&id, longer));
+            process.settle();
+            process.face.trim(&id, 1);
+        }
+        process.settle();
+        process.face.close(&id);
+        process.parts.committer.close();
+        while process.parts.ingester.oldest().is_some() {
+            process.ingest().unwrap();
+        }
+        process.parts.ingester.sweep(AGE_MAX_MS * 3).unwrap();
+        process.open(&id).unwrap();
+        assert_eq!(process.face.first(&id).0, first, "{is_reloaded}");
+    }
 }

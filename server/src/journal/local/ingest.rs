@@ -15,6 +15,7 @@ use roomful_protocol::id::Offset;
 
 use super::counters::Counters;
 use super::disk::Disk;
+use super::holding::Holders;
 use super::index::{Index, Rest, Run, Segment, Spot};
 use super::meta::{self, BEGUN_KEY, EntryKey, LogMeta, STATE_KEY, State};
 use super::reading::register_of;
@@ -29,6 +30,7 @@ pub(super) struct Ingester {
     pub(super) store: Arc<dyn Store>,
     pub(super) index: Arc<Mutex<Index>>,
     pub(super) counters: Arc<Counters>,
+    pub(super) holders: Arc<Holders>,
     /// What of the store is not kept any more, in bytes of records.
     pub(super) garbage_bytes: AtomicU64,
 }
@@ -201,7 +203,7 @@ impl Ingester {
         }
     }
 
-    /// Lets go of what is too old in logs that nobody has open. Those that are open do so themselves, and sooner.
+    /// Lets go of what is too old in logs that nobody has open. Those that are open do so themselves, by the bounds that they have now.
     pub(super) fn sweep(&self, now_ms: u64) -> io::Result<()> {
         let mut from = meta::log_key(LogId(0));
         let until = meta::log_key(LogId(u64::MAX));
@@ -217,7 +219,13 @@ impl Ingester {
                 return Ok(());
             };
             from = [last, &[0][..]].concat();
-            let trimmed = logs.into_iter().filter_map(|(key, value)| {
+            // Until what was trimmed is there, so that who opens a log sees either all of it or what is left.
+            let held = self.holders.look();
+            let closed = logs.into_iter().filter(|(key, _)| {
+                let log = meta::read_log(key);
+                log.is_some_and(|log| !held.has(log))
+            });
+            let trimmed = closed.filter_map(|(key, value)| {
                 let value = self.swept(LogMeta::read(&value)?, now_ms)?;
                 Some(Change {
                     space: Space::Logs,
@@ -313,5 +321,5 @@ fn to_usize(bytes: u64) -> usize {
 /// What of a segment's logs is held in memory at once.
 const LOGS_AT_ONCE: usize = 16_384;
 
-/// How much longer than they have to entries stay in a log that nobody seems to have open: one that is may be about to drop them.
+/// How much longer than they have to entries stay in a log that nobody has open: a clock that is a little ahead costs no history.
 const SWEEP_SLACK_MS: u64 = 3_600_000;

@@ -21,6 +21,7 @@ mod disk;
 #[cfg(test)]
 mod faults;
 pub mod freezing;
+mod holding;
 mod index;
 mod ingest;
 pub mod loading;
@@ -69,6 +70,7 @@ use self::counters::Counters;
 use self::directory::Directory;
 use self::disk::{Disk, Folder};
 use self::freezing::{Freeze, Frozen};
+use self::holding::Holders;
 use self::ingest::Ingester;
 use self::loading::Loader;
 use self::marks::{Counted, Marks};
@@ -321,12 +323,14 @@ fn parts_of(
     recovered: Recovered,
 ) -> io::Result<Parts> {
     let index = Arc::new(Mutex::new(recovered.index));
+    let holders = Arc::<Holders>::default();
     let committing = CommitterSettings {
         term: Term(settings.first_epoch.0),
         first_epoch: settings.first_epoch,
         segment_bytes: settings.segment_bytes,
         headroom: settings.headroom,
         salt,
+        next_log: recovered.next_log,
     };
     let committer = Committer::begin(
         committing,
@@ -335,7 +339,7 @@ fn parts_of(
         Arc::clone(&index),
         shared.health.clone(),
         Arc::clone(&shared.counters),
-        recovered.next_log,
+        Arc::clone(&holders),
     )?;
     committer.look_at_space();
     shared.counters.store_bytes.set(store.entry_bytes());
@@ -345,12 +349,14 @@ fn parts_of(
             disk: Arc::clone(&disk),
             store: Arc::clone(store),
             index: Arc::clone(&index),
+            holders: Arc::clone(&holders),
         },
         ingester: Ingester {
             disk,
             store: Arc::clone(store),
             index: Arc::clone(&index),
             counters: Arc::clone(&shared.counters),
+            holders,
             garbage_bytes: AtomicU64::new(0),
         },
         wakes: Wakes::new(Arc::clone(store), index),
@@ -408,7 +414,9 @@ impl LocalJournal {
         let room = self.rooms.get_mut(id)?;
         if let Room::Opening(slot, bounds) = room {
             let open = slot.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-            *room = Room::Open(Box::new(OpenRoom::new(open, *bounds)));
+            let mut open = OpenRoom::new(open, *bounds);
+            self.commands.extend(open.correct_age());
+            *room = Room::Open(Box::new(open));
         }
         match room {
             Room::Open(open) => Some(open),
@@ -446,6 +454,11 @@ impl OpenRoom {
         })
     }
 
+    /// What tells the log another age than the one it knows. One that knows none tells it with its first entry.
+    fn correct_age(&mut self) -> Option<Command> {
+        self.age_max_ms.and_then(|_| self.tell_age())
+    }
+
     /// Drops what is beyond the bounds; gives what tells the log so.
     fn keep_bounds(&mut self, now_ms: u64) -> Option<Command> {
         let first = self.marks.trim(self.bounds, now_ms, self.log.held())?;
@@ -481,7 +494,11 @@ impl Journal for LocalJournal {
     fn set_bounds(&mut self, room: &RoomId, new: HistoryBounds) {
         match self.rooms.get_mut(room) {
             Some(Room::Opening(_, bounds)) => *bounds = new,
-            Some(Room::Open(room)) => room.bounds = new,
+            Some(Room::Open(room)) => {
+                room.bounds = new;
+                let age = room.correct_age();
+                self.commands.extend(age);
+            }
             None => {}
         }
     }

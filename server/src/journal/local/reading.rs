@@ -15,6 +15,7 @@ use roomful_protocol::id::{Epoch, Offset, RoomId};
 use super::committer::{self, Log, OpenLog, OpenRequest};
 use super::disk::Disk;
 use super::freezing::DAMAGED_BLOCK;
+use super::holding::Holders;
 use super::index::{Budget, Index, Spot};
 use super::marks::Marks;
 use super::meta::{self, EntryKey, LogMeta};
@@ -28,6 +29,7 @@ pub(super) struct Reader {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) store: Arc<dyn Store>,
     pub(super) index: Arc<Mutex<Index>>,
+    pub(super) holders: Arc<Holders>,
 }
 
 /// What came of a look-up.
@@ -94,7 +96,13 @@ pub(super) type Registers = BTreeMap<Bytes, Bytes>;
 impl Reader {
     pub(super) fn new(disk: Arc<dyn Disk>, store: Arc<dyn Store>, index: Index) -> Self {
         let index = Arc::new(Mutex::new(index));
-        Self { disk, store, index }
+        let holders = Arc::default();
+        Self {
+            disk,
+            store,
+            index,
+            holders,
+        }
     }
 
     /// Looks a room up, and puts its log where the request says.
@@ -170,6 +178,7 @@ impl Reader {
                     .ok_or(Trouble::Damaged("the room's entry in the store"))?,
             },
         };
+        let hold = self.holders.hold(log);
         let known = self.known(log, taken)?;
         if let Some(damage) = known.damage {
             return Err(Trouble::Damaged(damage));
@@ -185,7 +194,7 @@ impl Reader {
         }
         let held = newest.map_or(Offset(0), |(at, _)| *at);
         let recent = self.recent(log, &known, held)?;
-        let open = Log::new(log, known.epoch, request.shard, known.head, held);
+        let open = Log::new((log, hold), known.epoch, request.shard, known.head, held);
         let open = OpenLog {
             log: Arc::new(open),
             head: known.head,
