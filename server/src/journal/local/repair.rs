@@ -201,11 +201,14 @@ impl Repair {
                 .map_err(|error| failed(error.into()))?;
             Ok(directory)
         });
-        if let Err(error) = exchanged {
-            // What was written of it is of no use; the error that matters is the first.
-            drop(fs::remove_dir_all(&aside));
-            return Err(error);
-        }
+        let _held = match exchanged {
+            Ok(directory) => directory,
+            Err(error) => {
+                // What was written of it is of no use; the error that matters is the first.
+                drop(fs::remove_dir_all(&aside));
+                return Err(error);
+            }
+        };
         // From here on the damaged one is aside, and nothing takes that away.
         match sync(&self.data_dir) {
             Ok(()) => Ok(aside),
