@@ -357,7 +357,7 @@ section! {
         restart lock_wait_ms: u64 = 10_000, 0..=600_000;
         /// Percentage of the disk that stays free: below it, publishes to rooms on disk are refused until there is space again.
         restart headroom_percent: u64 = 5, 0..=90;
-        /// Bytes of the disk that stay free at least.
+        /// Bytes of the disk that stay free at least. Two files of the log count as so many, unless this and the percentage are 0.
         restart headroom_bytes_min: u64 = 268_435_456, 0..=1_099_511_627_776;
         /// Bytes of one file of the log. What is acknowledged stands there first, and goes into the sorted store file by file.
         restart segment_bytes: u64 = 67_108_864, 1_048_576..=1_073_741_824;

@@ -6,7 +6,7 @@
 //! again: the process has to start anew and read what is really there.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use roomful_protocol::id::{Epoch, Offset, RoomId};
 use super::counters::Counters;
 use super::disk::Disk;
 use super::freezing::Freeze;
+use super::health::{Headroom, SharedHealth};
 use super::holding::{Hold, Holders};
 use super::index::{Index, Segment, Spot};
 use super::ingest;
@@ -172,51 +173,6 @@ impl Done {
     }
 }
 
-/// The journal's health, shared by all who ask.
-#[derive(Debug, Clone, Default)]
-pub(super) struct SharedHealth(Arc<AtomicU8>);
-
-impl SharedHealth {
-    pub(super) fn get(&self) -> Health {
-        match self.0.load(Ordering::Relaxed) {
-            0 => Health::Good,
-            1 => Health::Full,
-            _ => Health::Failed,
-        }
-    }
-
-    /// What has failed stays so.
-    pub(super) fn set(&self, health: Health) {
-        self.0
-            .fetch_max(2 * u8::from(health == Health::Failed), Ordering::Relaxed);
-        let (from, to) = match health {
-            Health::Good => (1, 0),
-            Health::Full => (0, 1),
-            Health::Failed => return,
-        };
-        let changed = self
-            .0
-            .compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
-        if changed.is_ok() {
-            match health {
-                Health::Good => {
-                    tracing::info!("there is space on the disk again: durable rooms take entries");
-                }
-                _ => tracing::warn!("the disk has too little space: durable rooms take no entries"),
-            }
-        }
-    }
-}
-
-/// Space that is left to others, and to what is in flight.
-#[derive(Debug, Clone, Copy)]
-pub struct Headroom {
-    /// Percent of the disk.
-    pub percent: u64,
-    /// Bytes at least.
-    pub bytes_min: u64,
-}
-
 /// How the committer works.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CommitterSettings {
@@ -241,6 +197,8 @@ pub(super) struct Committer {
     counters: Arc<Counters>,
     holders: Arc<Holders>,
     segment: Written,
+    /// What has to be free for the next segment, after one that had no place.
+    missing_bytes: u64,
     next_log: u64,
     batch: Batch,
     /// The records of the batch.
@@ -266,6 +224,8 @@ struct Written {
 enum Waiting {
     Entry(Arc<Log>, Ticket),
     Snapshot(Arc<Log>, Offset),
+    /// Nobody is told.
+    Note(Arc<Log>),
     Beginning(OpenRequest, (LogId, Hold), Epoch),
 }
 
@@ -304,6 +264,7 @@ impl Committer {
                 next_batch,
                 is_unconfirmed: false,
             },
+            missing_bytes: 0,
             next_log: settings.next_log,
             batch: Batch::new(),
             added: Vec::new(),
@@ -329,12 +290,15 @@ impl Committer {
         let Ok(space) = self.disk.space() else {
             return;
         };
-        let Headroom { percent, bytes_min } = self.settings.headroom;
-        let headroom = (space.total / 100 * percent).max(bytes_min);
-        self.health.set(match space.free < headroom {
-            true => Health::Full,
-            false => Health::Good,
-        });
+        let headroom = self
+            .settings
+            .headroom
+            .of(space.total, self.settings.segment_bytes);
+        self.health
+            .set(match space.free < headroom.max(self.missing_bytes) {
+                true => Health::Full,
+                false => Health::Good,
+            });
     }
 
     fn take(&mut self, command: Command, done: &mut Done) {
@@ -362,9 +326,11 @@ impl Committer {
                     ..log.head(Kind::Wake, term, Offset(u64::from(at_ms.is_some())))
                 };
                 self.put(head, |out| put_room(&room, out));
+                self.waiting.push(Waiting::Note(log));
             }
             Command::Trim { log, first } => {
                 self.put(log.head(Kind::Trimmed, term, first), |_| {});
+                self.waiting.push(Waiting::Note(log));
             }
             Command::Age { log, max_ms } => {
                 let head = Head {
@@ -372,6 +338,7 @@ impl Committer {
                     ..log.head(Kind::Age, term, Offset(0))
                 };
                 self.put(head, |_| {});
+                self.waiting.push(Waiting::Note(log));
             }
             Command::Freeze(freeze) => self.freeze(freeze, done),
             Command::Open(request) => done.opens.push(request),
@@ -425,25 +392,50 @@ impl Committer {
         if self.health.get() == Health::Failed {
             return;
         }
-        let number = self.segment.number + 1;
         match self.begin_next_segment(0) {
-            Ok(()) => self.seal(Some(freeze), done),
-            Err(error) if self.health.get() == Health::Failed => self.fail(&error),
-            Err(error) => {
-                tracing::error!(%error, segment = number, "the journal has no place for another segment");
-                // Nothing that was stored is concerned; what is left of it would be in the way of the next one.
-                drop(self.disk.remove(number));
+            Ok(()) => {
+                self.seal(Some(freeze));
+                done.has_sealed = true;
             }
+            Err(error) => self.has_no_segment(&error),
         }
     }
 
+    /// Seals the segment where logs say in it that they keep less, so that the store hears of it though nothing fills it; whether
+    /// it did.
+    pub(super) fn seal_trimmed(&mut self) -> bool {
+        let is_worth = {
+            let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+            index.waiting() == 0 && index.active().has_trims()
+        };
+        if !is_worth {
+            return false;
+        }
+        match self.begin_next_segment(0) {
+            Ok(()) => self.seal(None),
+            Err(error) => {
+                self.has_no_segment(&error);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Tells why there is no next segment. Nothing that was stored is concerned, but where a sync failed.
+    fn has_no_segment(&self, error: &io::Error) {
+        if self.health.get() == Health::Failed {
+            return self.fail(error);
+        }
+        let segment = self.segment.number + 1;
+        tracing::error!(%error, segment, "the journal has no place for another segment");
+    }
+
     /// The segment that was begun takes the place of the one that was written.
-    fn seal(&self, freeze: Option<Freeze>, done: &mut Done) {
+    fn seal(&self, freeze: Option<Freeze>) {
         let next = Segment::new(self.segment.number, self.segment.next_batch);
         let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
         index.active().freezes.extend(freeze);
         index.seal(next);
-        done.has_sealed = true;
     }
 
     fn put(&mut self, head: Head, content: impl FnOnce(&mut Vec<u8>)) {
@@ -461,31 +453,52 @@ impl Committer {
         if self.added.is_empty() {
             return;
         }
-        let is_stored = self.health.get() != Health::Failed
-            && match self.write(done) {
-                Ok(at) => {
-                    self.note(at);
-                    true
-                }
-                Err(error) => {
-                    self.fail(&error);
-                    false
-                }
-            };
+        let stored = self.try_store(done);
         for waiting in self.waiting.drain(..) {
-            waiting.tell(is_stored, done);
+            waiting.tell(stored, done);
         }
         self.batch.clear();
         self.added.clear();
     }
 
-    /// Writes and syncs the batch; gives its place in the segment.
-    fn write(&mut self, done: &mut Done) -> io::Result<u64> {
-        let bytes_max = (self.batch.len() as u64).next_multiple_of(8);
-        if self.segment.at + bytes_max > self.segment.bytes {
-            self.begin_next_segment(bytes_max)?;
-            self.seal(None, done);
+    fn try_store(&mut self, done: &mut Done) -> Result<(), JournalError> {
+        if self.health.get() == Health::Failed {
+            return Err(JournalError::Storage);
         }
+        let bytes = (self.batch.len() as u64).next_multiple_of(8);
+        if self.segment.at + bytes > self.segment.bytes {
+            if let Err(error) = self.begin_next_segment(bytes) {
+                return Err(self.refuse(bytes, &error));
+            }
+            self.seal(None);
+            done.has_sealed = true;
+        }
+        match self.write() {
+            Ok(at) => {
+                self.note(at);
+                Ok(())
+            }
+            Err(error) => {
+                self.fail(&error);
+                Err(JournalError::Storage)
+            }
+        }
+    }
+
+    /// There is no next segment. Where that is for want of space, nothing is in doubt: it is tried again when there is some.
+    fn refuse(&mut self, bytes: u64, error: &io::Error) -> JournalError {
+        if !is_full(error) || self.health.get() == Health::Failed {
+            self.fail(error);
+            return JournalError::Storage;
+        }
+        self.has_no_segment(error);
+        self.missing_bytes = self.settings.segment_bytes.max(bytes);
+        self.health.set(Health::Full);
+        JournalError::Full
+    }
+
+    /// Writes and syncs the batch; gives its place in the segment.
+    fn write(&mut self) -> io::Result<u64> {
         let Written {
             number,
             salt,
@@ -550,14 +563,19 @@ impl Committer {
             first: next_batch,
             bytes: u32::try_from(bytes).expect("a segment is smaller than 4 GiB"),
         };
-        self.disk.create(number, bytes)?;
-        self.disk.write(number, 0, &head.to_bytes())?;
-        self.disk.sync(number)?;
+        if let Err(error) = self.reserve(number, bytes, &head) {
+            if error.kind() != io::ErrorKind::AlreadyExists {
+                // What is left of it would be in the way of the next one.
+                drop(self.disk.remove(number));
+            }
+            return Err(error);
+        }
         // From now on it may not be missing.
         // With an error it may be expected at the next start, so it stays.
         let begun = ingest::write_begun(&*self.store, number);
         begun.inspect_err(|_| self.health.set(Health::Failed))?;
         self.counters.syncs.add(1);
+        self.missing_bytes = 0;
         self.segment = Written {
             number,
             salt: head.salt,
@@ -567,6 +585,12 @@ impl Committer {
             is_unconfirmed: false,
         };
         Ok(())
+    }
+
+    fn reserve(&self, number: u64, bytes: u64, head: &SegmentHead) -> io::Result<()> {
+        self.disk.create(number, bytes)?;
+        self.disk.write(number, 0, &head.to_bytes())?;
+        self.disk.sync(number)
     }
 
     /// There is nothing to do: says behind the last batch that it was synced, so that damage to it is not taken for a write that
@@ -611,24 +635,23 @@ impl Committer {
 }
 
 impl Waiting {
-    fn tell(self, is_stored: bool, done: &mut Done) {
-        let outcome = match is_stored {
-            true => Ok(()),
-            false => Err(JournalError::Storage),
-        };
+    fn tell(self, stored: Result<(), JournalError>, done: &mut Done) {
         match self {
             Self::Entry(log, ticket) => {
-                if !is_stored {
+                if stored.is_err() {
                     log.is_broken.store(true, Ordering::Relaxed);
                 }
-                done.complete(log.shard, ticket, CompletionResult::Appended(outcome));
+                done.complete(log.shard, ticket, CompletionResult::Appended(stored));
             }
-            Self::Snapshot(log, at) if is_stored => {
+            Self::Snapshot(log, at) if stored.is_ok() => {
                 log.snapshot.fetch_max(at.0, Ordering::Relaxed);
             }
             Self::Snapshot(..) => {}
+            // Its room has to be opened again before more of it is stored than this.
+            Self::Note(log) if stored.is_err() => log.is_broken.store(true, Ordering::Relaxed),
+            Self::Note(_) => {}
             Self::Beginning(request, held, epoch) => {
-                let opened = outcome.map(|()| {
+                let opened = stored.map(|()| {
                     let log = Log::new(held, epoch, request.shard, Offset(0), Offset(0));
                     let open = OpenLog {
                         log: Arc::new(log),
@@ -651,6 +674,14 @@ impl Waiting {
             }
         }
     }
+}
+
+/// Whether the disk has too little space.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// What gathered beyond this is a batch of its own: nobody waits for the sum of a burst.

@@ -45,11 +45,25 @@ impl Process {
     }
 
     pub(super) fn on(machine: &Machine, recovered: Recovered, starts: u64) -> io::Result<Self> {
-        Self::with_segments(machine, recovered, starts, 3_000)
+        let store: Arc<dyn Store> = Arc::new(machine.clone());
+        let process = Self::over(machine, &store, recovered, starts)?;
+        machine.begun();
+        Ok(process)
+    }
+
+    /// With the segments on a machine and another store.
+    pub(super) fn over(
+        machine: &Machine,
+        store: &Arc<dyn Store>,
+        recovered: Recovered,
+        starts: u64,
+    ) -> io::Result<Self> {
+        Self::with_segments(machine, store, recovered, starts, 3_000)
     }
 
     pub(super) fn with_segments(
         machine: &Machine,
+        store: &Arc<dyn Store>,
         recovered: Recovered,
         starts: u64,
         segment_bytes: u64,
@@ -64,9 +78,7 @@ impl Process {
             ..Settings::new(Epoch(starts), Clock::manual(0))
         };
         let disk: Arc<dyn Disk> = Arc::new(machine.clone());
-        let store: Arc<dyn Store> = Arc::new(machine.clone());
-        let parts = parts_of(settings, starts, &shared, disk, &store, recovered)?;
-        machine.begun();
+        let parts = parts_of(settings, starts, &shared, disk, store, recovered)?;
         let face = LocalJournal::new(SHARD, &Arc::new(shared));
         Ok(Self { face, parts })
     }

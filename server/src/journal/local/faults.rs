@@ -1,12 +1,17 @@
 //! Disks that are full, that fail, and that give back something else than what was stored.
 
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use roomful_protocol::frame::Direction;
 use roomful_protocol::payload::Payload;
 
 use super::crash::{AGE_MAX_MS, BOUNDS, HEADROOM, Process};
 use super::disk::BLOCK_BYTES;
+use super::meta::{self, LogMeta};
 use super::segment::SEGMENT_HEAD_BYTES;
 use super::simulated::{End, Machine};
+use super::store::{Space, View as _};
+use super::tests::TestDirectory;
 use super::*;
 use crate::journal::CompletionResult;
 use crate::journal::conformance::{entry, offsets, room};
@@ -61,39 +66,167 @@ fn a_disk_with_too_little_space_refuses_and_recovers() {
     assert_eq!(read(&mut process, &id), [1, 2, 3, 4]);
 }
 
-/// A disk that is full in spite of the headroom, and a sync that fails, end all appends until the next start; what was stored is
-/// read all the same, then and before.
+/// A write or a sync that fails ends all appends until the next start; what was stored is read all the same, then and before.
 #[test]
 fn a_disk_that_fails_takes_nothing_until_the_next_start() {
-    for is_full in [true, false] {
+    for is_write in [true, false] {
         let (machine, id) = (Machine::new(1), room("a"));
         let mut process = filled(&machine, std::slice::from_ref(&id), 3);
-        match is_full {
-            true => machine.set_free(HEADROOM.min(100)),
+        match is_write {
+            true => machine.fail_write(),
             false => machine.fail_sync(),
         }
-        let mut stored = 3;
-        // The segment that is there may have room for some.
-        while let Ok(()) = append_unasked(&mut process, &id, stored + 1) {
-            stored += 1;
-        }
+        let failed = append_unasked(&mut process, &id, 4);
+        assert_eq!(failed, Err(JournalError::Storage));
         assert_eq!(process.face.health(), Health::Failed);
-        machine.set_free(1 << 30);
         process.parts.committer.look_at_space();
         assert_eq!(
             process.face.health(),
             Health::Failed,
             "it is not tried again"
         );
-        let refused = append(&mut process, &id, stored + 2);
+        let refused = append(&mut process, &id, 5);
         assert_eq!(refused, Err(JournalError::Storage));
-        assert_eq!(read(&mut process, &id), (1..=stored).collect::<Vec<_>>());
+        assert_eq!(read(&mut process, &id), [1, 2, 3]);
 
         machine.come_back(End::PowerCut);
         let mut process = Process::start(&machine, 2).unwrap();
         let head = process.open(&id).unwrap().head.0;
-        assert!(head == stored || head == stored + 1);
+        assert!(head == 3 || head == 4);
         append(&mut process, &id, head + 1).unwrap();
+    }
+}
+
+/// A disk that has no place for another segment in spite of the headroom: nothing that was stored is in doubt, so that is refused
+/// alone, with all that was asked with it, and goes on when there is space.
+#[test]
+fn a_segment_without_a_place_is_refused_and_comes_later() {
+    let (machine, id) = (Machine::new(1), room("a"));
+    let mut process = filled(&machine, std::slice::from_ref(&id), 3);
+    machine.set_free(100);
+    let mut stored = 3;
+    // The segment that is there has room for some.
+    let refused = loop {
+        match append_unasked(&mut process, &id, stored + 1) {
+            Ok(()) => stored += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused, JournalError::Full);
+    assert_eq!(process.face.health(), Health::Full);
+    assert_eq!(read(&mut process, &id), (1..=stored).collect::<Vec<_>>());
+    process.face.wake_at(&id, Some(7));
+    process.settle();
+    assert_eq!(process.face.health(), Health::Full, "nor is anything else");
+
+    machine.set_free(1 << 30);
+    process.parts.committer.look_at_space();
+    assert_eq!(process.face.health(), Health::Good);
+    let without = append_unasked(&mut process, &id, stored + 2);
+    assert_eq!(without, Err(JournalError::Conflict), "there is a gap");
+    process.face.close(&id);
+    assert_eq!(process.open(&id).unwrap().head.0, stored);
+    for offset in stored + 1..=stored + 60 {
+        append(&mut process, &id, offset).unwrap();
+    }
+    machine.come_back(End::PowerCut);
+    let mut process = Process::start(&machine, 2).unwrap();
+    assert_eq!(process.open(&id).unwrap().head.0, stored + 60);
+}
+
+/// A start makes its place itself where the disk has none for a segment: the store takes those that are left.
+#[test]
+fn a_start_on_a_full_disk_takes_old_segments_first() {
+    let (machine, id) = (Machine::new(1), room("a"));
+    drop(filled(&machine, std::slice::from_ref(&id), 60));
+    machine.come_back(End::Kill);
+    machine.set_free(100);
+    let mut process = Process::start(&machine, 2).unwrap();
+    assert_eq!(process.open(&id).unwrap().head.0, 60);
+    let first = process.face.first(&id).0;
+    assert_eq!(read(&mut process, &id), (first..=60).collect::<Vec<_>>());
+
+    let machine = Machine::new(1);
+    machine.set_free(100);
+    let Err(error) = Process::start(&machine, 1) else {
+        panic!("it has no place at all");
+    };
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+}
+
+/// Nothing is appended to a full disk, so nothing fills the segment in which it stands what is not kept any more: it is sealed for
+/// that.
+#[test]
+fn what_is_trimmed_on_a_full_disk_reaches_the_store() {
+    let (machine, id) = (Machine::new(1), room("a"));
+    let mut process = taken(&machine, &id);
+    machine.set_free(HEADROOM - 1);
+    process.parts.committer.look_at_space();
+    assert_eq!(process.face.health(), Health::Full);
+    assert!(process.parts.committer.seal_trimmed());
+    process.ingest().unwrap();
+    assert!(!process.parts.committer.seal_trimmed(), "there is nothing");
+    process.face.trim(&id, AGE_MAX_MS * 3);
+    process.settle();
+    assert!(process.parts.committer.seal_trimmed());
+    process.ingest().unwrap();
+    let log = process.face.open_room(&id).unwrap().log.id;
+    let value = machine.get(Space::Logs, &meta::log_key(log)).unwrap();
+    let stored = LogMeta::read(&value.unwrap()).unwrap();
+    assert_eq!((stored.first, stored.head), (61, 60));
+    assert!(!process.parts.committer.seal_trimmed(), "it is there now");
+}
+
+/// A store that takes more of the disk than is left is rewritten where little of it is kept, also by a process that has trimmed
+/// nothing itself, and by one to which nobody tells how much that is.
+#[test]
+fn a_store_that_fills_its_disk_gives_space_back() {
+    for is_counted in [true, false] {
+        let directory = TestDirectory::new();
+        let (machine, id) = (Machine::new(1), room("a"));
+        let store: Arc<dyn Store> = Arc::new(Fjall::open(directory.path(), 1 << 20).unwrap());
+        let start = |starts| {
+            let recovered = recover(&machine, &*store, starts == 1).unwrap();
+            Process::over(&machine, &store, recovered, starts).unwrap()
+        };
+        let mut process = start(1);
+        process.parts.ingester.sweep(0).unwrap();
+        process.open(&id).unwrap();
+        let mut random = StdRng::seed_from_u64(1);
+        for offset in 1..=200_u64 {
+            let mut long = (*entry(offset, EntryKind::Publish)).clone();
+            let content: [u8; 1_000] = std::array::from_fn(|_| random.random());
+            long.payload = Payload::binary(content.to_vec());
+            let appended = process
+                .face
+                .append(&id, Offset(offset - 1), &Arc::new(long));
+            later(&appended);
+            if offset % 50 == 0 {
+                process.settle();
+                process.ingest().unwrap();
+            }
+        }
+        process.parts.committer.close();
+        process.ingest().unwrap();
+        drop(process);
+        if !is_counted {
+            store.write(vec![ingest::without_kept()]).unwrap();
+        }
+
+        let process = start(2);
+        let Process { parts, .. } = process;
+        assert_eq!(parts.ingester.has_counted(), is_counted);
+        if !is_counted {
+            assert!(!parts.ingester.wants_cleaning(1), "nobody knows");
+            parts.ingester.sweep(0).unwrap();
+        }
+        assert!(parts.ingester.wants_cleaning(1));
+        let (stored, entries) = (store.entry_bytes(), store.entry_count());
+        machine.set_free(stored / 2);
+        parts.ingester.clean(&Arc::default()).unwrap();
+        let left = store.entry_count();
+        assert!((35..100).contains(&left), "{left} of {entries} entries");
+        assert!(!parts.ingester.wants_cleaning(1));
     }
 }
 
@@ -225,7 +358,8 @@ fn a_segment_that_is_too_short_refuses_all_rooms() {
 fn a_sector_that_cannot_be_read_is_damage_and_ends_nothing() {
     let (machine, rooms) = (Machine::new(1), [room("a"), room("b")]);
     let new = recover(&machine, &machine, true).unwrap();
-    let mut process = Process::with_segments(&machine, new, 1, 64 << 10).unwrap();
+    let store: Arc<dyn Store> = Arc::new(machine.clone());
+    let mut process = Process::with_segments(&machine, &store, new, 1, 64 << 10).unwrap();
     rooms.iter().for_each(|id| drop(process.open(id).unwrap()));
     for offset in 1..=30 {
         for id in &rooms {

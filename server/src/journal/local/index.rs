@@ -230,6 +230,12 @@ impl Segment {
         run.rest.get_or_insert_default()
     }
 
+    /// Whether a log says here that it keeps less.
+    pub(super) fn has_trims(&self) -> bool {
+        let mut rests = self.runs.values().filter_map(|run| run.rest.as_ref());
+        rests.any(|rest| rest.trimmed > Offset(0))
+    }
+
     /// The rooms whose logs begin here.
     pub(super) fn rooms(&self) -> impl Iterator<Item = (&RoomId, LogId)> {
         self.rooms.iter().map(|(room, log)| (room, *log))

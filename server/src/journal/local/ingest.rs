@@ -6,7 +6,7 @@
 //! store holds in memory before it is written out: that would be read again at every start, whatever rooms are opened then.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use super::counters::Counters;
 use super::disk::Disk;
 use super::holding::Holders;
 use super::index::{Index, Rest, Run, Segment, Spot};
+use super::marks::{Kept, Marks};
 use super::meta::{self, BEGUN_KEY, EntryKey, LogMeta, STATE_KEY, State};
 use super::reading::register_of;
 use super::record::LogId;
@@ -31,8 +32,39 @@ pub(super) struct Ingester {
     pub(super) index: Arc<Mutex<Index>>,
     pub(super) counters: Arc<Counters>,
     pub(super) holders: Arc<Holders>,
-    /// What of the store is not kept any more, in bytes of records.
-    pub(super) garbage_bytes: AtomicU64,
+    pub(super) garbage: Garbage,
+}
+
+/// What of the store's entries is not kept any more: those that are there and that no log counts.
+#[derive(Debug)]
+pub(super) struct Garbage {
+    /// What all logs count; none: nobody knows before the next sweep. Held while a segment is taken, so that nobody takes
+    /// for garbage what is not counted yet.
+    kept: Mutex<Option<Kept>>,
+    /// Entries that the last rewrite has left, though no log counts them: the next one would too.
+    left: AtomicU64,
+    /// What has to be free beside what a rewrite writes, in bytes.
+    slack_bytes: u64,
+    /// A rewrite waits for space, and that has been said.
+    is_waiting: AtomicBool,
+}
+
+impl Garbage {
+    /// As the store knows it.
+    pub(super) fn read(store: &dyn Store, slack_bytes: u64) -> io::Result<Self> {
+        let kept = store.get(Space::State, meta::KEPT_KEY)?;
+        let kept = kept.and_then(|value| rmp_serde::from_slice(&value).ok());
+        Ok(Self {
+            kept: Mutex::new(kept),
+            left: AtomicU64::new(0),
+            slack_bytes,
+            is_waiting: AtomicBool::new(false),
+        })
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Option<Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Ingester {
@@ -47,6 +79,7 @@ impl Ingester {
         logs.sort_unstable_by_key(|(log, _)| *log);
         let bytes = self.disk.read(segment.number, 0, to_usize(segment.end))?;
         let bytes = Bytes::from(bytes);
+        let mut kept = self.garbage.kept();
         if (bytes.len() as u64) < segment.end {
             return Err(io::Error::other("a segment is shorter than it was"));
         }
@@ -54,11 +87,17 @@ impl Ingester {
         for logs in logs.chunks(LOGS_AT_ONCE) {
             let mut changes = Vec::new();
             for (log, run) in logs {
-                self.take_log(segment, &bytes, *log, run, &mut changes)?;
+                let changed = self.take_log(segment, &bytes, *log, run, &mut changes)?;
+                if let (Some(kept), (before, after)) = (&mut *kept, changed) {
+                    kept.remove(before);
+                    kept.add(after);
+                }
             }
             self.store.ingest(changes)?;
         }
+        write_kept(&*self.store, *kept)?;
         self.take_segment(segment, logs.last().map(|(log, _)| *log))?;
+        drop(kept);
         self.index().take();
         for freeze in &segment.freezes {
             freeze.done(&*self.store);
@@ -74,24 +113,47 @@ impl Ingester {
         Ok(())
     }
 
+    /// Whether what all logs keep is known.
+    pub(super) fn has_counted(&self) -> bool {
+        self.garbage.kept().is_some()
+    }
+
     /// Whether so much of the store is not kept any more that a rewrite pays.
     pub(super) fn wants_cleaning(&self, bytes_min: u64) -> bool {
-        let garbage = self.garbage_bytes.load(Ordering::Relaxed);
-        garbage >= bytes_min.max(self.store.entry_bytes() / 2)
+        let Some(kept) = *self.garbage.kept() else {
+            return false;
+        };
+        let (stored, bytes) = (self.store.entry_count(), self.store.entry_bytes());
+        let garbage = stored.saturating_sub(kept.entries);
+        let left = self.garbage.left.fetch_min(garbage, Ordering::Relaxed);
+        let garbage = garbage - left.min(garbage);
+        // Entries of logs that are kept short are about as long as others.
+        let garbage_bytes = u128::from(bytes) * u128::from(garbage) / u128::from(stored.max(1));
+        garbage_bytes >= u128::from(bytes_min.max(bytes / 2))
     }
 
     /// Gives back what is not kept any more. That writes all of the rest anew beside what is there, so it waits for space.
-    pub(super) fn clean(&self) -> io::Result<()> {
-        let needed = self.store.entry_bytes();
-        if self.disk.space()?.free < needed {
-            tracing::warn!(
-                needed,
-                "too little of the disk is free to give space back to it"
-            );
+    pub(super) fn clean(&self, is_ending: &Arc<AtomicBool>) -> io::Result<()> {
+        let kept = self.garbage.kept().unwrap_or_default();
+        // What is written is no more than this, and most often less: it is compressed.
+        let rewritten = kept.bytes + kept.entries * ENTRY_BYTES;
+        let needed = rewritten.min(self.store.entry_bytes()) + self.garbage.slack_bytes;
+        let is_short = self.disk.space()?.free < needed;
+        let is_told = self.garbage.is_waiting.swap(is_short, Ordering::Relaxed);
+        if is_short {
+            if !is_told {
+                tracing::warn!(
+                    needed,
+                    "too little of the disk is free to give space back to it"
+                );
+            }
             return Ok(());
         }
-        self.garbage_bytes.store(0, Ordering::Relaxed);
-        self.store.clean()?;
+        self.store.clean(is_ending)?;
+        if let Some(kept) = *self.garbage.kept() {
+            let left = self.store.entry_count().saturating_sub(kept.entries);
+            self.garbage.left.store(left, Ordering::Relaxed);
+        }
         self.counters.cleanings.add(1);
         self.counters.store_bytes.set(self.store.entry_bytes());
         Ok(())
@@ -114,6 +176,7 @@ impl Ingester {
         self.store.ingest_entries(&mut entries)
     }
 
+    /// Takes what is known of a log; gives what it kept before and what it keeps now.
     fn take_log(
         &self,
         segment: &Segment,
@@ -121,7 +184,7 @@ impl Ingester {
         log: LogId,
         run: &Run,
         changes: &mut Vec<Change>,
-    ) -> io::Result<()> {
+    ) -> io::Result<(Kept, Kept)> {
         let key = meta::log_key(log);
         let mut meta = match self.store.get(Space::Logs, &key)? {
             None => LogMeta::new(run.epoch),
@@ -130,8 +193,12 @@ impl Ingester {
                 LogMeta::read(&value).ok_or_else(damaged)?
             }
         };
+        let before = meta.marks.kept();
         if meta.segment >= segment.number {
-            return Ok(());
+            // It was taken before a crash, and the sum was not: it is no less than this.
+            let mut again = Marks::default();
+            segment.count(run, Offset(0), &mut again);
+            return Ok((Kept::default(), again.kept()));
         }
         meta.segment = segment.number;
         if let Some(head) = run.head() {
@@ -142,71 +209,22 @@ impl Ingester {
             meta.head = meta.head.max(head.0);
         }
         if let Some(rest) = &run.rest {
-            self.take_rest((segment, bytes), log, rest, &mut meta, changes);
+            take_rest((segment, bytes), log, rest, &mut meta, changes);
         }
         changes.push(Change {
             space: Space::Logs,
             key,
             value: Some(meta.to_value()),
         });
-        Ok(())
+        Ok((before, meta.marks.kept()))
     }
 
-    fn take_rest(
-        &self,
-        (segment, bytes): (&Segment, &Bytes),
-        log: LogId,
-        rest: &Rest,
-        meta: &mut LogMeta,
-        changes: &mut Vec<Change>,
-    ) {
-        let mut put = |space, key, value| changes.push(Change { space, key, value });
-        if let Some(room) = &rest.room {
-            let value = Some(meta::log_value(log));
-            put(Space::Rooms, meta::room_key(room), value);
-        }
-        if let Some((at, spot)) = rest.snapshot {
-            meta.snapshot = at.0;
-            let value = Some(slice(bytes, spot));
-            put(Space::Snapshots, meta::log_key(log), value);
-        }
-        for (key, spot) in &rest.registers {
-            let value = slice(bytes, *spot);
-            let gone = register_of(log, &value).filter(|(_, content)| content.is_empty());
-            let value = gone.is_none().then_some(value);
-            put(Space::Registers, meta::register_key(log, key), value);
-        }
-        if let Some(wake) = segment.wake(log) {
-            if let Some(before_ms) = meta.wake_ms {
-                put(Space::Wakes, meta::wake_key(before_ms, log), None);
-            }
-            if let Some(at_ms) = wake.at_ms {
-                let value = Some(Bytes::from(meta::room_key(&wake.room)));
-                put(Space::Wakes, meta::wake_key(at_ms, log), value);
-            }
-            meta.wake_ms = wake.at_ms;
-        }
-        meta.age_max_ms = rest.age_max_ms.or(meta.age_max_ms);
-        self.trim(meta, rest.trimmed);
-        if rest.is_damaged {
-            meta.damage(rest.seen);
-        }
-    }
-
-    fn trim(&self, meta: &mut LogMeta, first: Offset) {
-        if first.0 > meta.first {
-            meta.first = first.0;
-            let before = meta.marks.bytes();
-            meta.marks.drop_before(first);
-            let dropped = before - meta.marks.bytes();
-            self.garbage_bytes.fetch_add(dropped, Ordering::Relaxed);
-        }
-    }
-
-    /// Lets go of what is too old in logs that nobody has open. Those that are open do so themselves, by the bounds that they have now.
+    /// Lets go of what is too old in logs that nobody has open, and counts what all of them keep. Those that are open let go
+    /// themselves, by the bounds that they have now.
     pub(super) fn sweep(&self, now_ms: u64) -> io::Result<()> {
         let mut from = meta::log_key(LogId(0));
         let until = meta::log_key(LogId(u64::MAX));
+        let mut kept = Kept::default();
         loop {
             let mut logs = Vec::new();
             let mut look = |key: &[u8], value: Bytes| {
@@ -216,21 +234,19 @@ impl Ingester {
             self.store
                 .range(Space::Logs, &from, &until, Direction::Forward, &mut look)?;
             let Some((last, _)) = logs.last() else {
-                return Ok(());
+                break;
             };
             from = [last, &[0][..]].concat();
             // Until what was trimmed is there, so that who opens a log sees either all of it or what is left.
             let held = self.holders.look();
-            let closed = logs.into_iter().filter(|(key, _)| {
-                let log = meta::read_log(key);
-                log.is_some_and(|log| !held.has(log))
-            });
-            let trimmed = closed.filter_map(|(key, value)| {
-                let value = self.swept(LogMeta::read(&value)?, now_ms)?;
-                Some(Change {
+            let trimmed = logs.into_iter().filter_map(|(key, value)| {
+                let (log, mut meta) = (meta::read_log(&key)?, LogMeta::read(&value)?);
+                let is_trimmed = !held.has(log) && sweep_log(&mut meta, now_ms);
+                kept.add(meta.marks.kept());
+                is_trimmed.then(|| Change {
                     space: Space::Logs,
                     key,
-                    value: Some(value),
+                    value: Some(meta.to_value()),
                 })
             });
             let trimmed: Vec<_> = trimmed.collect();
@@ -239,21 +255,9 @@ impl Ingester {
                 self.store.ingest(trimmed)?;
             }
         }
-    }
-
-    /// A log without what is too old, if there is such.
-    fn swept(&self, mut meta: LogMeta, now_ms: u64) -> Option<Bytes> {
-        let bounds = HistoryBounds {
-            entries_max: usize::MAX,
-            bytes_max: usize::MAX,
-            age_max_ms: meta.age_max_ms?.saturating_add(SWEEP_SLACK_MS),
-        };
-        let before = meta.marks.bytes();
-        let first = meta.marks.trim(bounds, now_ms, Offset(meta.snapshot))?;
-        let dropped = before - meta.marks.bytes();
-        self.garbage_bytes.fetch_add(dropped, Ordering::Relaxed);
-        meta.first = meta.first.max(first.0);
-        Some(meta.to_value())
+        let mut known = self.garbage.kept();
+        *known = Some(kept);
+        write_kept(&*self.store, *known)
     }
 
     fn take_segment(&self, segment: &Segment, last_log: Option<LogId>) -> io::Result<()> {
@@ -267,6 +271,68 @@ impl Ingester {
                 next_log: state.next_log.max(next_log),
             },
         )
+    }
+}
+
+fn take_rest(
+    (segment, bytes): (&Segment, &Bytes),
+    log: LogId,
+    rest: &Rest,
+    meta: &mut LogMeta,
+    changes: &mut Vec<Change>,
+) {
+    let mut put = |space, key, value| changes.push(Change { space, key, value });
+    if let Some(room) = &rest.room {
+        let value = Some(meta::log_value(log));
+        put(Space::Rooms, meta::room_key(room), value);
+    }
+    if let Some((at, spot)) = rest.snapshot {
+        meta.snapshot = at.0;
+        let value = Some(slice(bytes, spot));
+        put(Space::Snapshots, meta::log_key(log), value);
+    }
+    for (key, spot) in &rest.registers {
+        let value = slice(bytes, *spot);
+        let gone = register_of(log, &value).filter(|(_, content)| content.is_empty());
+        let value = gone.is_none().then_some(value);
+        put(Space::Registers, meta::register_key(log, key), value);
+    }
+    if let Some(wake) = segment.wake(log) {
+        if let Some(before_ms) = meta.wake_ms {
+            put(Space::Wakes, meta::wake_key(before_ms, log), None);
+        }
+        if let Some(at_ms) = wake.at_ms {
+            let value = Some(Bytes::from(meta::room_key(&wake.room)));
+            put(Space::Wakes, meta::wake_key(at_ms, log), value);
+        }
+        meta.wake_ms = wake.at_ms;
+    }
+    meta.age_max_ms = rest.age_max_ms.or(meta.age_max_ms);
+    trim(meta, rest.trimmed);
+    if rest.is_damaged {
+        meta.damage(rest.seen);
+    }
+}
+
+/// Drops what is too old of a log; whether there was such.
+fn sweep_log(meta: &mut LogMeta, now_ms: u64) -> bool {
+    let Some(age_max_ms) = meta.age_max_ms else {
+        return false;
+    };
+    let bounds = HistoryBounds {
+        entries_max: usize::MAX,
+        bytes_max: usize::MAX,
+        age_max_ms: age_max_ms.saturating_add(SWEEP_SLACK_MS),
+    };
+    let first = meta.marks.trim(bounds, now_ms, Offset(meta.snapshot));
+    meta.first = meta.first.max(first.map_or(0, |first| first.0));
+    first.is_some()
+}
+
+fn trim(meta: &mut LogMeta, first: Offset) {
+    if first.0 > meta.first {
+        meta.first = first.0;
+        meta.marks.drop_before(first);
     }
 }
 
@@ -287,6 +353,28 @@ pub(super) fn write_state(store: &dyn Store, state: State) -> io::Result<()> {
         value: Some(state.to_value()),
     }])?;
     store.sync()
+}
+
+/// Keeps what all logs keep, where that is known.
+fn write_kept(store: &dyn Store, kept: Option<Kept>) -> io::Result<()> {
+    let Some(kept) = kept else {
+        return Ok(());
+    };
+    let value = rmp_serde::to_vec(&kept).expect("numbers have a form, and a buffer takes all");
+    store.write(vec![Change {
+        space: Space::State,
+        key: meta::KEPT_KEY.to_vec(),
+        value: Some(value.into()),
+    }])
+}
+
+/// What makes somebody count anew what all logs keep.
+pub(super) fn without_kept() -> Change {
+    Change {
+        space: Space::State,
+        key: meta::KEPT_KEY.to_vec(),
+        value: None,
+    }
 }
 
 /// The newest segment that may have been written to, if there was one.
@@ -320,6 +408,9 @@ fn to_usize(bytes: u64) -> usize {
 
 /// What of a segment's logs is held in memory at once.
 const LOGS_AT_ONCE: usize = 16_384;
+
+/// What an entry takes in the store beside its record, at most.
+const ENTRY_BYTES: u64 = 64;
 
 /// How much longer than they have to entries stay in a log that nobody has open: a clock that is a little ahead costs no history.
 const SWEEP_SLACK_MS: u64 = 3_600_000;

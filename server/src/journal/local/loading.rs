@@ -13,7 +13,7 @@ use roomful_protocol::frame::{Direction, Entry, EntryKind};
 use roomful_protocol::id::{Epoch, Offset, RoomId};
 
 use super::directory::Directory;
-use super::ingest::{read_state, write_state};
+use super::ingest::{self, read_state, write_state};
 use super::marks::Counted;
 use super::meta::{self, EntryKey, LogMeta, State};
 use super::record::{Head, Kind, LogId, Term, put_entry, put_register};
@@ -141,13 +141,14 @@ impl Loader {
     /// Takes numbers for the logs of one chunk.
     fn reserve(&mut self) -> io::Result<()> {
         self.state.next_log += ROOMS_AT_ONCE;
+        self.store.write(vec![ingest::without_kept()])?;
         write_state(&*self.store, self.state)
     }
 
     fn finish(&self) -> io::Result<()> {
         self.store.sync()?;
         match self.has_replaced {
-            true => self.store.clean(),
+            true => self.store.clean(&Arc::default()),
             false => Ok(()),
         }
     }

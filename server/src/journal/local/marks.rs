@@ -40,6 +40,28 @@ pub(super) struct Counted {
     pub(super) is_pinned: bool,
 }
 
+/// Entries that are kept, of one log or of many.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Kept {
+    pub(super) entries: u64,
+    /// Of their records.
+    pub(super) bytes: u64,
+}
+
+impl Kept {
+    /// With others.
+    pub(super) fn add(&mut self, other: Self) {
+        self.entries += other.entries;
+        self.bytes += other.bytes;
+    }
+
+    /// Without some of them.
+    pub(super) fn remove(&mut self, other: Self) {
+        self.entries = self.entries.saturating_sub(other.entries);
+        self.bytes = self.bytes.saturating_sub(other.bytes);
+    }
+}
+
 /// A log that has so many puts its neighbours together.
 const MARKS_MAX: usize = 128;
 
@@ -150,6 +172,14 @@ impl Marks {
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
+
+    /// All that it counts.
+    pub(super) fn kept(&self) -> Kept {
+        Kept {
+            entries: self.entries,
+            bytes: self.bytes,
+        }
+    }
 }
 
 impl Mark {
@@ -195,7 +225,11 @@ mod tests {
                 let trimmed = marks.trim(BOUNDS, now_ms, Offset(0));
                 first = trimmed.map_or(first, |first| first.0);
                 let kept = offset + 1 - first;
-                assert_eq!((marks.entries, marks.bytes()), (kept, kept * bytes));
+                let counted = Kept {
+                    entries: kept,
+                    bytes: kept * bytes,
+                };
+                assert_eq!(marks.kept(), counted);
                 assert!(kept == 1 || kept <= 1_000 && kept * bytes <= 100_000);
                 assert!(kept == 0 || (kept - 1) * step_ms < 6_400 + 400);
                 assert!(marks.marks.len() <= MARKS_MAX);

@@ -133,6 +133,9 @@ pub(super) const STATE_KEY: &[u8] = b"state";
 /// The key of the newest segment that may have been written to: none up to that may be missing that the store has not taken.
 pub(super) const BEGUN_KEY: &[u8] = b"begun";
 
+/// The key of what all logs keep; not there where nobody has counted it.
+pub(super) const KEPT_KEY: &[u8] = b"kept";
+
 /// The key of a log.
 pub(super) fn log_key(log: LogId) -> Vec<u8> {
     log.0.to_be_bytes().to_vec()

@@ -21,6 +21,7 @@ mod disk;
 #[cfg(test)]
 mod faults;
 pub mod freezing;
+mod health;
 mod holding;
 mod index;
 mod ingest;
@@ -47,7 +48,6 @@ mod wakes;
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{fmt, io};
 
@@ -55,23 +55,22 @@ use bytes::Bytes;
 use roomful_protocol::frame::{Durability, Entry, EntryKind};
 use roomful_protocol::id::{Epoch, Offset, RoomId};
 
-pub use self::committer::Headroom;
 pub use self::directory::OpenError;
+pub use self::health::Headroom;
 pub use self::repair::{Repair, RepairError};
 pub use self::still::verify;
 pub use self::survey::ReadSnapshot;
 pub use self::threads::Notify;
 pub use self::verify::{Finding, Verified};
 
-use self::committer::{
-    Command, Committer, CommitterSettings, Log, OpenLog, OpenRequest, SharedHealth, Slot,
-};
+use self::committer::{Command, Committer, CommitterSettings, Log, OpenLog, OpenRequest, Slot};
 use self::counters::Counters;
 use self::directory::Directory;
 use self::disk::{Disk, Folder};
 use self::freezing::{Freeze, Frozen};
+use self::health::SharedHealth;
 use self::holding::Holders;
-use self::ingest::Ingester;
+use self::ingest::{Garbage, Ingester};
 use self::loading::Loader;
 use self::marks::{Counted, Marks};
 use self::reading::{PageRequest, Reader};
@@ -324,6 +323,7 @@ fn parts_of(
 ) -> io::Result<Parts> {
     let index = Arc::new(Mutex::new(recovered.index));
     let holders = Arc::<Holders>::default();
+    let garbage = Garbage::read(&**store, 2 * settings.segment_bytes)?;
     let committing = CommitterSettings {
         term: Term(settings.first_epoch.0),
         first_epoch: settings.first_epoch,
@@ -332,37 +332,56 @@ fn parts_of(
         salt,
         next_log: recovered.next_log,
     };
-    let committer = Committer::begin(
-        committing,
-        Arc::clone(&disk),
-        Arc::clone(store),
-        Arc::clone(&index),
-        shared.health.clone(),
-        Arc::clone(&shared.counters),
-        Arc::clone(&holders),
-    )?;
+    let ingester = Ingester {
+        disk: Arc::clone(&disk),
+        store: Arc::clone(store),
+        index: Arc::clone(&index),
+        counters: Arc::clone(&shared.counters),
+        holders: Arc::clone(&holders),
+        garbage,
+    };
+    let begin = || {
+        Committer::begin(
+            committing,
+            Arc::clone(&disk),
+            Arc::clone(store),
+            Arc::clone(&index),
+            shared.health.clone(),
+            Arc::clone(&shared.counters),
+            Arc::clone(&holders),
+        )
+    };
+    let committer = begin_with_space(begin, &ingester)?;
     committer.look_at_space();
     shared.counters.store_bytes.set(store.entry_bytes());
     Ok(Parts {
         committer,
         reader: Reader {
-            disk: Arc::clone(&disk),
-            store: Arc::clone(store),
-            index: Arc::clone(&index),
-            holders: Arc::clone(&holders),
-        },
-        ingester: Ingester {
             disk,
             store: Arc::clone(store),
             index: Arc::clone(&index),
-            counters: Arc::clone(&shared.counters),
             holders,
-            garbage_bytes: AtomicU64::new(0),
         },
+        ingester,
         wakes: Wakes::new(Arc::clone(store), index),
         clean_bytes_min: settings.clean_bytes_min,
         clock: settings.clock,
     })
+}
+
+/// Makes the segment that is written. Where the disk has no place for it, the store takes those first that were left.
+fn begin_with_space(
+    begin: impl Fn() -> io::Result<Committer>,
+    ingester: &Ingester,
+) -> io::Result<Committer> {
+    loop {
+        let begun = begin();
+        let has_no_space = matches!(&begun, Err(error) if committer::is_full(error));
+        let Some(segment) = ingester.oldest().filter(|_| has_no_space) else {
+            return begun;
+        };
+        ingester.take(&segment)?;
+    }
 }
 
 /// The rooms of one shard. What is asked for goes on its way with [`Journal::flush`].

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -304,6 +305,7 @@ impl Disk for Machine {
             return Err(io::ErrorKind::StorageFull.into());
         }
         inner.act(|inner| {
+            inner.free -= bytes;
             let zeros = vec![0; to_usize(bytes)];
             let file = SimulatedFile {
                 synced: zeros.clone(),
@@ -378,7 +380,11 @@ impl Disk for Machine {
     fn remove(&self, segment: u64) -> io::Result<()> {
         let mut inner = self.inner();
         inner.file(segment)?;
-        inner.act(|inner| drop(inner.files.remove(&segment)))
+        inner.act(|inner| {
+            if let Some(file) = inner.files.remove(&segment) {
+                inner.free += file.current.len() as u64;
+            }
+        })
     }
 
     fn cut(&self, segment: u64, at: u64) -> io::Result<()> {
@@ -538,7 +544,11 @@ impl Store for Machine {
         0
     }
 
-    fn clean(&self) -> io::Result<()> {
+    fn entry_count(&self) -> u64 {
+        0
+    }
+
+    fn clean(&self, _: &Arc<AtomicBool>) -> io::Result<()> {
         Ok(())
     }
 }

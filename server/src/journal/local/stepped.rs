@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use roomful_protocol::id::RoomId;
 
-use super::committer::{Committer, SharedHealth};
+use super::committer::Committer;
 use super::disk::Disk;
+use super::health::SharedHealth;
 use super::reading::Reader;
 use super::recovery::recover;
 use super::simulated::Machine;
@@ -111,6 +112,9 @@ impl Stepped {
         }
         let mut commands = self.shared.commands.drain();
         self.committer.look_at_space();
+        if self.health() == Health::Full {
+            self.committer.seal_trimmed();
+        }
         if commands.is_empty() {
             return self.committer.confirm();
         }

@@ -9,7 +9,9 @@ use std::fs::{self, File};
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -96,8 +98,12 @@ pub(super) trait Store: View {
     /// What entries take on the disk.
     fn entry_bytes(&self) -> u64;
 
-    /// Drops entries that are before their logs' first: a rewrite of all, which takes its time.
-    fn clean(&self) -> io::Result<()>;
+    /// How many entries there are, dropped ones among them.
+    fn entry_count(&self) -> u64;
+
+    /// Drops entries that are before their logs' first: a rewrite of all, which takes its time. Once it is to end, everything is as
+    /// it was before.
+    fn clean(&self, is_ending: &Arc<AtomicBool>) -> io::Result<()>;
 }
 
 /// The store of the server: fjall in a folder.
@@ -106,13 +112,18 @@ pub(super) struct Fjall {
     /// In the order of [`Space`].
     spaces: Vec<Keyspace>,
     known_logs: KnownLogs,
+    rewrite: Arc<Rewrite>,
 }
 
 impl Fjall {
     /// Opens it, or makes one.
     pub(super) fn open(path: &Path, cache_bytes: u64) -> io::Result<Self> {
         let known_logs = KnownLogs::default();
-        let trims = Arc::new(Trims(AssertUnwindSafe(known_logs.clone())));
+        let rewrite = Arc::<Rewrite>::default();
+        let trims = Arc::new(Trims {
+            known_logs: AssertUnwindSafe(known_logs.clone()),
+            rewrite: Arc::clone(&rewrite),
+        });
         let database = Database::builder(path)
             .cache_size(cache_bytes)
             .worker_threads(1)
@@ -138,25 +149,37 @@ impl Fjall {
             database,
             spaces,
             known_logs,
+            rewrite,
         })
     }
 
     /// A space, once it can take another ingestion. Each adds a run to the first level, whose number of runs fjall writes as
     /// one byte: with more than 255 the store could not be opened any more. Its own writes wait for its worker, ingestions don't.
+    /// The worker is given time to merge some; while all entries are rewritten it has to wait itself, and nobody waits for it.
     #[expect(
         clippy::disallowed_methods,
         reason = "only the journal's own thread comes here"
     )]
     fn for_ingestion(&self, space: Space) -> io::Result<&Keyspace> {
-        let space = self.space(space);
-        for _ in 0..MERGE_LOOKS {
-            if space.l0_table_count() < RUNS_MAX {
-                return Ok(space);
+        let keyspace = self.space(space);
+        let mut looks = 0;
+        loop {
+            let (runs, is_rewritten) = (keyspace.l0_table_count(), self.rewrite.is_running());
+            let has_waited = looks >= MERGE_LOOKS;
+            let is_crowded = runs >= RUNS_MAX && !is_rewritten && !has_waited;
+            if runs < RUNS_LIMIT && !is_crowded {
+                return Ok(keyspace);
             }
-            std::thread::sleep(MERGE_LOOK);
+            if is_rewritten && space == Space::Entries {
+                // Nobody else can merge them before that is over.
+                looks = 0;
+            } else if has_waited {
+                keyspace.major_compact().map_err(failed)?;
+                return Ok(keyspace);
+            }
+            thread::sleep(MERGE_LOOK);
+            looks += 1;
         }
-        space.major_compact().map_err(failed)?;
-        Ok(space)
     }
 
     fn space(&self, space: Space) -> &Keyspace {
@@ -270,8 +293,18 @@ impl Store for Fjall {
         self.space(Space::Entries).disk_space()
     }
 
-    fn clean(&self) -> io::Result<()> {
-        self.space(Space::Entries).major_compact().map_err(failed)
+    fn entry_count(&self) -> u64 {
+        self.space(Space::Entries).approximate_len() as u64
+    }
+
+    fn clean(&self, is_ending: &Arc<AtomicBool>) -> io::Result<()> {
+        self.rewrite.begin(is_ending);
+        let cleaned = self.space(Space::Entries).major_compact();
+        self.rewrite.end();
+        match cleaned {
+            Err(_) if is_ending.load(Ordering::Relaxed) => Ok(()),
+            cleaned => cleaned.map_err(failed),
+        }
     }
 }
 
@@ -367,8 +400,41 @@ impl KnownLogs {
     }
 }
 
+/// The rewrite of all entries that is under way: which thread does it, and whether it is to end.
+#[derive(Default)]
+struct Rewrite(Mutex<Option<(ThreadId, Arc<AtomicBool>)>>);
+
+impl Rewrite {
+    fn begin(&self, is_ending: &Arc<AtomicBool>) {
+        let by = thread::current().id();
+        *self.running() = Some((by, Arc::clone(is_ending)));
+    }
+
+    fn end(&self) {
+        *self.running() = None;
+    }
+
+    fn is_running(&self) -> bool {
+        self.running().is_some()
+    }
+
+    /// What ends the compaction of this thread, where it is the rewrite. An error would take down fjall's own worker.
+    fn of_this_thread(&self) -> Option<Arc<AtomicBool>> {
+        let running = self.running();
+        let (by, is_ending) = running.as_ref()?;
+        (*by == thread::current().id()).then(|| Arc::clone(is_ending))
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<(ThreadId, Arc<AtomicBool>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Lets a compaction drop what is before a log's first entry.
-struct Trims(AssertUnwindSafe<KnownLogs>);
+struct Trims {
+    known_logs: AssertUnwindSafe<KnownLogs>,
+    rewrite: Arc<Rewrite>,
+}
 
 impl Factory for Trims {
     fn name(&self) -> &str {
@@ -377,28 +443,36 @@ impl Factory for Trims {
 
     fn make_filter(&self, _: &Context) -> Box<dyn CompactionFilter> {
         Box::new(Trim {
-            logs: self.0.get(),
+            known_logs: self.known_logs.clone(),
             last: None,
+            is_ending: self.rewrite.of_this_thread(),
         })
     }
 }
 
 struct Trim {
-    logs: Option<Keyspace>,
+    known_logs: KnownLogs,
     /// The log of the item before, and its first offset.
     last: Option<(LogId, u64)>,
+    /// Whether it is given up; none: it is not one that can be.
+    is_ending: Option<Arc<AtomicBool>>,
 }
 
 impl CompactionFilter for Trim {
     fn filter_item(&mut self, item: ItemAccessor<'_>, _: &Context) -> CompactionFilterResult {
+        let is_ending = self.is_ending.as_ref();
+        if is_ending.is_some_and(|is_ending| is_ending.load(Ordering::Relaxed)) {
+            return Err(io::Error::from(io::ErrorKind::Interrupted).into());
+        }
         // Whatever is not understood stays.
-        let (Some(logs), Some((log, offset))) = (&self.logs, EntryKey::read(item.key())) else {
+        let Some((log, offset)) = EntryKey::read(item.key()) else {
             return Ok(Verdict::Keep);
         };
         let first = match self.last {
             Some((last, first)) if last == log => first,
             _ => {
-                let known = logs.get(log.0.to_be_bytes()).ok().flatten();
+                let logs = self.known_logs.get();
+                let known = logs.and_then(|logs| logs.get(log.0.to_be_bytes()).ok().flatten());
                 let first = known.and_then(|value| meta::first_of(&value)).unwrap_or(0);
                 self.last = Some((log, first));
                 first
@@ -422,8 +496,11 @@ const NAMES: [&str; 7] = [
     "state",
 ];
 
-/// Tables of a first level that are waited for, and then merged at once.
+/// Tables of a first level that are waited for.
 const RUNS_MAX: usize = 64;
+
+/// With so many nothing is added before they are merged: well below 255, of which the worker's own take some.
+const RUNS_LIMIT: usize = 192;
 
 /// How often the worker is given time to merge them by itself: five seconds.
 const MERGE_LOOKS: u32 = 500;
@@ -438,6 +515,11 @@ const MEMTABLE_BYTES: u64 = 4 << 20;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
+    use roomful_protocol::id::{Epoch, Offset};
+
+    use super::super::meta::LogMeta;
     use super::super::tests::TestDirectory;
     use super::*;
 
@@ -486,12 +568,87 @@ mod tests {
             store
                 .ingest(vec![change(Space::Logs, &number.to_be_bytes(), Some(b"1"))])
                 .unwrap();
-            assert!(store.space(Space::Logs).l0_table_count() <= RUNS_MAX);
+            assert!(store.space(Space::Logs).l0_table_count() <= RUNS_LIMIT);
         }
         drop(store);
         let store = open();
         let last = store.get(Space::Logs, &299_u32.to_be_bytes()).unwrap();
         assert_eq!(last.as_deref(), Some(&b"1"[..]));
+    }
+
+    /// A store with entries of one log, all of which are before its first.
+    fn with_garbage(path: &Path) -> Fjall {
+        let store = Fjall::open(path, 1 << 20).unwrap();
+        let entries = (1..=100).map(|offset| {
+            let key = EntryKey::new(LogId(1), Offset(offset));
+            (key, Bytes::from_static(b"entry"))
+        });
+        store.ingest_entries(&mut entries.into_iter()).unwrap();
+        let meta = LogMeta {
+            first: 101,
+            ..LogMeta::new(Epoch(1))
+        };
+        let log = meta::log_key(LogId(1));
+        let change = Change {
+            space: Space::Logs,
+            key: log,
+            value: Some(meta.to_value()),
+        };
+        store.ingest(vec![change]).unwrap();
+        store
+    }
+
+    /// A rewrite takes its time, and fjall's worker has to wait for it: what is taken meanwhile doesn't.
+    #[test]
+    fn ingestions_go_on_while_all_is_rewritten() {
+        let directory = TestDirectory::new();
+        let store = with_garbage(directory.path());
+        let is_ending = Arc::default();
+        let (done, ends) = mpsc::channel();
+        // The rewrite stands still at the first entry.
+        let held = store.known_logs.0.lock().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| store.clean(&is_ending).unwrap());
+            while !store.rewrite.is_running() {
+                thread::yield_now();
+            }
+            scope.spawn(|| {
+                for log in 2..=100 {
+                    let key = EntryKey::new(LogId(log), Offset(1));
+                    let entry = (key, Bytes::from_static(b"entry"));
+                    store.ingest_entries(&mut [entry].into_iter()).unwrap();
+                }
+                done.send(()).unwrap();
+            });
+            let ended = ends.recv_timeout(Duration::from_secs(60));
+            let runs = store.space(Space::Entries).l0_table_count();
+            drop(held);
+            ended.expect("nothing is taken while all is rewritten");
+            assert!(runs > RUNS_MAX, "{runs}");
+        });
+        assert_eq!(store.entry_count(), 99);
+    }
+
+    /// Nobody waits for a rewrite at the end; another one does its work.
+    #[test]
+    fn a_rewrite_ends_when_it_is_to() {
+        let directory = TestDirectory::new();
+        let store = with_garbage(directory.path());
+        let is_ending = Arc::<AtomicBool>::default();
+        let held = store.known_logs.0.lock().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| store.clean(&is_ending).unwrap());
+            while !store.rewrite.is_running() {
+                thread::yield_now();
+            }
+            is_ending.store(true, Ordering::Relaxed);
+            drop(held);
+        });
+        assert_eq!(store.entry_count(), 100, "it has not ended early");
+        drop(store);
+        let store = Fjall::open(directory.path(), 1 << 20).unwrap();
+        store.clean(&Arc::default()).unwrap();
+        assert_eq!(store.entry_count(), 0);
     }
 
     /// A log says that it was taken; so what belongs to it is there before.

@@ -374,7 +374,7 @@ fn what_is_frozen_stays_as_it_was() {
     after.open(&room("b"), LOOSE);
     let local = running.local.as_ref().unwrap();
     let later = local.freeze().unwrap();
-    local.reader.store.clean().unwrap();
+    local.reader.store.clean(&Arc::default()).unwrap();
 
     let read = |frozen: &Frozen| {
         let found = frozen.room(&id).unwrap().unwrap();

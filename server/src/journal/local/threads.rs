@@ -12,8 +12,9 @@ use std::{fmt, io};
 
 use roomful_protocol::id::RoomId;
 
-use super::committer::{Command, Committer, Done, OpenRequest, SharedHealth};
+use super::committer::{Command, Committer, Done, OpenRequest};
 use super::counters::Counters;
+use super::health::SharedHealth;
 use super::ingest::Ingester;
 use super::reading::{Looked, PageRequest, Reader};
 use super::wakes::Wakes;
@@ -305,8 +306,14 @@ fn join<T>(thread: JoinHandle<T>) -> T {
 
 fn commit(mut committer: Committer, shared: &Shared, notify: &dyn Notify, clock: &Clock) {
     let mut commands = Vec::new();
-    let mut next_look_us = 0;
+    let (mut next_look_us, mut next_seal_ms) = (0, 0);
     while shared.commands.take_all(&mut commands) {
+        if shared.health.get() == Health::Full && clock.monotonic_ms() >= next_seal_ms {
+            next_seal_ms = clock.monotonic_ms() + SEAL_INTERVAL_MS;
+            if committer.seal_trimmed() {
+                shared.work.ring();
+            }
+        }
         if commands.is_empty() {
             committer.look_at_space();
             committer.confirm();
@@ -401,6 +408,10 @@ pub(super) struct Taking {
 
 impl Taking {
     fn run(mut self) -> io::Result<()> {
+        if !self.ingester.has_counted() {
+            // At that time nothing is too old.
+            self.sweep(0);
+        }
         let mut next_sweep_ms = self.clock.monotonic_ms() + SWEEP_INTERVAL_MS;
         loop {
             let ends = self.is_ending.load(Ordering::Relaxed);
@@ -417,14 +428,18 @@ impl Taking {
             }
             if self.clock.monotonic_ms() >= next_sweep_ms {
                 next_sweep_ms = self.clock.monotonic_ms() + SWEEP_INTERVAL_MS;
-                if let Err(error) = self.ingester.sweep(self.clock.unix_ms()) {
-                    tracing::error!(%error, "the journal's store can't be swept");
-                }
+                self.sweep(self.clock.unix_ms());
             }
             if self.ingester.wants_cleaning(self.clean_bytes_min) {
                 self.shared.clean.ring();
             }
             self.shared.work.wait();
+        }
+    }
+
+    fn sweep(&self, now_ms: u64) {
+        if let Err(error) = self.ingester.sweep(now_ms) {
+            tracing::error!(%error, "the journal's store can't be swept");
         }
     }
 
@@ -451,13 +466,13 @@ impl Taking {
     }
 }
 
-fn clean(ingester: &Ingester, shared: &Shared, is_ending: &AtomicBool, clean_bytes_min: u64) {
+fn clean(ingester: &Ingester, shared: &Shared, is_ending: &Arc<AtomicBool>, clean_bytes_min: u64) {
     while !is_ending.load(Ordering::Relaxed) {
         shared.clean.wait();
         if shared.health.get() == Health::Failed || !ingester.wants_cleaning(clean_bytes_min) {
             continue;
         }
-        if let Err(error) = ingester.clean() {
+        if let Err(error) = ingester.clean(is_ending) {
             tracing::error!(%error, "the journal's store can't be cleaned: nothing durable is taken until the next start");
             shared.health.set(Health::Failed);
         }
@@ -472,6 +487,9 @@ pub(super) const SEALED_MAX: usize = 4;
 
 /// How often a committer that has no rest looks at the disk's space. No disk loses a headroom in that time.
 const LOOK_INTERVAL_US: u64 = 100_000;
+
+/// How often a full disk's segment goes into the store for what was trimmed: nothing else fills it.
+const SEAL_INTERVAL_MS: u64 = 60_000;
 
 /// How often logs that nobody has open lose what is too old.
 const SWEEP_INTERVAL_MS: u64 = 3_600_000;
