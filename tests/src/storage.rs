@@ -66,3 +66,20 @@ pub async fn until_ready(server: &Server, status: u16, text: &str) {
     })
     .await;
 }
+
+/// The files of the store in which values stand.
+#[must_use]
+pub fn tables(data_dir: &Path) -> Vec<PathBuf> {
+    let (mut tables, mut waiting) = (Vec::new(), vec![data_dir.join("journal/store")]);
+    while let Some(path) = waiting.pop() {
+        for entry in fs::read_dir(path).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => waiting.push(path),
+                false => tables.push(path),
+            }
+        }
+    }
+    tables.retain(|path| path.parent().unwrap().ends_with("tables"));
+    tables
+}

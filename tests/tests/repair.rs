@@ -12,7 +12,7 @@ use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
 use roomful_tests::process::{Ended, Process};
 use roomful_tests::raw::{assert_error, join};
-use roomful_tests::storage::segments;
+use roomful_tests::storage::{segments, tables};
 use roomful_tests::{RawClient, Server};
 
 /// One bit in the middle of the log: its room alone is cut, and a repair that is not applied changes nothing.
@@ -180,22 +180,6 @@ fn flip(path: &Path, part: &[u8]) {
     let at = windows.position(|window| window == part).unwrap();
     bytes[at] ^= 1;
     fs::write(path, bytes).unwrap();
-}
-
-/// The files of the store in which values stand.
-fn tables(data: &Path) -> Vec<PathBuf> {
-    let (mut tables, mut waiting) = (Vec::new(), vec![data.join("journal/store")]);
-    while let Some(path) = waiting.pop() {
-        for entry in fs::read_dir(path).unwrap() {
-            let path = entry.unwrap().path();
-            match path.is_dir() {
-                true => waiting.push(path),
-                false => tables.push(path),
-            }
-        }
-    }
-    tables.retain(|path| path.parent().unwrap().ends_with("tables"));
-    tables
 }
 
 fn data(server: &Server) -> PathBuf {

@@ -57,7 +57,7 @@ impl Notify for Returns {
 /// Says what of the rooms on disk is damaged, and what a repair would lose; applied, it goes on without that.
 ///
 /// # Errors
-/// Nothing is damaged, a server uses the directory, or it can't be read or written. Nothing was changed.
+/// Nothing is damaged, a server uses the directory, or it can't be read or written. Nothing was changed, where it isn't said.
 pub fn repair(
     config: &Config,
     is_applied: bool,
@@ -82,7 +82,7 @@ pub fn repair(
     Ok(())
 }
 
-/// Why nothing was repaired. Nothing was changed.
+/// Why a repair has not ended as it should. Nothing was changed, where it isn't said.
 #[derive(Debug, thiserror::Error)]
 pub enum RepairFailed {
     /// Of the journal.

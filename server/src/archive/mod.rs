@@ -38,7 +38,9 @@ pub fn backup(
     header: &Header,
     out: impl Write,
 ) -> io::Result<Summary> {
-    let mut writer = Writer::begin(out, header)?;
+    // The number of the last start may be lost, or be that of another directory: the rooms know better.
+    let header = header.with_epoch(frozen.last_epoch()?);
+    let mut writer = Writer::begin(out, &header)?;
     for line in revocations {
         writer.revocation(line)?;
     }
@@ -58,7 +60,9 @@ pub fn export(
 ) -> io::Result<Summary> {
     rooms.sort_by(|one, other| one.name().cmp(&other.name()));
     rooms.dedup_by(|one, other| one.room == other.room);
-    let mut writer = Writer::begin(out, header)?;
+    let last = rooms.iter().map(|room| room.epoch).max();
+    let header = header.with_epoch(last.unwrap_or(Epoch(0)));
+    let mut writer = Writer::begin(out, &header)?;
     for room in &rooms {
         writer.room(frozen, room)?;
     }
@@ -90,6 +94,16 @@ impl Header {
             made_ms,
             server: env!("CARGO_PKG_VERSION").to_owned(),
             epoch_max,
+        }
+    }
+
+    /// The same, of a file that has a room with this epoch.
+    fn with_epoch(&self, epoch: Epoch) -> Self {
+        let epoch_max = self.epoch_max.max(epoch);
+        let header = self.clone();
+        Self {
+            epoch_max,
+            ..header
         }
     }
 }

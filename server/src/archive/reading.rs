@@ -16,6 +16,7 @@ use crate::journal::Snapshot;
 use crate::journal::local::loading::Beginning;
 use crate::room::cursors::Cursor;
 use crate::room::snapshot;
+use crate::session::generation::ELSEWHERE_EPOCH_MAX;
 use crate::session::revocations::Subject;
 
 /// Reads a file line by line, and checks it on the way. What it has given is right only once it has given everything.
@@ -154,6 +155,9 @@ impl<R: BufRead> Reader<R> {
         }
         reader.header =
             serde_json::from_slice(&reader.line).map_err(|error| reader.wrong(error))?;
+        if reader.header.epoch_max > ELSEWHERE_EPOCH_MAX {
+            return Err(reader.wrong("its epoch_max can't be: no server gets so far"));
+        }
         reader.sums.add(&reader.line);
         Ok(reader)
     }

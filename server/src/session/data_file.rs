@@ -152,16 +152,16 @@ fn sync_directory(directory: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
 
     /// A directory of its own that disappears with the test.
-    pub(in crate::session) struct TestDirectory(PathBuf);
+    pub(crate) struct TestDirectory(PathBuf);
 
     impl TestDirectory {
-        pub(in crate::session) fn new() -> Self {
+        pub(crate) fn new() -> Self {
             static NEXT: AtomicU32 = AtomicU32::new(0);
             let name = format!(
                 "roomful-test-{}-{}",
@@ -173,7 +173,7 @@ pub(super) mod tests {
             Self(path)
         }
 
-        pub(in crate::session) fn path(&self) -> &Path {
+        pub(crate) fn path(&self) -> &Path {
             &self.0
         }
     }

@@ -26,7 +26,7 @@ impl Generation {
     /// The same, and no epoch of it has been given out where this is the last one: for rooms that come from elsewhere.
     ///
     /// # Errors
-    /// As [`Generation::begin`].
+    /// As [`Generation::begin`]; no later epoch is left.
     pub fn begin_behind(
         data_dir: &Path,
         now_unix_ms: u64,
@@ -34,7 +34,13 @@ impl Generation {
     ) -> Result<Self, DataFileError> {
         let last = Self::last(data_dir)?.map_or(0, |last| last.0);
         let last = last.max(epoch.0 >> EPOCH_BITS);
-        let generation = (now_unix_ms / 1_000).max(last + 1).min(GENERATION_MAX);
+        let generation = (now_unix_ms / 1_000).max(last + 1);
+        if generation >= GENERATION_MAX {
+            return Err(DataFileError::Content {
+                path: data_dir.join(FILE),
+                expected: "a generation that another one can follow",
+            });
+        }
         data_file::write(
             data_dir,
             FILE,
@@ -79,6 +85,9 @@ impl Generation {
     }
 }
 
+/// The last epoch that is taken from elsewhere: behind it there are a million generations, so that no file uses them up.
+pub(crate) const ELSEWHERE_EPOCH_MAX: Epoch = Generation(GENERATION_MAX - (1 << 20)).last_epoch();
+
 /// Epochs of one generation, as bits. With the seconds of the 22nd century on top that is below the protocol's 2^53.
 const EPOCH_BITS: u32 = 20;
 
@@ -118,6 +127,26 @@ mod tests {
         let here = here.unwrap();
         assert!(here.first_epoch() > elsewhere.last_epoch());
         assert_eq!(Generation::last(directory.path()).unwrap(), Some(here));
+    }
+
+    /// Behind the last generation there is none: it is refused before anything is written, since every later start would refuse that.
+    #[test]
+    fn the_last_generation_is_followed_by_none() {
+        let directory = TestDirectory::new();
+        let last = Generation::begin_behind(directory.path(), NOON, ELSEWHERE_EPOCH_MAX).unwrap();
+        let epochs = [
+            Epoch(INTEGER_MAX),
+            Generation(GENERATION_MAX - 1).last_epoch(),
+        ];
+        for epoch in epochs {
+            let error = Generation::begin_behind(directory.path(), NOON, epoch).unwrap_err();
+            assert!(
+                error.to_string().contains("another one can follow"),
+                "{error}"
+            );
+            assert_eq!(Generation::last(directory.path()).unwrap(), Some(last));
+        }
+        assert!(Generation::begin(directory.path(), NOON).unwrap() > last);
     }
 
     /// A file that was damaged stops the start instead of restarting epochs below the clients'.

@@ -1,11 +1,15 @@
 //! Rooms into a file: some of them, or all as they are at one moment.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, BufWriter, Read, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, BufReader, BufWriter, PipeWriter, Read, Write};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use roomful_protocol::id::{Epoch, RoomId};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use serde_json::json;
 
 use super::running::Running;
@@ -44,15 +48,15 @@ pub fn export(
             let tenant = rooms.first().map(|room| room.tenant.as_str());
             let body = json!({ "tenant": tenant, "rooms": names });
             let answer = Running::new(config)?.ask("/v1/storage/export", Some(&body))?;
-            copy(answer, &mut sink)?
+            copy(answer, SENT, &mut sink)?
         }
         Whence::Directory => {
             let offline = Offline::open(config, clock)?;
             let frozen = offline.freeze()?;
             let rooms = offline.find(&frozen, rooms)?;
             let header = header(Content::Rooms, &offline.data_dir, clock)?;
-            let written = archive::export(&frozen, rooms, &header, &mut sink);
-            let summary = written.map_err(|error| sink.or_store(&offline, error))?;
+            let write = |out| archive::export(&frozen, rooms, &header, out);
+            let summary = written(|error| offline.failed(error), write, &mut sink)?;
             drop(frozen);
             offline.close()?;
             summary
@@ -75,7 +79,7 @@ pub fn backup(
     let summary = match whence {
         Whence::Server => {
             let answer = Running::new(config)?.ask("/v1/storage/backup", None)?;
-            copy(answer, &mut sink)?
+            copy(answer, SENT, &mut sink)?
         }
         Whence::Directory => {
             let offline = Offline::open(config, clock)?;
@@ -84,8 +88,8 @@ pub fn backup(
             RevocationFile::open(&offline.data_dir, &revocations, clock.unix_ms())?;
             let revocations = revocation_file::Line::all(&revocations);
             let header = header(Content::Backup, &offline.data_dir, clock)?;
-            let written = archive::backup(&frozen, revocations, &header, &mut sink);
-            let summary = written.map_err(|error| sink.or_store(&offline, error))?;
+            let write = |out| archive::backup(&frozen, revocations, &header, out);
+            let summary = written(|error| offline.failed(error), write, &mut sink)?;
             drop(frozen);
             offline.close()?;
             summary
@@ -100,8 +104,28 @@ fn header(content: Content, data_dir: &Path, clock: &Clock) -> Result<Header, To
     Ok(Header::new(content, clock.unix_ms(), epoch_max))
 }
 
+/// Has a file written, and reads it back on the way as whoever restores it will.
+fn written(
+    failed: impl Fn(io::Error) -> ToolError,
+    write: impl FnOnce(BufWriter<PipeWriter>) -> io::Result<Summary> + Send,
+    sink: &mut Sink,
+) -> Result<Summary, ToolError> {
+    let (from, to) = io::pipe().map_err(&failed)?;
+    let (written, copied) = thread::scope(|scope| {
+        let writing = scope.spawn(|| write(BufWriter::with_capacity(READ_BYTES, to)));
+        let copied = copy(from, WRITTEN, sink);
+        let written = writing.join();
+        (written.unwrap_or_else(|panic| resume_unwind(panic)), copied)
+    });
+    match written {
+        // What was read of it was all there is.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(failed(error)),
+        _ => copied,
+    }
+}
+
 /// Writes what comes, and looks on the way whether all of it has come.
-fn copy(from: impl Read, sink: &mut Sink) -> Result<Summary, ToolError> {
+fn copy(from: impl Read, what: &str, sink: &mut Sink) -> Result<Summary, ToolError> {
     let tee = Tee {
         from,
         sink: &mut *sink,
@@ -110,7 +134,7 @@ fn copy(from: impl Read, sink: &mut Sink) -> Result<Summary, ToolError> {
     read.map_err(|source| match sink.failure.take() {
         Some(failure) => sink.failed(failure),
         None => ToolError::Archive {
-            path: "what the server sends".into(),
+            path: what.into(),
             source,
         },
     })
@@ -172,16 +196,7 @@ impl Sink {
                 let mut part = path.clone().into_os_string();
                 part.push(".part");
                 let part = PathBuf::from(part);
-                let file = OpenOptions::new()
-                    .write(true)
-                    .create(true)
-                    .truncate(true)
-                    .mode(0o600)
-                    .open(&part)
-                    .map_err(|source| ToolError::Output {
-                        what: part.display().to_string(),
-                        source,
-                    })?;
+                let file = open_part(&part)?;
                 (Box::new(file), Some(part))
             }
         };
@@ -199,22 +214,17 @@ impl Sink {
         let Target::File(path) = self.target.clone() else {
             return done(summary, "");
         };
-        if let Some(part) = self.part.take() {
-            let named = File::open(&part)
-                .and_then(|file| file.sync_all())
-                .and_then(|()| fs::rename(&part, &path))
-                .and_then(|()| sync_directory_of(&path));
-            named.map_err(|error| self.failed(error))?;
+        if let Some(part) = &self.part {
+            let synced = File::open(part).and_then(|file| file.sync_all());
+            synced.map_err(|error| self.failed(error))?;
+            name(part, &path).map_err(|error| match error.kind() {
+                io::ErrorKind::AlreadyExists => ToolError::Exists(path.clone()),
+                _ => self.failed(error),
+            })?;
+            self.part = None;
+            sync_directory_of(&path).map_err(|error| self.failed(error))?;
         }
         done(summary, &format!(" in {}", path.display()))
-    }
-
-    /// Whose error it is that came while the store was written into it.
-    fn or_store(&mut self, offline: &Offline, error: io::Error) -> ToolError {
-        match self.failure.take() {
-            Some(failure) => self.failed(failure),
-            None => offline.failed(error),
-        }
     }
 
     fn failed(&self, source: io::Error) -> ToolError {
@@ -256,6 +266,52 @@ impl Drop for Sink {
     }
 }
 
+/// Opens the file in which another one is made. One that somebody left is used again, and one that somebody writes is not.
+fn open_part(part: &Path) -> Result<File, ToolError> {
+    let failed = |source| ToolError::Output {
+        what: part.display().to_string(),
+        source,
+    };
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(part)
+        .map_err(failed)?;
+    match file.try_lock() {
+        // Who had it may have given it its name by now, and then it is no part any more.
+        Ok(()) if is_at(&file, part) => {}
+        Err(TryLockError::Error(error)) => return Err(failed(error)),
+        Ok(()) | Err(TryLockError::WouldBlock) => {
+            return Err(ToolError::Written(part.to_owned()));
+        }
+    }
+    file.set_len(0).map_err(failed)?;
+    Ok(file)
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let place = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let open = file.metadata().map(place);
+    open.is_ok_and(|open| {
+        path.symlink_metadata()
+            .is_ok_and(|named| place(named) == open)
+    })
+}
+
+/// Gives a file its name, unless there is one of that name by now.
+fn name(part: &Path, path: &Path) -> io::Result<()> {
+    match renameat_with(CWD, part, CWD, path, RenameFlags::NOREPLACE) {
+        // Some file systems, those of a network above all, know links and not this.
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            fs::hard_link(part, path)?;
+            fs::remove_file(part)
+        }
+        named => Ok(named?),
+    }
+}
+
 fn done(summary: Summary, place: &str) -> Result<String, ToolError> {
     if !summary.damaged.is_empty() {
         return Err(ToolError::WithoutDamaged(summary.damaged));
@@ -269,6 +325,109 @@ fn sync_directory_of(path: &Path) -> io::Result<()> {
     File::open(above.unwrap_or(Path::new(".")))?.sync_all()
 }
 
+/// Whose file it is that is read on the way.
+const SENT: &str = "what the server sends";
+const WRITTEN: &str = "what was written";
+
 const WRITE_BYTES: usize = 1 << 20;
 
 const READ_BYTES: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::data_file::tests::TestDirectory;
+
+    fn sink(path: &Path) -> Result<Sink, ToolError> {
+        Sink::open(&Target::File(path.to_owned()))
+    }
+
+    fn of_store(source: io::Error) -> ToolError {
+        let path = PathBuf::new();
+        ToolError::Store { path, source }
+    }
+
+    fn some() -> Summary {
+        Summary {
+            rooms: 1,
+            ..Summary::default()
+        }
+    }
+
+    /// Two commands that are told the same name: the second one says so, and the file is that of the first. It wrote into it, also
+    /// when it had its name.
+    #[test]
+    fn a_file_is_written_by_one_command_at_a_time() {
+        let directory = TestDirectory::new();
+        let path = directory.path().join("all.jsonl");
+        let mut first = sink(&path).unwrap();
+        first.write_all(b"first").unwrap();
+        let refused = sink(&path).err().unwrap();
+        assert!(matches!(refused, ToolError::Written(_)), "{refused}");
+        first.finish(some()).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+        let refused = sink(&path).err().unwrap();
+        assert!(matches!(refused, ToolError::Exists(_)), "{refused}");
+    }
+
+    /// What is written is read back on the way, as whoever restores it will: a file that nobody could use is no success, and doesn't
+    /// appear.
+    #[test]
+    fn what_is_written_is_read_back() {
+        let directory = TestDirectory::new();
+        let path = directory.path().join("all.jsonl");
+        let header = Header::new(Content::Backup, 0, Epoch(0));
+        let header = serde_json::to_string(&header).unwrap();
+        let mut sink = sink(&path).unwrap();
+        let write = |mut out: BufWriter<PipeWriter>| {
+            writeln!(out, "{header}")?;
+            out.flush()?;
+            Ok(some())
+        };
+        let refused = written(of_store, write, &mut sink).unwrap_err();
+        assert!(matches!(refused, ToolError::Archive { .. }), "{refused}");
+        drop(sink);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    /// Where the rooms can't be read, that is what is said, and not that their file ends too early.
+    #[test]
+    fn a_store_that_fails_is_named() {
+        let directory = TestDirectory::new();
+        let mut sink = sink(&directory.path().join("all.jsonl")).unwrap();
+        let write = |_| Err(io::Error::other("the disk"));
+        let refused = written(of_store, write, &mut sink).unwrap_err();
+        assert!(matches!(refused, ToolError::Store { .. }), "{refused}");
+    }
+
+    /// One that was cut off has left a part: the next one begins it anew.
+    #[test]
+    fn what_a_command_has_left_is_written_over() {
+        let directory = TestDirectory::new();
+        let path = directory.path().join("all.jsonl");
+        fs::write(
+            directory.path().join("all.jsonl.part"),
+            "longer than the next",
+        )
+        .unwrap();
+        let mut next = sink(&path).unwrap();
+        next.write_all(b"next").unwrap();
+        next.finish(some()).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"next");
+        assert!(!directory.path().join("all.jsonl.part").exists());
+    }
+
+    /// A file that has come meanwhile stays, and nothing is left of the other one.
+    #[test]
+    fn no_file_is_written_over() {
+        let directory = TestDirectory::new();
+        let path = directory.path().join("all.jsonl");
+        let mut late = sink(&path).unwrap();
+        late.write_all(b"late").unwrap();
+        fs::write(&path, "other").unwrap();
+        let refused = late.finish(some()).unwrap_err();
+        assert!(matches!(refused, ToolError::Exists(_)), "{refused}");
+        assert_eq!(fs::read(&path).unwrap(), b"other");
+        assert!(!directory.path().join("all.jsonl.part").exists());
+    }
+}

@@ -83,6 +83,9 @@ pub enum ToolError {
     /// A file would be overwritten.
     #[error("{} is there already: nothing was written", .0.display())]
     Exists(PathBuf),
+    /// Another command writes it.
+    #[error("another command writes {}: nothing was written", .0.display())]
+    Written(PathBuf),
     /// What was found can't be written.
     #[error("{what} can't be written")]
     Output {

@@ -58,9 +58,19 @@ impl Process {
         recovered: Recovered,
         starts: u64,
     ) -> io::Result<Self> {
+        Self::with_segments(machine, store, recovered, starts, 3_000)
+    }
+
+    pub(super) fn with_segments(
+        machine: &Machine,
+        store: &Arc<dyn Store>,
+        recovered: Recovered,
+        starts: u64,
+        segment_bytes: u64,
+    ) -> io::Result<Self> {
         let shared = Shared::new(SharedHealth::default(), Arc::default(), false);
         let settings = Settings {
-            segment_bytes: 3_000,
+            segment_bytes,
             headroom: Headroom {
                 percent: 0,
                 bytes_min: HEADROOM,

@@ -10,7 +10,7 @@ use super::*;
 use crate::journal::conformance::{Calls, LOOSE, entry, room};
 
 /// Rooms `a` and `b` with ten entries each, a snapshot of `a` at 4 and a register in it; killed, or ended in order.
-fn filled(is_orderly: bool) -> TestDirectory {
+pub(super) fn filled(is_orderly: bool) -> TestDirectory {
     let mut running = Running::new(settings());
     let mut rooms = calls(&mut running);
     for id in [room("a"), room("b")] {
@@ -44,7 +44,7 @@ fn append(rooms: &mut Calls<'_>, id: &RoomId, offset: u64) {
     rooms.append(id, &Arc::new(entry)).unwrap();
 }
 
-fn look(directory: &TestDirectory) -> (Verified, Vec<Finding>) {
+pub(super) fn look(directory: &TestDirectory) -> (Verified, Vec<Finding>) {
     let mut findings = Vec::new();
     let found = &mut |finding| findings.push(finding);
     let clock = Clock::system();
@@ -63,7 +63,7 @@ fn read_snapshot(content: &[u8]) -> Result<(), String> {
 const SNAPSHOT: &[u8] = b"what the room is at four";
 
 /// Flips the first bit of some bytes in a file.
-fn flip(path: &Path, part: &[u8]) {
+pub(super) fn flip(path: &Path, part: &[u8]) {
     let mut bytes = fs::read(path).unwrap();
     let mut windows = bytes.windows(part.len());
     let at = windows.position(|window| window == part).unwrap();
@@ -71,7 +71,7 @@ fn flip(path: &Path, part: &[u8]) {
     fs::write(path, bytes).unwrap();
 }
 
-fn log(directory: &TestDirectory) -> PathBuf {
+pub(super) fn log(directory: &TestDirectory) -> PathBuf {
     let log = directory.path().join("journal/log");
     let mut segments = fs::read_dir(log).unwrap();
     segments.next().unwrap().unwrap().path()
@@ -187,14 +187,14 @@ fn damage_to_the_store_and_to_files_is_named() {
     assert_eq!(findings[0].room, None);
 }
 
-fn plan(directory: &TestDirectory) -> Result<(Repair, Vec<String>), RepairError> {
+pub(super) fn plan(directory: &TestDirectory) -> Result<(Repair, Vec<String>), RepairError> {
     let mut said = Vec::new();
     let say = &mut |line: &str| said.push(line.to_owned());
     let clock = Clock::system();
     Repair::plan(directory.path(), 0, &clock, read_snapshot, say).map(|repair| (repair, said))
 }
 
-const REPAIRED: Epoch = Epoch(8);
+pub(super) const REPAIRED: Epoch = Epoch(8);
 
 /// Repairs a journal; gives what was said of rooms.
 fn repaired(directory: &TestDirectory) -> Vec<String> {

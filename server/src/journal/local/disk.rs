@@ -29,6 +29,9 @@ pub(super) trait Disk: fmt::Debug + Send + Sync {
     /// Comes back when everything that was written to a segment survives a power cut.
     fn sync(&self, segment: u64) -> io::Result<()>;
 
+    /// How long a segment is.
+    fn length(&self, segment: u64) -> io::Result<u64>;
+
     /// Reads so many bytes, or fewer where the segment ends.
     fn read(&self, segment: u64, at: u64, bytes: usize) -> io::Result<Vec<u8>>;
 
@@ -43,6 +46,52 @@ pub(super) trait Disk: fmt::Debug + Send + Sync {
 
     /// How much space there is.
     fn space(&self) -> io::Result<Space>;
+}
+
+/// A segment as far as the disk gives it.
+#[derive(Debug)]
+pub(super) struct Legible {
+    /// Zeros stand for what can't be read.
+    pub(super) bytes: Vec<u8>,
+    /// All of it could be read.
+    pub(super) is_whole: bool,
+}
+
+impl Legible {
+    /// Reads the first bytes of a segment, and on behind what can't be read.
+    ///
+    /// # Errors
+    /// The segment is not there, or can't be looked at.
+    pub(super) fn read(disk: &dyn Disk, segment: u64, bytes: usize) -> io::Result<Self> {
+        let error = match disk.read(segment, 0, bytes) {
+            Ok(bytes) => {
+                let is_whole = true;
+                return Ok(Self { bytes, is_whole });
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
+            Err(error) => error,
+        };
+        let length = usize::try_from(disk.length(segment)?).expect("a segment fits into memory");
+        let mut legible = vec![0; length.min(bytes)];
+        let mut unread = Vec::new();
+        for (number, block) in legible.chunks_mut(BLOCK_BYTES).enumerate() {
+            let at = number * BLOCK_BYTES;
+            match disk.read(segment, at as u64, block.len()) {
+                Ok(read) if read.len() == block.len() => block.copy_from_slice(&read),
+                _ => unread.push(at),
+            }
+            if unread.first() == Some(&0) {
+                // Without its head nothing of it means anything, and a disk that gives nothing at all takes its time for each block.
+                break;
+            }
+        }
+        let blocks = unread.len();
+        tracing::error!(segment, %error, at = unread.first(), blocks, "a segment can't be read as a whole");
+        Ok(Self {
+            bytes: legible,
+            is_whole: unread.is_empty(),
+        })
+    }
 }
 
 /// Bytes of a disk.
@@ -129,6 +178,10 @@ impl Disk for Folder {
         self.file(segment)?.sync_data()
     }
 
+    fn length(&self, segment: u64) -> io::Result<u64> {
+        Ok(self.file(segment)?.metadata()?.len())
+    }
+
     fn read(&self, segment: u64, at: u64, bytes: usize) -> io::Result<Vec<u8>> {
         let file = self.file(segment)?;
         let left = file.metadata()?.len().saturating_sub(at);
@@ -201,6 +254,10 @@ impl Disk for Untouched {
         Ok(())
     }
 
+    fn length(&self, segment: u64) -> io::Result<u64> {
+        self.0.length(segment)
+    }
+
     fn read(&self, segment: u64, at: u64, bytes: usize) -> io::Result<Vec<u8>> {
         self.0.read(segment, at, bytes)
     }
@@ -223,6 +280,9 @@ impl Disk for Untouched {
 }
 
 const EXTENSION: &str = ".log";
+
+/// What is lost with one sector: the kernel reads files by pages.
+pub(super) const BLOCK_BYTES: usize = 4 << 10;
 
 /// A file of the journal is no link to another one.
 #[expect(

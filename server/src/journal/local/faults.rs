@@ -6,6 +6,7 @@ use roomful_protocol::frame::Direction;
 use roomful_protocol::payload::Payload;
 
 use super::crash::{AGE_MAX_MS, BOUNDS, HEADROOM, Process};
+use super::disk::BLOCK_BYTES;
 use super::meta::{self, LogMeta};
 use super::segment::SEGMENT_HEAD_BYTES;
 use super::simulated::{End, Machine};
@@ -348,6 +349,63 @@ fn a_segment_that_is_too_short_refuses_all_rooms() {
         let recovered = recover(&machine, &machine, false).unwrap();
         let flaws: Vec<_> = recovered.flaws.iter().map(|flaw| flaw.what).collect();
         assert_eq!(flaws, ["its end is missing"], "{kept} of {length}");
+    }
+}
+
+/// The disk doesn't give a sector back any more: the journal opens all the same, wherever the sector is. All rooms are refused, since
+/// what stood there may have been anybody's, nothing is cut off as the end of a write, and what stands elsewhere is found.
+#[test]
+fn a_sector_that_cannot_be_read_is_damage_and_ends_nothing() {
+    let (machine, rooms) = (Machine::new(1), [room("a"), room("b")]);
+    let new = recover(&machine, &machine, true).unwrap();
+    let store: Arc<dyn Store> = Arc::new(machine.clone());
+    let mut process = Process::with_segments(&machine, &store, new, 1, 64 << 10).unwrap();
+    rooms.iter().for_each(|id| drop(process.open(id).unwrap()));
+    for offset in 1..=30 {
+        for id in &rooms {
+            let payload = Payload::binary(vec![7; 2_000]);
+            let entry = Entry {
+                payload,
+                ..Entry::clone(&entry(offset, EntryKind::Publish))
+            };
+            later(
+                &process
+                    .face
+                    .append(id, Offset(offset - 1), &Arc::new(entry)),
+            );
+            process.settle();
+        }
+    }
+    drop(process);
+    let segments = machine.segments().unwrap();
+    let before: Vec<_> = segments
+        .iter()
+        .map(|number| machine.bytes(*number))
+        .collect();
+    assert!(segments.len() > 1);
+    for (segment, bytes) in segments.iter().zip(&before) {
+        for at in (100..bytes.len()).step_by(BLOCK_BYTES) {
+            let place = format!("{at} in segment {segment}");
+            machine.spoil(*segment, at..at + 1);
+            let recovered = recover(&machine, &machine, false).unwrap();
+            assert!(
+                recovered.flaws.contains(&Flaw::unreadable(*segment)),
+                "{place}"
+            );
+            assert!(recovered.is_damaged(), "{place}");
+            for (number, before) in segments.iter().zip(&before) {
+                assert!(machine.bytes(*number) == *before, "{place}");
+            }
+            let (disk, store) = (Arc::new(machine.clone()), Arc::new(machine.clone()));
+            let reader = Reader::new(disk, store, recovered.index);
+            let mut files = Vec::new();
+            let found = &mut |finding: Finding| files.push(finding.file);
+            let verified = verify::verify(&reader, &recovered.flaws, |_| Ok(()), found);
+            assert_eq!(files[0], recovered.flaws[0].file(), "{place}");
+            // An entry is a batch of its own here, and takes half a block.
+            let is_head = at < BLOCK_BYTES;
+            assert!(verified.entries >= 57 || is_head, "{place}: {verified:?}");
+        }
     }
 }
 

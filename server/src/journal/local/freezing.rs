@@ -108,6 +108,19 @@ pub enum ReadError {
     Io(#[from] io::Error),
 }
 
+impl ReadError {
+    /// What the store says. A block of it that is damaged is that of the rooms in it, and no reason to read no other.
+    fn of_store(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::InvalidData => {
+                tracing::error!(%error, "the journal's store is damaged");
+                Self::Damaged(DAMAGED_BLOCK)
+            }
+            _ => Self::Io(error),
+        }
+    }
+}
+
 /// Why rooms are not found.
 #[derive(Debug, thiserror::Error)]
 pub enum FindError {
@@ -177,6 +190,19 @@ impl Frozen {
         outcome
     }
 
+    /// The last epoch that a room has.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub fn last_epoch(&self) -> io::Result<Epoch> {
+        let mut last = Epoch(0);
+        self.rooms(&mut |room| {
+            last = last.max(room.epoch);
+            Ok(())
+        })?;
+        Ok(last)
+    }
+
     /// One room, if it is there.
     ///
     /// # Errors
@@ -221,18 +247,17 @@ impl Frozen {
                 "the room's entry in the store",
             ));
         };
-        let known = self.view.get(Space::Logs, &meta::log_key(log))?;
-        let Some(known) = known else {
-            return Ok(StoredRoom::damaged(
-                room,
-                log,
-                "the log is missing from the store",
-            ));
+        let known = self.view.get(Space::Logs, &meta::log_key(log));
+        let damage = match known.map_err(ReadError::of_store) {
+            Ok(Some(known)) => match LogMeta::read(&known) {
+                Some(meta) => return Ok(StoredRoom::new(room, log, &meta)),
+                None => "the log's entry in the store",
+            },
+            Ok(None) => "the log is missing from the store",
+            Err(ReadError::Damaged(damage)) => damage,
+            Err(ReadError::Io(error)) => return Err(error),
         };
-        Ok(match LogMeta::read(&known) {
-            Some(meta) => StoredRoom::new(room, log, &meta),
-            None => StoredRoom::damaged(room, log, "the log's entry in the store"),
-        })
+        Ok(StoredRoom::damaged(room, log, damage))
     }
 
     fn read_snapshot(&self, room: &StoredRoom, take: Take<'_>) -> Result<(), ReadError> {
@@ -240,7 +265,8 @@ impl Frozen {
         if at == Offset(0) {
             return Ok(());
         }
-        let value = self.view.get(Space::Snapshots, &meta::log_key(room.log))?;
+        let value = self.view.get(Space::Snapshots, &meta::log_key(room.log));
+        let value = value.map_err(ReadError::of_store)?;
         let value = value.ok_or(ReadError::Damaged("its snapshot is missing"))?;
         let length = match Record::read(&value) {
             Ok((record, length))
@@ -268,13 +294,14 @@ impl Frozen {
             })();
             outcome.is_ok()
         };
-        self.view.range(
+        let read = self.view.range(
             Space::Registers,
             &from,
             &until,
             Direction::Forward,
             &mut look,
-        )?;
+        );
+        read.map_err(ReadError::of_store)?;
         outcome
     }
 
@@ -299,13 +326,14 @@ impl Frozen {
             })();
             outcome.is_ok()
         };
-        self.view.range(
+        let read = self.view.range(
             Space::Entries,
             &from.0,
             &until.0,
             Direction::Forward,
             &mut look,
-        )?;
+        );
+        read.map_err(ReadError::of_store)?;
         outcome?;
         match next > room.head {
             true => Ok(()),
@@ -318,5 +346,106 @@ fn is_of(record: &Record<'_>, kind: Kind, room: &StoredRoom) -> bool {
     record.head.kind == kind && record.head.log == room.log
 }
 
+/// What the checksum of a block of the store says of it.
+pub(super) const DAMAGED_BLOCK: &str = "a block of the store";
+
 /// How often whoever waits looks whether there is still somebody to answer.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests {
+    use super::super::damaged::filled;
+    use super::super::tests::{Running, settings};
+    use super::*;
+    use crate::journal::conformance::room;
+
+    /// A store in which what one space has of one log stands in a block that is damaged.
+    #[derive(Debug)]
+    struct Rotten {
+        whole: Box<dyn View>,
+        space: Space,
+        log: Vec<u8>,
+    }
+
+    impl Rotten {
+        fn look(&self, space: Space, key: &[u8]) -> io::Result<()> {
+            match space == self.space && key.starts_with(&self.log) {
+                true => Err(io::Error::new(io::ErrorKind::InvalidData, "a checksum")),
+                false => Ok(()),
+            }
+        }
+    }
+
+    impl View for Rotten {
+        fn get(&self, space: Space, key: &[u8]) -> io::Result<Option<Bytes>> {
+            self.look(space, key)?;
+            self.whole.get(space, key)
+        }
+
+        fn range(
+            &self,
+            space: Space,
+            from: &[u8],
+            until: &[u8],
+            direction: Direction,
+            visit: super::super::store::Visit<'_>,
+        ) -> io::Result<()> {
+            self.look(space, from)?;
+            self.whole.range(space, from, until, direction, visit)
+        }
+    }
+
+    /// What the store keeps in blocks with a checksum is lost with its block, to the rooms in it: others are read all the same. It
+    /// ended the copy of all rooms.
+    #[test]
+    fn a_damaged_block_of_the_store_costs_its_room_and_no_other() {
+        let running = Running::on(filled(true), settings());
+        let local = running.local.as_ref().unwrap();
+        let log = local
+            .freeze()
+            .unwrap()
+            .room(&room("a"))
+            .unwrap()
+            .unwrap()
+            .log;
+        for space in [
+            Space::Logs,
+            Space::Snapshots,
+            Space::Registers,
+            Space::Entries,
+        ] {
+            let view = Box::new(Rotten {
+                whole: local.freeze().unwrap().view,
+                space,
+                log: meta::log_key(log),
+            });
+            let frozen = Frozen { view };
+            let mut read = Vec::new();
+            let mut look = |room: StoredRoom| {
+                let outcome = frozen.read(&room, &mut |_| Ok(()));
+                let outcome = outcome.map_err(|error| error.to_string());
+                read.push((room.room, outcome));
+                Ok(())
+            };
+            frozen.rooms(&mut look).unwrap();
+            let damaged = Err(DAMAGED_BLOCK.to_owned());
+            let expected = [(room("a"), damaged), (room("b"), Ok(()))];
+            assert_eq!(read, expected, "{space:?}");
+        }
+        running.close();
+    }
+
+    /// Whoever takes the parts may fail in the same words: that is nothing of the room's.
+    #[test]
+    fn what_a_taker_says_is_no_damage() {
+        let running = Running::on(filled(true), settings());
+        let frozen = running.local.as_ref().unwrap().freeze().unwrap();
+        let stored = frozen.room(&room("b")).unwrap().unwrap();
+        let read = frozen.read(&stored, &mut |_| {
+            Err(io::Error::from(io::ErrorKind::InvalidData).into())
+        });
+        assert!(matches!(read, Err(ReadError::Io(_))), "{read:?}");
+        drop(frozen);
+        running.close();
+    }
+}

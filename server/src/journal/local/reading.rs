@@ -14,6 +14,7 @@ use roomful_protocol::id::{Epoch, Offset, RoomId};
 
 use super::committer::{self, Log, OpenLog, OpenRequest};
 use super::disk::Disk;
+use super::freezing::DAMAGED_BLOCK;
 use super::holding::Holders;
 use super::index::{Budget, Index, Spot};
 use super::marks::Marks;
@@ -64,7 +65,7 @@ impl From<io::Error> for Trouble {
             io::ErrorKind::NotFound => Self::Moved,
             io::ErrorKind::InvalidData => {
                 tracing::error!(%error, "the journal's store is damaged");
-                Self::Damaged("a block of the store")
+                Self::Damaged(DAMAGED_BLOCK)
             }
             _ => Self::Io(error),
         }

@@ -3,6 +3,7 @@
 //! Nothing is deleted on doubt. What was cut off was reported to nobody. What was stored and can't be read makes its room
 //! refused, or all rooms where nobody knows whose it was; its segment stays. What must be there is known: the store says which
 //! segments it has taken and which one was begun last, batches are numbered over all segments, and a segment says how long it is.
+//! What the disk doesn't give back was stored, as far as anybody knows: it is never taken for the end of a write.
 //! What can't be told is the damage to the last batch before a kill, as long as nothing behind it says that it was synced: it
 //! looks like a write that never finished, and is cut off like one.
 
@@ -13,7 +14,7 @@ use std::sync::Arc;
 
 use roomful_protocol::id::Offset;
 
-use super::disk::Disk;
+use super::disk::{Disk, Legible};
 use super::index::{Index, Segment};
 use super::ingest::{read_begun, read_state};
 use super::meta::State;
@@ -57,6 +58,11 @@ impl Flaw {
             of: None,
             what,
         }
+    }
+
+    /// The disk doesn't give all of a segment.
+    pub(super) fn unreadable(segment: u64) -> Self {
+        Self::unknown(segment, "a part of it can't be read from the disk")
     }
 }
 
@@ -211,7 +217,12 @@ impl Recovery<'_> {
     fn read(&mut self, number: u64, is_last: bool) -> Result<(), RecoveryError> {
         self.miss_until(number);
         self.next_segment = number + 1;
-        let bytes = self.disk.read(number, 0, usize::MAX)?;
+        let Legible { bytes, is_whole } = Legible::read(self.disk, number, usize::MAX)?;
+        if !is_whole {
+            self.flaws.push(Flaw::unreadable(number));
+        }
+        // Zeros that nobody wrote are not the end of a write.
+        let is_last = is_last && is_whole;
         let read = match Read::of(number, self.next_batch, &bytes, is_last) {
             Ok(read) => read,
             Err(error @ ScanError::Version(_)) => {

@@ -26,7 +26,7 @@ use super::verify::{self, Finding};
 use super::{DIRECTORY, open_store};
 use crate::clock::Clock;
 
-/// Why nothing was repaired. Nothing was changed.
+/// Why a repair has not ended as it should. Nothing was changed, where it isn't said.
 #[derive(Debug, thiserror::Error)]
 pub enum RepairError {
     /// The journal can't be looked at. Where it is the store that can't be opened, a copy has to be restored.
@@ -40,6 +40,21 @@ pub enum RepairError {
     Io {
         /// Where.
         path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The new journal is in the place of the damaged one, but nobody knows whether a power cut leaves it there. Both are whole, and
+    /// are to be kept until the disk has been looked at.
+    #[error(
+        "the repaired journal is in {} and the damaged one in {}, but the disk has failed to store that: after a power cut each may be in the other's place",
+        journal.display(),
+        aside.display()
+    )]
+    Unsynced {
+        /// Where the new one is.
+        journal: PathBuf,
+        /// Where the damaged one is.
+        aside: PathBuf,
         /// Why.
         source: io::Error,
     },
@@ -161,10 +176,19 @@ impl Repair {
     /// don't stay as they are begin with this one.
     ///
     /// # Errors
-    /// The new journal can't be written. Nothing was changed.
+    /// The new journal can't be written: nothing was changed. Or it is in its place, and nobody knows for how long.
     pub fn apply(self, first_epoch: Epoch) -> Result<PathBuf, RepairError> {
+        self.apply_synced(first_epoch, sync_directory)
+    }
+
+    fn apply_synced(
+        self,
+        first_epoch: Epoch,
+        sync: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> Result<PathBuf, RepairError> {
         let seconds = self.clock.unix_ms() / 1_000;
         let aside = self.data_dir.join(format!("damaged-{seconds}"));
+        let journal = self.data_dir.join(DIRECTORY);
         let failed = |source| RepairError::Io {
             path: aside.clone(),
             source,
@@ -172,21 +196,27 @@ impl Repair {
         if aside.exists() {
             return Err(failed(io::ErrorKind::AlreadyExists.into()));
         }
-        let built = self.build(&aside, first_epoch).and_then(|directory| {
-            let journal = self.data_dir.join(DIRECTORY);
-            let flags = RenameFlags::EXCHANGE;
-            renameat_with(CWD, &aside, CWD, &journal, flags)
+        let exchanged = self.build(&aside, first_epoch).and_then(|directory| {
+            renameat_with(CWD, &aside, CWD, &journal, RenameFlags::EXCHANGE)
                 .map_err(|error| failed(error.into()))?;
-            sync_directory(&self.data_dir).map_err(failed)?;
             Ok(directory)
         });
-        match built {
-            Ok(_) => Ok(aside),
+        let _held = match exchanged {
+            Ok(directory) => directory,
             Err(error) => {
                 // What was written of it is of no use; the error that matters is the first.
                 drop(fs::remove_dir_all(&aside));
-                Err(error)
+                return Err(error);
             }
+        };
+        // From here on the damaged one is aside, and nothing takes that away.
+        match sync(&self.data_dir) {
+            Ok(()) => Ok(aside),
+            Err(source) => Err(RepairError::Unsynced {
+                journal,
+                aside,
+                source,
+            }),
         }
     }
 
@@ -466,3 +496,30 @@ const BYTES_AT_ONCE: usize = 32 << 20;
 
 /// So much of rooms beside entries.
 const CHANGES_AT_ONCE: usize = 16_384;
+
+#[cfg(test)]
+mod tests {
+    use super::super::damaged::{REPAIRED, filled, flip, log, look, plan};
+    use super::*;
+
+    /// Once the two have changed places, a disk that fails costs neither: what was taken for the new one was the damaged one, and
+    /// was deleted as of no use.
+    #[test]
+    fn a_sync_that_fails_leaves_both_journals() {
+        let directory = filled(false);
+        flip(&log(&directory), b"entry 7 of default/chat:a");
+        let damaged = fs::read(log(&directory)).unwrap();
+        let (repair, _) = plan(&directory).unwrap();
+        let error = repair
+            .apply_synced(REPAIRED, |_| Err(io::Error::other("the disk")))
+            .unwrap_err();
+        let said = error.to_string();
+        let RepairError::Unsynced { aside, .. } = error else {
+            panic!("{error}");
+        };
+        assert!(said.contains(&aside.display().to_string()), "{said}");
+        let kept = fs::read_dir(aside.join("log")).unwrap().next().unwrap();
+        assert_eq!(fs::read(kept.unwrap().path()).unwrap(), damaged);
+        assert_eq!(look(&directory).1, [], "the new one is in its place");
+    }
+}

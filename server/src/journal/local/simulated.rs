@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -35,6 +36,8 @@ struct Inner {
     /// The next change of the store fails once.
     store_fails: bool,
     files: BTreeMap<u64, SimulatedFile>,
+    /// Of a segment, what the disk doesn't give back.
+    unreadable: Option<(u64, Range<usize>)>,
     /// What is left for more.
     free: u64,
     /// Something may have been stored.
@@ -76,6 +79,7 @@ impl Machine {
             write_fails: false,
             store_fails: false,
             files: BTreeMap::new(),
+            unreadable: None,
             free: 1 << 30,
             is_begun: false,
             synced: Spaces::new(),
@@ -178,6 +182,11 @@ impl Machine {
         change(&mut file.current);
         file.synced = file.current.clone();
         file.unsynced.clear();
+    }
+
+    /// Has the disk not give back a part of a segment any more.
+    pub(super) fn spoil(&self, segment: u64, part: Range<usize>) {
+        self.inner().unreadable = Some((segment, part));
     }
 
     /// What is in a segment.
@@ -345,14 +354,26 @@ impl Disk for Machine {
         })
     }
 
+    fn length(&self, segment: u64) -> io::Result<u64> {
+        let mut inner = self.inner();
+        match inner.is_off {
+            true => Err(off()),
+            false => Ok(inner.file(segment)?.current.len() as u64),
+        }
+    }
+
     fn read(&self, segment: u64, at: u64, bytes: usize) -> io::Result<Vec<u8>> {
         let mut inner = self.inner();
         if inner.is_off {
             return Err(off());
         }
         let at = to_usize(at);
+        let unreadable = inner.unreadable.clone();
         let file = inner.file(segment)?;
         let end = at.saturating_add(bytes).min(file.current.len());
+        if unreadable.is_some_and(|(of, part)| of == segment && at < part.end && part.start < end) {
+            return Err(io::Error::other("the disk can't"));
+        }
         Ok(file.current[at.min(end)..end].to_vec())
     }
 

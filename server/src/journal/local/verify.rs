@@ -9,6 +9,7 @@ use std::{fmt, io};
 use roomful_protocol::frame::Direction;
 use roomful_protocol::id::{Offset, RoomId};
 
+use super::disk::Legible;
 use super::index::Segment;
 use super::meta;
 use super::reading::Reader;
@@ -121,7 +122,8 @@ impl Verifier<'_> {
         for (number, end) in segments {
             let file = segment_file(number);
             let length = usize::try_from(end).expect("a segment fits into memory");
-            let bytes = match self.reader.disk.read(number, 0, length) {
+            let read = Legible::read(&*self.reader.disk, number, length);
+            let Legible { bytes, is_whole } = match read {
                 // The store has it by now.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !self.has(number) => {
                     continue;
@@ -130,9 +132,13 @@ impl Verifier<'_> {
                     self.tell(&file, None, None, error.to_string());
                     continue;
                 }
-                Ok(bytes) => bytes,
+                Ok(legible) => legible,
             };
             self.verified.segments += 1;
+            let unreadable = Flaw::unreadable(number);
+            if !is_whole && !known.contains(&unreadable) {
+                self.tell_flaw(&unreadable, None);
+            }
             if bytes.len() < length {
                 self.tell(&file, None, None, "its end is missing".to_owned());
             }
