@@ -4,7 +4,7 @@
 //! write, which is kept until it is replaced, taken away or made; it is stored as an entry of the server's own, that nobody is
 //! sent. It stands beside the id of the token that it came with, since whether its author may still write is asked when it is
 //! made. All of them together are bounded in bytes. What a member's token of now says of what it has left is an entry too, which
-//! may have to wait until the journal takes one: [`Grants`] has it until then. Who is gone, the room knows.
+//! may have to wait until the journal takes one: `Grants` has it until then. Who is gone, the room knows.
 
 use std::collections::BTreeMap;
 
