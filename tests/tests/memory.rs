@@ -22,7 +22,7 @@ use tokio_tungstenite::tungstenite;
 /// Idle connections are let in up to the soft mark, and then no more until some have gone.
 #[tokio::test]
 async fn idle_connections_stop_at_the_soft_mark() {
-    let server = server(16).await;
+    let server = server(24).await;
     let pressure = Pressure::on(&server).await;
     let mut idle = Vec::new();
     let refusal = loop {
