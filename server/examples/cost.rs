@@ -5,8 +5,10 @@
 //! `valgrind --tool=callgrind --toggle-collect=cost::stretch`. `cargo xtask test guard` does both and holds the result to bounds. It judges
 //! nothing itself, beyond that every member got every event.
 
+#[path = "../tests/loose/mod.rs"]
+mod loose;
+
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,24 +17,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use roomful_protocol::codec::Encoding;
 use roomful_protocol::frame::{
-    ClientFrame, Durability, Hello, Join, JoinProducer, OpId, Publish, ServerFrame, Watch,
+    ClientFrame, Hello, Join, JoinProducer, OpId, Publish, ServerFrame, Watch,
 };
 use roomful_protocol::id::{Epoch, ProducerId, RequestId, RoomAlias, Sequence};
 use roomful_protocol::payload::Payload;
 use roomful_protocol::websocket::{ReadLimits, Reader, Role, WebSocketEvent};
 use roomful_server::clock::Now;
-use roomful_server::config::SecretKey;
-use roomful_server::connection::{Rate, Rates};
-use roomful_server::directory::Directory;
+use roomful_server::journal::Journals;
 use roomful_server::journal::memory::MemoryJournal;
-use roomful_server::journal::{HistoryBounds, Journals};
-use roomful_server::memory::Memory;
-use roomful_server::room::operations::OperationBounds;
-use roomful_server::room::tables::TableBounds;
-use roomful_server::room::{RoomSettings, kind};
-use roomful_server::session::index::Sessions;
-use roomful_server::session::token::ResumeKey;
-use roomful_server::session::users::{UserLimits, Users};
+use roomful_server::room::RoomSettings;
 use roomful_server::shard::message::{ConnectionId, Message, ShardId};
 use roomful_server::shard::{Flush, Host, Input, Shard, ShardSettings, Shared};
 
@@ -340,77 +333,14 @@ fn producer(member: usize) -> ProducerId {
 /// Everything on, nothing in the way.
 fn shared(members: usize) -> Shared {
     let room = RoomSettings {
-        kind: kind::REGISTRY[0].1,
-        history: HistoryBounds {
-            entries_max: 64,
-            bytes_max: 1 << 20,
-            age_max_ms: 3_600_000,
-        },
-        operations: OperationBounds {
-            results_max: 64,
-            window_ms: 60_000,
-            absent_max: 100,
-        },
-        durability: Durability::Memory,
-        presence_grace_ms: 10_000,
-        presence_delta_ms: 100,
-        presence_value_bytes_max: 1_000,
         members_max: members,
-        chunk_entries_max: 256,
-        chunk_bytes_max: 64 * 1024,
-        empty_ms: 60_000,
-        tables: TableBounds::default(),
-    };
-    let any = Rate {
-        per_s: 1e7,
-        burst: 10_000_000,
+        ..loose::room()
     };
     let settings = ShardSettings {
-        namespaces: BTreeMap::from([("bench".to_owned(), Arc::new(room))]),
-        other_namespaces: None,
-        anonymous: true,
-        resume_key: ResumeKey::new(&SecretKey::new([7; 32])),
-        expiry_warning_ms: 60_000,
-        session_retention_ms: 60_000,
-        hello_timeout_ms: 10_000,
-        hello_bytes_max: 65_536,
-        heartbeat_ms: 25_000,
-        message_bytes_max: 65_536,
-        payload_bytes_max: 61_440,
-        rooms_max: 8,
         requests_max: 16_384,
-        rates: Rates {
-            errors: any,
-            messages: any,
-            joins: any,
-            bytes: any,
-            pages: any,
-            control: any,
-            refusals: any,
-        },
-        outbox_bytes_max: 1 << 20,
-        outbox_messages_max: 1_000,
-        write_stall_ms: 10_000,
-        write_progress_bytes_min: 1,
-        user: UserLimits {
-            connections_max: u32::MAX,
-            memberships_max: u32::MAX,
-            messages: any,
-            bytes: any,
-            joins: any,
-            rooms: any,
-        },
-        members_per_look: 64,
-        items_per_look: 16,
-        waiting_turns_max: 64,
+        ..loose::shard("bench", room)
     };
-    Shared {
-        directory: Directory::new(1, 100),
-        sessions: Sessions::new(UNIX_MS - 60_000, 60_000),
-        users: Users::default(),
-        settings: Arc::new(settings),
-        memory: Memory::unlimited(1),
-    }
+    loose::shared(1, settings, UNIX_MS)
 }
 
 /// The system's allocator, counted.

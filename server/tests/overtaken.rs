@@ -3,32 +3,25 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed check is a panic")]
 
-use std::collections::{BTreeMap, VecDeque};
+mod loose;
+
+use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use roomful_protocol::codec::Encoding;
 use roomful_protocol::error::ErrorCode;
-use roomful_protocol::frame::{ClientFrame, Durability, Hello, Join, Refresh, ServerFrame, Watch};
+use roomful_protocol::frame::{ClientFrame, Hello, Join, Refresh, ServerFrame, Watch};
 use roomful_protocol::id::{Epoch, RequestId, RoomId, RoomName, UserId};
 use roomful_protocol::text::Text;
 use roomful_protocol::websocket::{ReadLimits, Reader, Role, WebSocketEvent};
 use roomful_server::auth::{Grant, Grants, Identity, RoomPattern, TokenId, Verb, Verbs};
 use roomful_server::clock::Now;
-use roomful_server::config::SecretKey;
-use roomful_server::connection::{Rate, Rates};
-use roomful_server::directory::Directory;
+use roomful_server::journal::Journals;
 use roomful_server::journal::memory::MemoryJournal;
-use roomful_server::journal::{HistoryBounds, Journals};
-use roomful_server::memory::Memory;
 use roomful_server::metrics::ShardCounters;
-use roomful_server::room::operations::OperationBounds;
-use roomful_server::room::tables::TableBounds;
-use roomful_server::room::{RoomSettings, kind};
-use roomful_server::session::index::Sessions;
-use roomful_server::session::token::ResumeKey;
-use roomful_server::session::users::{UserLimits, Users};
+use roomful_server::room::RoomSettings;
 use roomful_server::shard::message::{ConnectionId, Message, Request, ShardId, StateGrant};
 use roomful_server::shard::{Host, Input, Shard, ShardSettings, Shared};
 
@@ -263,75 +256,12 @@ const NOW: Now = Now {
 
 fn shared() -> Shared {
     let room = RoomSettings {
-        kind: kind::REGISTRY[0].1,
-        history: HistoryBounds {
-            entries_max: 64,
-            bytes_max: 1 << 20,
-            age_max_ms: 3_600_000,
-        },
-        operations: OperationBounds {
-            results_max: 64,
-            window_ms: 60_000,
-            absent_max: 100,
-        },
-        durability: Durability::Memory,
         presence_grace_ms: 1_000,
-        presence_delta_ms: 100,
-        presence_value_bytes_max: 1_000,
-        members_max: 100,
-        chunk_entries_max: 256,
-        chunk_bytes_max: 64 * 1024,
-        empty_ms: 60_000,
-        tables: TableBounds::default(),
-    };
-    let any = Rate {
-        per_s: 1e7,
-        burst: 10_000_000,
+        ..loose::room()
     };
     let settings = ShardSettings {
-        namespaces: BTreeMap::from([("chat".to_owned(), Arc::new(room))]),
-        other_namespaces: None,
         anonymous: false,
-        resume_key: ResumeKey::new(&SecretKey::new([7; 32])),
-        expiry_warning_ms: 60_000,
-        session_retention_ms: 60_000,
-        hello_timeout_ms: 10_000,
-        hello_bytes_max: 65_536,
-        heartbeat_ms: 25_000,
-        message_bytes_max: 65_536,
-        payload_bytes_max: 61_440,
-        rooms_max: 8,
-        requests_max: 256,
-        rates: Rates {
-            errors: any,
-            messages: any,
-            joins: any,
-            bytes: any,
-            pages: any,
-            control: any,
-            refusals: any,
-        },
-        outbox_bytes_max: 1 << 20,
-        outbox_messages_max: 1_000,
-        write_stall_ms: 10_000,
-        write_progress_bytes_min: 1,
-        user: UserLimits {
-            connections_max: u32::MAX,
-            memberships_max: u32::MAX,
-            messages: any,
-            bytes: any,
-            joins: any,
-            rooms: any,
-        },
-        members_per_look: 64,
-        items_per_look: 16,
-        waiting_turns_max: 64,
+        ..loose::shard("chat", room)
     };
-    Shared {
-        directory: Directory::new(2, 100),
-        sessions: Sessions::new(NOW.unix_ms - 60_000, 60_000),
-        users: Users::default(),
-        settings: Arc::new(settings),
-        memory: Memory::unlimited(2),
-    }
+    loose::shared(2, settings, NOW.unix_ms)
 }

@@ -8,6 +8,8 @@
     reason = "a failed check is a panic, and so is what is tested"
 )]
 
+mod loose;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IoSlice;
@@ -28,22 +30,13 @@ use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
 use roomful_protocol::websocket::{ReadLimits, Reader, Role, WebSocketEvent};
 use roomful_server::clock::Now;
-use roomful_server::config::SecretKey;
-use roomful_server::connection::{Rate, Rates};
-use roomful_server::directory::Directory;
 use roomful_server::journal::memory::MemoryJournal;
 use roomful_server::journal::{
     HistoryBounds, Journal, Journals, Opened, Outcome, ReadPage, ReadQuery, Snapshot,
 };
-use roomful_server::memory::Memory;
 use roomful_server::metrics::{PanicPlace, ShardCounters};
 use roomful_server::room::RoomSettings;
 use roomful_server::room::kind::{Decision, Proposal, Rejection, Relay, RoomKind};
-use roomful_server::room::operations::OperationBounds;
-use roomful_server::room::tables::TableBounds;
-use roomful_server::session::index::Sessions;
-use roomful_server::session::token::ResumeKey;
-use roomful_server::session::users::{UserLimits, Users};
 use roomful_server::shard::message::{ConnectionId, Message, ShardId};
 use roomful_server::shard::{Flush, Host, Input, Shard, ShardSettings, Shared};
 
@@ -561,75 +554,12 @@ const UNIX_MS: u64 = 1_800_000_000_000;
 fn shared() -> Shared {
     let room = RoomSettings {
         kind: || Box::new(Fragile(Relay)),
-        history: HistoryBounds {
-            entries_max: 64,
-            bytes_max: 1 << 20,
-            age_max_ms: 3_600_000,
-        },
-        operations: OperationBounds {
-            results_max: 64,
-            window_ms: 60_000,
-            absent_max: 100,
-        },
-        durability: Durability::Memory,
-        presence_grace_ms: 10_000,
-        presence_delta_ms: 100,
-        presence_value_bytes_max: 1_000,
-        members_max: 100,
-        chunk_entries_max: 256,
-        chunk_bytes_max: 64 * 1024,
-        empty_ms: 60_000,
-        tables: TableBounds::default(),
-    };
-    let any = Rate {
-        per_s: 1e7,
-        burst: 10_000_000,
+        ..loose::room()
     };
     let settings = ShardSettings {
-        namespaces: BTreeMap::from([("fragile".to_owned(), Arc::new(room))]),
-        other_namespaces: None,
-        anonymous: true,
-        resume_key: ResumeKey::new(&SecretKey::new([7; 32])),
-        expiry_warning_ms: 60_000,
-        session_retention_ms: 60_000,
-        hello_timeout_ms: 10_000,
-        hello_bytes_max: 65_536,
         // Nobody is asked whether it lives.
         heartbeat_ms: 1_000_000_000,
-        message_bytes_max: 65_536,
-        payload_bytes_max: 61_440,
-        rooms_max: 8,
-        requests_max: 256,
-        rates: Rates {
-            errors: any,
-            messages: any,
-            joins: any,
-            bytes: any,
-            pages: any,
-            control: any,
-            refusals: any,
-        },
-        outbox_bytes_max: 1 << 20,
-        outbox_messages_max: 1_000,
-        write_stall_ms: 10_000,
-        write_progress_bytes_min: 1,
-        user: UserLimits {
-            connections_max: u32::MAX,
-            memberships_max: u32::MAX,
-            messages: any,
-            bytes: any,
-            joins: any,
-            rooms: any,
-        },
-        members_per_look: 64,
-        items_per_look: 16,
-        waiting_turns_max: 64,
+        ..loose::shard("fragile", room)
     };
-    Shared {
-        directory: Directory::new(1, 100),
-        sessions: Sessions::new(UNIX_MS - 60_000, 60_000),
-        users: Users::default(),
-        settings: Arc::new(settings),
-        memory: Memory::unlimited(1),
-    }
+    loose::shared(1, settings, UNIX_MS)
 }

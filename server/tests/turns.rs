@@ -5,15 +5,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed check is a panic")]
 
-use std::collections::BTreeMap;
+mod loose;
+
 use std::io::IoSlice;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use roomful_protocol::codec::Encoding;
-use roomful_protocol::frame::{
-    ClientFrame, Durability, Hello, Join, Ping, Publish, ServerFrame, Watch,
-};
+use roomful_protocol::frame::{ClientFrame, Hello, Join, Ping, Publish, ServerFrame, Watch};
 use roomful_protocol::id::{Epoch, Offset, RequestId, RoomAlias, UserId};
 use roomful_protocol::payload::Payload;
 use roomful_protocol::position::Position;
@@ -21,19 +20,10 @@ use roomful_protocol::text::Text;
 use roomful_protocol::websocket::{ReadLimits, Reader, Role, WebSocketEvent};
 use roomful_server::auth::Identity;
 use roomful_server::clock::Now;
-use roomful_server::config::SecretKey;
-use roomful_server::connection::{Rate, Rates};
-use roomful_server::directory::Directory;
+use roomful_server::journal::Journals;
 use roomful_server::journal::memory::MemoryJournal;
-use roomful_server::journal::{HistoryBounds, Journals};
-use roomful_server::memory::Memory;
 use roomful_server::metrics::ShardCounters;
-use roomful_server::room::operations::OperationBounds;
-use roomful_server::room::tables::TableBounds;
-use roomful_server::room::{RoomSettings, kind};
-use roomful_server::session::index::Sessions;
-use roomful_server::session::token::ResumeKey;
-use roomful_server::session::users::{UserLimits, Users};
+use roomful_server::room::RoomSettings;
 use roomful_server::shard::message::{ConnectionId, Message, ShardId};
 use roomful_server::shard::{Flush, Host, Input, Phase, Shard, ShardSettings, Shared};
 
@@ -410,75 +400,14 @@ const UNIX_MS: u64 = 1_800_000_000_000;
 
 fn shared(anonymous: bool) -> Shared {
     let room = RoomSettings {
-        kind: kind::REGISTRY[0].1,
-        history: HistoryBounds {
-            entries_max: 64,
-            bytes_max: 1 << 20,
-            age_max_ms: 3_600_000,
-        },
-        operations: OperationBounds {
-            results_max: 64,
-            window_ms: 60_000,
-            absent_max: 100,
-        },
-        durability: Durability::Memory,
         presence_grace_ms: 1_000,
-        presence_delta_ms: 100,
-        presence_value_bytes_max: 1_000,
         members_max: MEMBERS,
-        chunk_entries_max: 256,
-        chunk_bytes_max: 64 * 1024,
-        empty_ms: 60_000,
-        tables: TableBounds::default(),
-    };
-    let any = Rate {
-        per_s: 1e7,
-        burst: 10_000_000,
+        ..loose::room()
     };
     let settings = ShardSettings {
-        namespaces: BTreeMap::from([("chat".to_owned(), Arc::new(room))]),
-        other_namespaces: None,
         anonymous,
-        resume_key: ResumeKey::new(&SecretKey::new([7; 32])),
-        expiry_warning_ms: 60_000,
-        session_retention_ms: 60_000,
-        hello_timeout_ms: 10_000,
-        hello_bytes_max: 65_536,
         heartbeat_ms: HEARTBEAT_MS,
-        message_bytes_max: 65_536,
-        payload_bytes_max: 61_440,
-        rooms_max: 8,
-        requests_max: 256,
-        rates: Rates {
-            errors: any,
-            messages: any,
-            joins: any,
-            bytes: any,
-            pages: any,
-            control: any,
-            refusals: any,
-        },
-        outbox_bytes_max: 1 << 20,
-        outbox_messages_max: 1_000,
-        write_stall_ms: 10_000,
-        write_progress_bytes_min: 1,
-        user: UserLimits {
-            connections_max: u32::MAX,
-            memberships_max: u32::MAX,
-            messages: any,
-            bytes: any,
-            joins: any,
-            rooms: any,
-        },
-        members_per_look: 64,
-        items_per_look: 16,
-        waiting_turns_max: 64,
+        ..loose::shard("chat", room)
     };
-    Shared {
-        directory: Directory::new(1, 100),
-        sessions: Sessions::new(UNIX_MS - 60_000, 60_000),
-        users: Users::default(),
-        settings: Arc::new(settings),
-        memory: Memory::unlimited(1),
-    }
+    loose::shared(1, settings, UNIX_MS)
 }
