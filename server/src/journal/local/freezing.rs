@@ -15,7 +15,7 @@ use roomful_protocol::id::{Epoch, Offset, RoomId};
 
 use super::meta::{self, EntryKey, LogMeta};
 use super::record::{HEAD_BYTES, Kind, LogId, Record};
-use super::store::{Space, Store, View};
+use super::store::{self, Space, Store, View};
 use crate::journal::Snapshot;
 
 /// Somebody waits for the store as it is at one moment.
@@ -111,12 +111,9 @@ pub enum ReadError {
 impl ReadError {
     /// What the store says. A block of it that is damaged is that of the rooms in it, and no reason to read no other.
     fn of_store(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::InvalidData => {
-                tracing::error!(%error, "the journal's store is damaged");
-                Self::Damaged(DAMAGED_BLOCK)
-            }
-            _ => Self::Io(error),
+        match store::damage_of(&error) {
+            Some(what) => Self::Damaged(what),
+            None => Self::Io(error),
         }
     }
 }
@@ -346,15 +343,13 @@ fn is_of(record: &Record<'_>, kind: Kind, room: &StoredRoom) -> bool {
     record.head.kind == kind && record.head.log == room.log
 }
 
-/// What the checksum of a block of the store says of it.
-pub(super) const DAMAGED_BLOCK: &str = "a block of the store";
-
 /// How often whoever waits looks whether there is still somebody to answer.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
 mod tests {
     use super::super::damaged::filled;
+    use super::super::store::DAMAGED_BLOCK;
     use super::super::tests::{Running, settings};
     use super::*;
     use crate::journal::conformance::room;
@@ -388,7 +383,7 @@ mod tests {
             from: &[u8],
             until: &[u8],
             direction: Direction,
-            visit: super::super::store::Visit<'_>,
+            visit: store::Visit<'_>,
         ) -> io::Result<()> {
             self.look(space, from)?;
             self.whole.range(space, from, until, direction, visit)

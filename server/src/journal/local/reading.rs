@@ -14,13 +14,12 @@ use roomful_protocol::id::{Epoch, Offset, RoomId};
 
 use super::committer::{self, Log, OpenLog, OpenRequest};
 use super::disk::Disk;
-use super::freezing::DAMAGED_BLOCK;
 use super::holding::Holders;
 use super::index::{Budget, Index, Spot};
 use super::marks::Marks;
 use super::meta::{self, EntryKey, LogMeta};
 use super::record::{Kind, LogId, Record};
-use super::store::{Space, Store};
+use super::store::{self, Space, Store};
 use crate::journal::{JournalError, Opened, RECENT_MAX, ReadPage, ReadQuery, Snapshot};
 
 /// Reads what is stored. Any thread may have one.
@@ -61,13 +60,12 @@ pub(super) enum Trouble {
 
 impl From<io::Error> for Trouble {
     fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::NotFound => Self::Moved,
-            io::ErrorKind::InvalidData => {
-                tracing::error!(%error, "the journal's store is damaged");
-                Self::Damaged(DAMAGED_BLOCK)
-            }
-            _ => Self::Io(error),
+        if error.kind() == io::ErrorKind::NotFound {
+            return Self::Moved;
+        }
+        match store::damage_of(&error) {
+            Some(what) => Self::Damaged(what),
+            None => Self::Io(error),
         }
     }
 }

@@ -378,6 +378,18 @@ fn failed(error: fjall::Error) -> io::Error {
     }
 }
 
+/// What an error says of the store itself, where it does; it is logged here.
+pub(super) fn damage_of(error: &io::Error) -> Option<&'static str> {
+    let is_damage = error.kind() == io::ErrorKind::InvalidData;
+    is_damage.then(|| {
+        tracing::error!(%error, "the journal's store is damaged");
+        DAMAGED_BLOCK
+    })
+}
+
+/// What the checksum of a block of the store says of it.
+pub(super) const DAMAGED_BLOCK: &str = "a block of the store";
+
 impl Drop for Fjall {
     /// A compaction would hold what it belongs to, and the directory would stay locked.
     fn drop(&mut self) {
